@@ -1,0 +1,36 @@
+# `make book` and `make test` set up what they need. PRESET=paper renders recorded runs; COMPUTE=1 lets the build compute.
+PYTHON ?= python3
+PRESET ?= quick
+COMPUTE ?= 0
+BIN := .venv/bin
+
+.PHONY: help setup browser book test bench clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/installed  ## create .venv and install the pinned requirements
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("eoslib needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+browser: setup
+	@$(BIN)/python tests/browser.py
+
+book: setup  ## run the chapters that changed and build the site into _build/html (PRESET=quick|standard|paper|published)
+	EOSLIB_PRESET=$(PRESET) COMPUTE=$(COMPUTE) $(BIN)/jupyter-book build .
+
+test: setup browser  ## lint and run all tests (no GPU, no download, at most 30 minutes on 2 cores)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+bench: setup  ## measure against public peers; writes benchmarks/results.json
+	$(BIN)/python benchmarks/run.py
+
+clean:  ## delete the site and the executed notebooks; the run store and .venv stay
+	rm -rf _build .executed

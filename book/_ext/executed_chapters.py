@@ -1,0 +1,302 @@
+"""Sphinx extension: run the chapters before Sphinx reads them, and show their outputs in the current prose.
+
+What happens, in the order of the Sphinx events:
+
+- ``builder-inited``: every chapter of the table of contents whose cache key changed is executed through
+  papermill (`eoslib.rerun.execute`), several at once; the executed notebooks are kept in
+  ``.executed/<preset>/``. Then the claims that the notebooks carry are checked.
+- ``env-get-outdated``: exactly those pages are read again whose executed notebook changed.
+- ``source-read``: the source of a chapter is replaced by a notebook that holds its current prose and code,
+  and the stored outputs.
+- ``build-finished``: the executed notebooks are copied into the site. Failures of all kinds, Sphinx's own
+  warnings included, are listed together and fail the build; the saved environment is then removed, so that
+  the next build meets every one of them again.
+
+Environment variables: EOSLIB_PRESET (default ``quick``; ``published`` takes each chapter's preset from
+``notebooks/presets/published.yaml``) and COMPUTE (``1`` lets other presets compute what is not yet computed).
+"""
+
+import base64
+import hashlib
+import multiprocessing
+import os
+import shutil
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from sphinx.util import logging
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # eoslib need not be installed
+
+from eoslib import claims, rerun  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+MIME = "application/vnd.eoslib."
+
+
+@dataclass
+class Chapter:
+    """A chapter of the book in this build."""
+
+    docname: str
+    preset: str
+    failure: str | None = None
+    verdicts: list[dict] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.docname.rpartition("/")[2]
+
+    @property
+    def source(self) -> Path:
+        return ROOT / f"{self.docname}.py"
+
+    @property
+    def executed(self) -> Path:
+        return ROOT / ".executed" / self.preset / f"{self.name}.ipynb"
+
+    def notebook(self):
+        """The executed notebook, or None if it failed."""
+        return None if self.failure else nbformat.read(self.executed, as_version=4)
+
+    def digest(self) -> str:
+        """Identifies what the page shows, apart from the prose."""
+        shown = self.failure.encode() if self.failure else self.executed.read_bytes()
+        return hashlib.sha256(shown).hexdigest()
+
+
+# --- before Sphinx reads: execute and check --------------------------------------------------------------
+
+
+def run_chapters(app) -> None:
+    """Execute what changed and collect ``app.chapters`` (docname -> Chapter) and ``app.failures``."""
+    chosen = os.environ.get("EOSLIB_PRESET", "quick")
+    published = rerun.published(ROOT / "notebooks")
+    app.failures = []
+    app.chapters = {}
+    for entry in app.config.external_site_map:
+        docname = entry.removesuffix(".py")
+        if docname.startswith("notebooks/"):
+            name = docname.removeprefix("notebooks/")
+            preset = published.get(name, "quick") if chosen == "published" else chosen
+            app.chapters[docname] = Chapter(docname, preset)
+    execute_changed(list(app.chapters.values()))
+    for chapter in app.chapters.values():
+        if chapter.failure:
+            app.failures.append(chapter.failure)
+        else:
+            chapter.verdicts = claims.in_notebook(chapter.notebook())
+    app.failures += claim_failures(list(app.chapters.values()))
+    if not hasattr(app.env, "shown"):
+        app.env.shown = {}  # docname -> digest of what the page showed when it was last read
+
+
+def execute_changed(chapters: list[Chapter]) -> None:
+    """Execute the chapters whose cache key is not that of their executed notebook; set their ``failure``."""
+    waiting = []
+    for chapter in chapters:
+        compute = chapter.preset == "quick" or os.environ.get("COMPUTE") == "1"
+        try:
+            parameters = rerun.parameters(chapter.source, chapter.preset)
+        except rerun.ParameterError as error:
+            chapter.failure = f"chapter {chapter.name}: {error}"
+            continue
+        if stored_key(chapter.executed) == rerun.cache_key(chapter.source, parameters, compute):
+            logger.info("chapter %s (%s): unchanged", chapter.name, chapter.preset)
+        else:
+            logger.info("chapter %s (%s): executing", chapter.name, chapter.preset)
+            waiting.append((chapter, compute))
+    if not waiting:
+        return
+    # One thread per kernel, one kernel per core; "spawn", because forking a process with threads can deadlock
+    os.environ["OMP_NUM_THREADS"] = "1"
+    workers = 1 if on_gpu() else len(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
+        running = {
+            pool.submit(execute, chapter.source, chapter.executed, chapter.preset, compute): chapter
+            for chapter, compute in waiting
+        }
+        for done in as_completed(running):
+            chapter = running[done]
+            try:
+                seconds = done.result()
+                logger.info("chapter %s (%s): executed in %.0f s", chapter.name, chapter.preset, seconds)
+            except Exception as error:
+                chapter.failure = str(error)
+                logger.info("chapter %s (%s): failed", chapter.name, chapter.preset)
+
+
+def execute(source: Path, out: Path, preset: str, compute: bool) -> float:
+    """Execute one chapter, in a process of its own; seconds taken."""
+    return rerun.execute(source, out, preset, compute=compute).metadata["eoslib"]["seconds"]
+
+
+def stored_key(executed: Path) -> str | None:
+    """The cache key of an executed notebook; None if there is none that can be read."""
+    try:
+        return nbformat.read(executed, as_version=4).metadata["eoslib"]["key"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def on_gpu() -> bool:
+    """Whether chapters will compute on a GPU."""
+    import torch
+
+    return os.environ.get("EOSLIB_DEVICE", "cuda" if torch.cuda.is_available() else "cpu").startswith("cuda")
+
+
+def claim_failures(chapters: list[Chapter]) -> list[str]:
+    """What is wrong with the claims: each is stated, judged once, and its verdict the acknowledged one."""
+    judged = Counter(verdict["id"] for chapter in chapters for verdict in chapter.verdicts)
+    failures = [f"claim {id_} is judged {n} times" for id_, n in judged.items() if n > 1]
+    for chapter in chapters:
+        if chapter.failure:
+            continue
+        ledger = ROOT / "notebooks" / "claims" / f"{chapter.name}.yaml"
+        stated = claims.read(ledger) if ledger.is_file() else {}
+        here = {verdict["id"] for verdict in chapter.verdicts}
+        failures += [
+            f"chapter {chapter.name}: claim {id_} is not in its ledger" for id_ in sorted(here - set(stated))
+        ]
+        failures += [
+            f"chapter {chapter.name}: claim {id_} is never measured" for id_ in stated if id_ not in here
+        ]
+        changes = claims.changed(chapter.verdicts, chapter.name, chapter.preset)
+        accept = f"python -m eoslib claims {chapter.name} --accept .executed/{chapter.preset}"
+        failures += [f"chapter {chapter.name}: {change}; `{accept}` acknowledges it" for change in changes]
+    return failures
+
+
+# --- while Sphinx reads: stored outputs in the current prose ---------------------------------------------
+
+
+def outdated(app, env, added, changed, removed) -> list[str]:
+    """The chapters whose page showed something else when it was last read."""
+    return [name for name, chapter in app.chapters.items() if env.shown.get(name) != chapter.digest()]
+
+
+def show(app, docname: str, source: list[str]) -> None:
+    """Replace the source of a chapter by its notebook with outputs."""
+    if docname in app.chapters:
+        chapter = app.chapters[docname]
+        app.env.shown[docname] = chapter.digest()
+        source[0] = nbformat.writes(merged(chapter))
+
+
+def merged(chapter: Chapter):
+    """The chapter's current cells with the stored outputs: code cells correspond in order.
+
+    The key of the executed notebook holds the code of all code cells, so there are as many of them.
+    """
+    page = rerun.read_chapter(chapter.source)
+    executed = chapter.notebook()
+    stored = iter(rerun.code_cells(executed)) if executed else None
+    cells = []
+    for cell in page.cells:
+        if cell.cell_type != "code" or stored is None:
+            cells.append(cell)
+            continue
+        cells += split_at_figures(cell, next(stored).outputs, chapter.name)
+        if "parameters" in cell.metadata.get("tags", []):
+            cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
+    cells.append(nbformat.v4.new_markdown_cell(closing(chapter, executed)))
+    page.cells = cells
+    # Other metadata would be taken for front matter
+    page.metadata = {
+        key: value
+        for key, value in (page.metadata | (executed.metadata if executed else {})).items()
+        if key in ("kernelspec", "language_info")
+    }
+    return page
+
+
+def folded(source: str, prompt: str):
+    """A code cell that shows its source when its prompt is clicked: papermill's injected parameters."""
+    prompts = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
+    metadata = {"tags": ["injected-parameters", "hide-input"], "mystnb": prompts}
+    return nbformat.v4.new_code_cell(source, metadata=metadata)
+
+
+def split_at_figures(cell, outputs: list, chapter: str) -> list:
+    """A code cell and its outputs as cells of which each holds one figure or none.
+
+    Only so does myst-nb put the caption under the figure alone: it captions all outputs of a cell.
+    """
+    cells = [cell]
+    for output in outputs:
+        data = output.get("data", {})
+        figure = data.get(f"{MIME}figure+json")
+        if "data" in output:
+            output["data"] = {mime: content for mime, content in data.items() if not mime.startswith(MIME)}
+        if figure or "mystnb" in cells[-1].metadata:
+            # myst-nb skips cells without source, even if they have outputs
+            tags = [*cell.metadata.get("tags", []), "remove-input"]
+            cells.append(nbformat.v4.new_code_cell("# continued", metadata={"tags": tags}))
+        if figure:
+            cells[-1].metadata["mystnb"] = {
+                "figure": {"caption": figure["caption"], "name": f"fig-{chapter}-{figure['name']}"},
+                "image": {"alt": figure["alt"], "classes": "eoslib-figure", "width": width(data)},
+            }
+        cells[-1].outputs.append(output)
+    return cells
+
+
+def width(data: dict) -> str:
+    """The width of a figure on the page, half its pixels (they are drawn for dense screens).
+
+    Sphinx links an image that has a width to the full picture.
+    """
+    if "image/png" not in data:
+        return "100%"
+    header = base64.b64decode(data["image/png"][:32])  # signature, then "IHDR" and width
+    return f"{int.from_bytes(header[16:20], 'big') // 2}px"
+
+
+def closing(chapter: Chapter, executed) -> str:
+    """The last lines of a chapter's page: where the executed notebook is, or why there is none."""
+    if executed is None:
+        return f":::{{error}}\nThis page could not be computed.\n\n```text\n{chapter.failure}\n```\n:::"
+    ran = executed.metadata["eoslib"]
+    file, key = f"{chapter.name}.ipynb", ran["key"][:12]
+    return (
+        f'<p class="eoslib-download">Executed notebook: <a href="{file}" download>{file}</a> (preset '
+        f"<code>{ran['preset']}</code>, executed in {ran['seconds']:.0f} s, key <code>{key}</code>)</p>"
+    )
+
+
+# --- after Sphinx has written: downloads and failures ----------------------------------------------------
+
+
+def finish(app, exception) -> None:
+    """Copy the executed notebooks into the site, list all failures, and make the build fail."""
+    if exception is None:
+        for chapter in app.chapters.values():
+            if not chapter.failure:
+                target = Path(app.outdir) / f"{chapter.docname}.ipynb"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(chapter.executed, target)
+    failures = list(app.failures)
+    if app._warncount:
+        failures.append(f"{app._warncount} warning(s) of Sphinx, printed above")
+    if failures:
+        # Pages that Sphinx does not read again would not warn again
+        (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
+        app.statuscode = 1
+        listing = "".join(f"\n  {number}. {failure}" for number, failure in enumerate(failures, start=1))
+        print(f"\nThe build failed, for {len(failures)} reason(s):{listing}\n", file=sys.stderr, flush=True)
+
+
+def setup(app):
+    app.connect("builder-inited", run_chapters)
+    app.connect("env-get-outdated", outdated)
+    app.connect("source-read", show)
+    app.connect("build-finished", finish, priority=900)  # after whatever may still warn
+    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}

@@ -1,0 +1,30 @@
+"""eoslib: observables along the trajectories of gradient descent at the edge of stability.
+
+*Observables* are measured along the *trajectory* that an *update map* draws on an *objective*; a *claim* of a
+paper is a criterion on those observables. Each noun is a module.
+"""
+
+from eoslib import (
+    curvature,
+    datasets,
+    descent,
+    experiments,
+    landscapes,
+    networks,
+    objective,
+    observables,
+    runs,
+)
+
+__version__ = "0.1.0"
+__all__ = [
+    "curvature",
+    "datasets",
+    "descent",
+    "experiments",
+    "landscapes",
+    "networks",
+    "objective",
+    "observables",
+    "runs",
+]

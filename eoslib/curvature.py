@@ -1,0 +1,153 @@
+"""The largest algebraic eigenvalues of the Hessian, tracked along a trajectory.
+
+Between two steps of gradient descent the top eigenvectors hardly turn, so the search starts from the last
+ones: Rayleigh–Ritz on their span, enlarged by the worst residual until all residuals are small. From one
+vector this is Lanczos's method (the residuals span the Krylov space); from several it is the block Davidson
+method without preconditioner. A warm start cannot see an eigenvector that its space is orthogonal to, hence
+the spare vector and the cold audits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Top eigenpairs: values (k,) descending, vectors (k, p) orthonormal rows, residuals ‖Hu − λu‖ (k,), the
+    number of Hessian-vector products they cost, and whether every residual met the tolerance. `basis` (m, p),
+    m ≥ k, are the Ritz vectors to start the next search from."""
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    products: int
+    converged: bool
+    basis: Tensor
+
+
+def top_eigenpairs(
+    hvp: Callable[[Tensor], Tensor],
+    start: Tensor,
+    k: int = 1,
+    tolerance: float = 3e-3,
+    max_products: int = 300,
+) -> Spectrum:
+    """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
+
+    hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, the last
+    `Spectrum.basis` for a warm one. Every row costs one product. Stops when the k residuals are at most
+    `tolerance`·|λ₁|, or at `max_products` with `converged` False.
+    """
+    p = start.shape[1]
+    if not 1 <= k <= p:
+        raise ValueError(f"k = {k} eigenpairs were asked of an operator of size {p}")
+    rows = torch.zeros(0, p, dtype=start.dtype, device=start.device)  # orthonormal basis Q
+    images = rows.clone()  # HQ
+    queue = list(start)
+    products = 0
+    while True:
+        q = _orthonormalised(queue.pop(0), rows)
+        if q is not None:
+            rows = torch.cat([rows, q[None]])
+            images = torch.cat([images, hvp(q)[None]])
+            products += 1
+        if queue:
+            continue
+        projected = (rows @ images.T).double()
+        if not projected.isfinite().all():  # f overflowed here: the spectrum does not exist, the run goes on
+            nothing = start.new_full((k,), torch.nan)
+            return Spectrum(nothing, torch.full_like(start[:k], torch.nan), nothing, products, False, start)
+        values, mixing = torch.linalg.eigh((projected + projected.T) / 2)
+        values, mixing = values.flip(0), mixing.flip(1).T.to(rows)  # descending; rows of mixing are Ritz pairs
+        ritz, ritz_images = mixing[: k + 1] @ rows, mixing[: k + 1] @ images
+        residual_vectors = ritz_images[:k] - values[:k, None].to(ritz) * ritz[:k]
+        residuals = residual_vectors.norm(dim=1)
+        converged = len(rows) >= k and bool((residuals <= tolerance * values[0].abs()).all())
+        if converged or len(rows) == p or products >= max_products:
+            found = values[:k].to(ritz)
+            return Spectrum(found, ritz[:k], residuals, products, converged or len(rows) == p, ritz)
+        if len(rows) >= MAX_BASIS + k:  # thick restart: keep the best half, which needs no new products
+            keep = mixing[: MAX_BASIS // 2 + k]
+            rows, images = keep @ rows, keep @ images
+        worst = residual_vectors[residuals.argmax()]
+        # A block that is invariant before it holds k vectors (or a residual lost in rounding) needs a new direction.
+        queue.append(worst if residuals.max() > 0 and q is not None else _random_rows(1, start, products)[0])
+
+
+def _orthonormalised(v: Tensor, rows: Tensor) -> Tensor | None:
+    """v made orthogonal to the orthonormal rows and of length 1, or None if nothing of it is left."""
+    length = v.norm()
+    for _ in range(2):  # once is not enough in float32
+        v = v - rows.T @ (rows @ v)
+    left = v.norm()
+    return v / left if left > 1e-5 * length else None
+
+
+def _random_rows(count: int, like: Tensor, seed: int) -> Tensor:
+    """Standard normal rows (count, p), the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, like.shape[-1], generator=generator, dtype=torch.float64).to(like)
+
+
+class SharpnessTracker:
+    """Measures the k top eigenpairs whenever the trajectory asks, each time starting from the last ones.
+
+    every: measured at the steps divisible by it. tolerance: on the residuals, relative to λ₁. audit_every: at
+    each so many measurements a cold search is run beside the warm one, and its result taken if it found a
+    larger eigenvalue; `missed` counts those.
+    """
+
+    def __init__(self, every: int = 1, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0):
+        self.every, self.k, self.tolerance, self.audit_every, self.seed = every, k, tolerance, audit_every, seed
+        self.measurements = 0
+        self.missed = 0
+        self.basis: Tensor | None = None
+
+    def track(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
+        """The spectrum at the next point of the trajectory; `like` gives size, type and device."""
+        audit = self.measurements % self.audit_every == 0
+        spectrum = self._search(hvp, self._cold_start(like)) if audit else None
+        if self.basis is not None:
+            warm = self._search(hvp, self.basis.to(like))
+            spent = warm.products + (spectrum.products if audit else 0)
+            better = audit and spectrum.values[0] > warm.values[0] + self.tolerance * warm.values[0].abs()
+            self.missed += int(better)
+            best = spectrum if better else warm
+            spectrum = Spectrum(**(vars(best) | {"products": spent}))
+        self.measurements += 1
+        self.basis = spectrum.basis
+        return spectrum
+
+    def measure(self, point, step_size: float) -> dict[str, float | list[float]]:
+        """Observables at an `objective.Expansion`: sharpness λ₁ (and `eigenvalues`, λ₁…λ_k, if k > 1), its
+        relative residual, products spent, and the alignment |⟨∇f, u₁⟩|/‖∇f‖ of the gradient with u₁."""
+        spectrum = self.track(point.hvp, point.gradient)
+        gradient = point.gradient
+        row = {
+            "sharpness": spectrum.values[0].item(),
+            "sharpness_residual": (spectrum.residuals[0] / spectrum.values[0].abs()).item(),
+            "alignment": ((spectrum.vectors[0] @ gradient).abs() / gradient.norm()).item(),
+            "products": float(spectrum.products),
+        }
+        return row | ({"eigenvalues": spectrum.values.tolist()} if self.k > 1 else {})
+
+    def state(self) -> dict:
+        """All that the next measurement depends on."""
+        found = {} if self.basis is None else {"basis": self.basis}
+        return {"measurements": self.measurements, "missed": self.missed} | found
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.measurements, self.missed = state["measurements"], state["missed"]
+        self.basis = state.get("basis")
+
+    def _cold_start(self, like: Tensor) -> Tensor:
+        return _random_rows(self.k, like, self.seed + self.measurements)
+
+    def _search(self, hvp: Callable[[Tensor], Tensor], start: Tensor) -> Spectrum:
+        return top_eigenpairs(hvp, start, self.k, self.tolerance)

@@ -1,0 +1,199 @@
+"""Update maps θ ↦ θ − ηg(θ) as processes: gradient descent and stochastic gradient descent.
+
+A process has `step()`, `observe()`, `state()`, `load(state)`, the number of `steps` it may take and whether it
+is `finished`; `runs.carry_on` drives it. `observe()` after the t-th `step()` describes the step θ_t → θ_{t+1}:
+f, ∇f and all else at θ_t, with relative progress and directional smoothness, which need θ_{t+1} too.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from eoslib import observables
+from eoslib.objective import Objective, SupervisedObjective
+
+
+class Measurement(Protocol):
+    """An observable that costs something, hence measured only at the steps divisible by `every`."""
+
+    every: int
+
+    def measure(self, point, step_size: float) -> dict: ...
+    def state(self) -> dict: ...
+    def load(self, state: dict) -> None: ...
+
+
+class GradientDescent:
+    """θ_{t+1} = θ_t − η∇f(θ_t).
+
+    theta: start (p,), whose type and device the run keeps. step_size: η > 0. steps: at most so many.
+    stop_accuracy: the run ends with the first step whose accuracy reaches it. It ends too when f or ∇f
+    is no longer finite; `diverged_at` is then the index of that iterate, else None.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        theta: Tensor,
+        step_size: float,
+        steps: int,
+        measurements: Sequence[Measurement] = (),
+        stop_accuracy: float | None = None,
+    ):
+        if not step_size > 0:
+            raise ValueError(f"step_size must be positive, got {step_size}")
+        self.objective, self.step_size, self.steps = objective, step_size, steps
+        self.measurements, self.stop_accuracy = tuple(measurements), stop_accuracy
+        self.theta = theta.detach()
+        self.t = 0
+        self.diverged_at: int | None = None
+        self._here: dict | None = None  # observables at θ_t, and its gradient
+        self._gradient: Tensor | None = None
+        self._row: dict = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's own stopping rule is met."""
+        reached = self.stop_accuracy is not None and self._row.get("accuracy", 0) >= self.stop_accuracy
+        return self.t >= self.steps or reached or self.diverged_at is not None
+
+    def step(self) -> None:
+        """Move from θ_t to θ_{t+1}."""
+        if self._here is None:
+            self._here, self._gradient = self._arrive()
+        here, gradient = self._here, self._gradient
+        v = self.step_size * gradient
+        self.theta = self.theta - v
+        self.t += 1
+        self._here, self._gradient = self._arrive()
+        there = self._here
+        self._row = here | {
+            "relative_progress": observables.relative_progress(
+                here["loss"], there["loss"], here["gradient_norm"] ** 2, self.step_size
+            ),
+            "directional_smoothness": observables.directional_smoothness(v, gradient, self._gradient),
+        }
+
+    def observe(self) -> dict[str, float | list[float]]:
+        """The observables of the last step, by names of `observables.VARIABLES`."""
+        return self._row
+
+    def state(self) -> dict:
+        """All that the next step depends on: tensors, numbers and nested dicts of them."""
+        return {
+            "t": self.t,
+            "diverged_at": self.diverged_at,
+            "theta": self.theta,
+            "gradient": self._gradient,
+            "here": self._here,
+            "row": self._row,
+            "gradients": self.objective.gradients,
+            "products": self.objective.products,
+            "measurements": {str(i): m.state() for i, m in enumerate(self.measurements)},
+        }
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.t, self.diverged_at = state["t"], state["diverged_at"]
+        device = self.theta.device
+        self.theta = state["theta"].to(device)
+        self._gradient = None if state["gradient"] is None else state["gradient"].to(device)
+        self._here, self._row = state["here"], state["row"]
+        self.objective.gradients, self.objective.products = state["gradients"], state["products"]
+        for i, measurement in enumerate(self.measurements):
+            measurement.load(state["measurements"][str(i)])
+
+    def _arrive(self) -> tuple[dict, Tensor]:
+        """Observables at θ_t, and the gradient there; the graph is kept only where a measurement is due."""
+        due = [m for m in self.measurements if self.t % m.every == 0]
+        point = self.objective.expand(self.theta) if due else self.objective.evaluate(self.theta)
+        here = {"loss": point.value.item(), "gradient_norm": point.gradient.norm().item()}
+        if point.outputs is not None:
+            here["accuracy"] = observables.accuracy(point.outputs, self.objective.labels)
+        if math.isfinite(here["loss"]) and math.isfinite(here["gradient_norm"]):
+            for measurement in due:
+                here |= measurement.measure(point, self.step_size)
+        else:
+            self.diverged_at = self.t
+        return here, point.gradient
+
+
+class SGD:
+    """θ_{t+1} = θ_t − η∇f_B(θ_t), the minibatches B of each epoch drawn without replacement.
+
+    batch_size: examples in a minibatch; the last one of an epoch holds what is left. seed: of the order of the
+    examples. At each step the minibatch's loss before and after is observed; the whole objective's loss,
+    gradient norm and accuracy at the first step of every epoch. Ends after `steps` or when a loss is not finite.
+    """
+
+    def __init__(
+        self, objective: SupervisedObjective, theta: Tensor, step_size: float, steps: int, batch_size: int, seed: int
+    ):
+        if not step_size > 0:
+            raise ValueError(f"step_size must be positive, got {step_size}")
+        if not 1 <= batch_size <= len(objective.labels):
+            raise ValueError(f"batch_size must be 1 to {len(objective.labels)}, got {batch_size}")
+        self.objective, self.step_size, self.steps, self.batch_size = objective, step_size, steps, batch_size
+        self.theta = theta.detach()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = torch.empty(0, dtype=torch.int64)  # of the examples in this epoch
+        self.position = 0
+        self.t = 0
+        self.diverged_at: int | None = None
+        self._row: dict = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's own stopping rule is met."""
+        return self.t >= self.steps or self.diverged_at is not None
+
+    def step(self) -> None:
+        """Move from θ_t to θ_{t+1} along the next minibatch's gradient."""
+        self._row = {}
+        if self.position >= len(self.order):
+            self.order = torch.randperm(len(self.objective.labels), generator=self.generator)
+            self.position = 0
+            whole = self.objective.evaluate(self.theta)
+            self._row = {
+                "loss": whole.value.item(),
+                "gradient_norm": whole.gradient.norm().item(),
+                "accuracy": observables.accuracy(whole.outputs, self.objective.labels),
+            }
+        chosen = self.order[self.position : self.position + self.batch_size]
+        self.position += self.batch_size
+        minibatch = self.objective.batch(chosen.to(self.theta.device))
+        at = minibatch.evaluate(self.theta)
+        self.theta = self.theta - self.step_size * at.gradient
+        self.t += 1
+        self._row |= {"batch_loss": at.value.item(), "batch_loss_after": minibatch.value(self.theta).item()}
+        if not math.isfinite(self._row["batch_loss_after"]):
+            self.diverged_at = self.t
+
+    def observe(self) -> dict[str, float]:
+        """The observables of the last step, by names of `observables.VARIABLES`."""
+        return self._row
+
+    def state(self) -> dict:
+        """All that the next step depends on."""
+        return {
+            "t": self.t,
+            "diverged_at": self.diverged_at,
+            "theta": self.theta,
+            "row": self._row,
+            "order": self.order,
+            "position": self.position,
+            "generator": self.generator.get_state(),
+            "gradients": self.objective.gradients,
+            "products": self.objective.products,
+        }
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.t, self.diverged_at, self._row = state["t"], state["diverged_at"], state["row"]
+        self.theta = state["theta"].to(self.theta.device)
+        self.order, self.position = state["order"], state["position"]
+        self.generator.set_state(state["generator"])
+        self.objective.gradients, self.objective.products = state["gradients"], state["products"]

@@ -1,0 +1,307 @@
+"""Experiments: complete sets of parameters, each of which names a run and can build its process.
+
+A chapter declares lists of them; `collect` turns such a list into finished runs. `python -m eoslib compute`
+does the same without a notebook.
+"""
+
+import dataclasses
+import functools
+import html
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from eoslib import datasets, landscapes, networks, runs
+from eoslib.curvature import SharpnessTracker
+from eoslib.descent import SGD, GradientDescent
+from eoslib.objective import Objective, SupervisedObjective
+from eoslib.observables import SegmentSmoothness
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What every experiment says: where it belongs, η, and how many steps at most.
+
+    revision: raised in the commit that changes what the experiment computes, so that older runs are not used.
+    """
+
+    chapter: str
+    experiment: str
+    step_size: float
+    steps: int
+    revision: int = 1
+
+    kind: ClassVar[str]
+    instant: ClassVar[bool] = False  # so cheap that every build may compute it
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the data; None if it uses data that is absent here, "" if it uses none."""
+        return ""
+
+    @property
+    def identity(self) -> dict:
+        """All that determines the run, as plain values."""
+        return {"kind": self.kind, **dataclasses.asdict(self), "fingerprint": self.fingerprint}
+
+    @property
+    def data_warning(self) -> str | None:
+        """What a reader must know about the data."""
+        return None
+
+    def process(self, device: torch.device):
+        """The computation itself, at its first step."""
+        raise NotImplementedError
+
+    def cost(self) -> tuple[float, float]:
+        """Estimated seconds on this machine's CPU, at most, and bytes of memory."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandscapeRun(Experiment):
+    """Gradient descent from `start` on a function of `landscapes`, in float64; records θ at every step."""
+
+    kind: ClassVar[str] = "LandscapeRun"
+    instant: ClassVar[bool] = True
+
+    landscape: str
+    start: tuple[float, ...]
+
+    def process(self, device: torch.device) -> GradientDescent:
+        f = landscapes.get(self.landscape).f
+        theta = torch.tensor(self.start, dtype=torch.float64)  # two numbers are no work for a GPU
+        return GradientDescent(Objective(f), theta, self.step_size, self.steps, [Position()])
+
+    def cost(self) -> tuple[float, float]:
+        return self.steps * 2e-4, 1e6
+
+
+class Position:
+    """Measures θ itself, at every step."""
+
+    every = 1
+
+    def measure(self, point, step_size: float) -> dict[str, list[float]]:
+        """θ at an `objective.Expansion`."""
+        return {"theta": point.theta.tolist()}
+
+    def state(self) -> dict:
+        """Nothing carries over."""
+        return {}
+
+    def load(self, state: dict) -> None:
+        """Nothing to load."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(Experiment):
+    """(S)GD on a fully connected network.
+
+    dataset, n, standardisation, data_options: see `datasets.load`. loss: a name of `objective.LOSSES`.
+    hidden, activation, bias_init, seed: the network and its initialisation, see `networks.mlp`.
+    batch_size: None for full-batch GD. stop_accuracy: see `GradientDescent`. precision: float32 or float64.
+    sharpness_every, eigenvalues, sharpness_tolerance: see `SharpnessTracker`; 0 measures none.
+    segment_every, segment_nodes, segment_rule: see `SegmentSmoothness`; 0 measures none.
+    """
+
+    kind: ClassVar[str] = "TrainingRun"
+
+    dataset: str
+    n: int
+    standardisation: str = "per-pixel"
+    data_options: dict = field(default_factory=dict)
+    loss: str
+    hidden: tuple[int, ...]
+    activation: str
+    bias_init: str = "default"
+    seed: int = 0
+    batch_size: int | None = None
+    stop_accuracy: float | None = None
+    precision: str = "float32"
+    sharpness_every: int = 0
+    eigenvalues: int = 1
+    sharpness_tolerance: float = 3e-3
+    segment_every: int = 0
+    segment_nodes: int = 16
+    segment_rule: str = "gauss"
+
+    @property
+    def fingerprint(self) -> str | None:
+        try:
+            return datasets.fingerprint(self.dataset, **self.data_options)
+        except datasets.DataAbsent:
+            return None
+
+    @property
+    def data_warning(self) -> str | None:
+        try:
+            return self._data().warning
+        except datasets.DataAbsent:
+            return f"{self.dataset} is not on this machine: its fingerprint is that of the recorded run"
+
+    def process(self, device: torch.device) -> GradientDescent | SGD:
+        data, dtype = self._data(), PRECISIONS[self.precision]
+        network = networks.mlp(
+            data.inputs.shape[1], self.hidden, data.n_classes, self.activation, self.bias_init, seed=self.seed
+        )
+        theta = networks.flatten(network).to(device, dtype)
+        objective = SupervisedObjective.of(network, data, self.loss, device, dtype)
+        if self.batch_size is not None:
+            return SGD(objective, theta, self.step_size, self.steps, self.batch_size, self.seed)
+        measurements = []
+        if self.sharpness_every:
+            measurements.append(SharpnessTracker(self.sharpness_every, self.eigenvalues, self.sharpness_tolerance))
+        if self.segment_every:
+            measurements.append(SegmentSmoothness(objective, self.segment_every, self.segment_nodes, self.segment_rule))
+        return GradientDescent(objective, theta, self.step_size, self.steps, measurements, self.stop_accuracy)
+
+    def cost(self) -> tuple[float, float]:
+        """From multiplications counted, this machine's rate, and 3 products for each measured sharpness."""
+        d_in = {"cifar10": 3072, "digits": 64}.get(self.dataset, self.data_options.get("d", 100))
+        widths = [d_in, *self.hidden, 10]
+        parameters = sum(a * b + b for a, b in itertools.pairwise(widths))
+        # forward, backward to weights, and backward to activations except the input's
+        per_gradient = 2 * self.n * (3 * parameters - d_in * widths[1])
+        gradients = 1.0
+        if self.sharpness_every:
+            gradients += 3 * self.eigenvalues / self.sharpness_every
+        if self.segment_every:
+            gradients += self.segment_nodes / self.segment_every
+        item = 4 if self.precision == "float32" else 8
+        overhead = 8e-4  # of Python, for each gradient: what counts for small networks
+        seconds = self.steps * gradients * (per_gradient / _multiply_rate() * item / 4 + overhead)
+        return seconds, item * (self.n * (d_in + 6 * sum(widths[1:])) + 20 * parameters)
+
+    def _data(self) -> datasets.Dataset:
+        return datasets.load(self.dataset, self.n, self.standardisation, **self.data_options)
+
+
+KINDS = {kind.kind: kind for kind in (LandscapeRun, TrainingRun)}
+
+
+def from_identity(identity: dict) -> Experiment:
+    """The experiment that a stored run's identity describes."""
+    kind = KINDS[identity["kind"]]
+    values = {f.name: identity[f.name] for f in dataclasses.fields(kind)}
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def device() -> torch.device:
+    """EOSLIB_DEVICE, or a GPU if there is one. Raises RuntimeError if it names a GPU that is absent."""
+    wanted = os.environ.get("EOSLIB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(f"device {wanted!r} was asked for, but PyTorch sees no GPU here; use cpu")
+    return torch.device(wanted)
+
+
+def carry_on(experiment: Experiment, budget: float | None = None, fresh: bool = False) -> runs.Run | None:
+    """The experiment's finished run, computed as far as needed; None if the budget (seconds) ended first."""
+    if not fresh and (found := runs.find(experiment.identity)):
+        return found
+    return runs.carry_on(experiment.process(device()), experiment.identity, budget, fresh)
+
+
+def collect(experiments: Sequence[Experiment]) -> list[runs.Run]:
+    """The finished runs of a list of experiments, in its order.
+
+    What is missing is computed, unless EOSLIB_COMPUTE is 0: then the page says that it was not run at this
+    preset, with the command that runs it, and the list is shorter.
+    """
+    may_compute = os.environ.get("EOSLIB_COMPUTE", "1") != "0"
+    found = [(e, carry_on(e) if may_compute or e.instant else runs.find(e.identity)) for e in experiments]
+    if missing := [e for e, run in found if run is None]:
+        _show_not_run(missing)
+    return [run for _, run in found if run is not None]
+
+
+def provenance(*groups: Sequence[runs.Run]) -> None:
+    """Show what the runs of a chapter were made from: data, seeds, machines, versions, time and products."""
+    from IPython.display import display
+
+    everything = {run.key: run for group in groups for run in group}.values()
+    manifests = [run.manifest for run in everything]
+    trained = [run.identity for run in everything if "dataset" in run.identity]
+    data = sorted({(i["dataset"], i["fingerprint"]) for i in trained})
+    rows = {
+        "runs": f"{len(manifests)}, of which {sum(run.recorded for run in everything)} recorded",
+        "data": "; ".join(f"{name}, fingerprint {fingerprint[:12]}…" for name, fingerprint in data),
+        "about the data": "; ".join(sorted({w for e in trained if (w := from_identity(e).data_warning)})),
+        "seeds": ", ".join(sorted({str(i["seed"]) for i in trained})),
+        "precision": ", ".join(sorted({i["precision"] for i in trained})),
+        "processor": "; ".join(sorted({m["machine"]["processor"] for m in manifests})),
+        "GPU": "; ".join(sorted({m["machine"]["gpu"] for m in manifests})),
+        "threads": ", ".join(sorted({str(m["threads"]) for m in manifests})),
+        "PyTorch": ", ".join(sorted({m["machine"]["torch"] for m in manifests})),
+        "library": ", ".join(sorted({m["library_sha256"][:12] for m in manifests})),
+        "commit": ", ".join(sorted({(m["commit"] or "none")[:12] for m in manifests})),
+        "computing time": f"{sum(m['wall_seconds'] for m in manifests):.0f} s",
+        "gradients": f"{sum(m['gradients'] for m in manifests):,}",
+        "Hessian-vector products": f"{sum(m['products'] for m in manifests):,}",
+    }
+    rows = {name: text for name, text in rows.items() if text}
+    items = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items())
+    plain = "\n".join(f"{name}: {text}" for name, text in rows.items())
+    record = {"application/vnd.eoslib.provenance+json": rows}
+    display({"text/plain": plain, "text/html": f'<dl class="eos-provenance">{items}</dl>'} | record, raw=True)
+
+
+def audit(run: runs.Run, steps: int = 20) -> list[str]:
+    """Recompute the first steps of a run and compare with its trace: bit for bit (as float32) on the machine that
+    made it with its number of threads, else to a relative 1e-3. Returns the differences found."""
+    experiment = from_identity(run.identity)
+    here = run.manifest["machine"] == runs.machine()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(run.manifest["threads"])
+    differences = []
+    try:
+        process = experiment.process(device())
+        for t in range(min(steps, run.trace.sizes["step"])):
+            process.step()
+            for name, value in process.observe().items():
+                stored = run.trace[name].values[t].astype("float32")
+                new = torch.tensor(value, dtype=torch.float64).numpy().astype("float32")
+                same = (stored == new) | ((stored != stored) & (new != new))
+                if not here:
+                    same |= abs(stored - new) <= 1e-3 * abs(stored)
+                if not same.all():
+                    differences.append(f"step {t}: {name} is {new}, stored is {stored}")
+    finally:
+        torch.set_num_threads(threads)
+    return differences
+
+
+@functools.cache
+def _multiply_rate() -> float:
+    """Floating-point operations a second of a float32 matrix product of the sizes met here, measured once."""
+    a, b = torch.randn(2000, 1024), torch.randn(1024, 256)
+    a @ b
+    start = time.perf_counter()
+    for _ in range(10):
+        a @ b
+    return 10 * 2 * 2000 * 1024 * 256 / (time.perf_counter() - start)
+
+
+def _show_not_run(missing: Sequence[Experiment]) -> None:
+    """A box for the page, with a machine-readable twin."""
+    from IPython.display import display
+
+    first = missing[0]
+    preset = os.environ.get("EOSLIB_PRESET", "quick")
+    command = f"python -m eoslib compute {first.chapter} --preset {preset} --only {first.experiment}"
+    minutes = sum(e.cost()[0] for e in missing) / 60
+    text = f"{first.experiment}: {len(missing)} run(s) not run at this preset"
+    record = {"experiment": first.experiment, "missing": len(missing), "command": command, "minutes": minutes}
+    box = (
+        f'<div class="eos-box eos-not-run"><strong>Not run at this preset:</strong> {len(missing)} run(s) of '
+        f"{first.experiment}. <code>{command}</code> computes them, in at most {minutes:.0f} minutes on this "
+        "machine's CPU.</div>"
+    )
+    display({"text/plain": text, "text/html": box, "application/vnd.eoslib.notrun+json": record}, raw=True)

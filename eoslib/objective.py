@@ -1,0 +1,149 @@
+"""f over one flat parameter vector θ of shape (p,): its value, gradient, Hessian-vector products and ∇³f(u, u).
+
+An `Objective` is any scalar function of θ. A `SupervisedObjective` is the training loss of a network on
+data; `batch` restricts it to a minibatch. Both count what they spent, in gradients and in products.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eoslib import networks
+from eoslib.datasets import Dataset
+
+# TF32 keeps 10 bits of mantissa: enough to train, not to see an eigenvalue cross 2/η.
+torch.backends.cuda.matmul.allow_tf32 = False
+torch.backends.cudnn.allow_tf32 = False
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of −log softmax(outputs)[label]; outputs (n, c), labels (n,) → scalar."""
+    return F.cross_entropy(outputs, labels)
+
+
+def mse_sum(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of Σ_c (output − one-hot)², without ½ (Damian et al. 2023); shapes as `cross_entropy`."""
+    # Written out: F.mse_loss fails under nested forward-mode differentiation.
+    return ((outputs - F.one_hot(labels, outputs.shape[-1]).to(outputs)) ** 2).sum(-1).mean()
+
+
+def mse_half_sum(outputs: Tensor, labels: Tensor) -> Tensor:
+    """½ of `mse_sum` (Cohen et al. 2021), hence of half the sharpness."""
+    return mse_sum(outputs, labels) / 2
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross-entropy": cross_entropy,
+    "mse-half-sum": mse_half_sum,
+    "mse-sum": mse_sum,
+}
+
+
+class Evaluation(NamedTuple):
+    """f and ∇f at one θ: value (), gradient (p,), and the network's outputs (n, c) where f has any."""
+
+    value: Tensor
+    gradient: Tensor
+    outputs: Tensor | None
+
+
+class Expansion:
+    """f at one θ with its gradient's graph kept, so that every product at θ reuses it.
+
+    value (), gradient (p,) and outputs are those of `Evaluation`, at no extra gradient. The graph lives as
+    long as the object: drop it before moving on.
+    """
+
+    def __init__(self, objective: "Objective", theta: Tensor):
+        self._objective = objective
+        self._theta = theta.detach().requires_grad_()
+        value, outputs = objective.forward(self._theta)
+        (self._gradient,) = torch.autograd.grad(value, self._theta, create_graph=True)
+        objective.gradients += 1
+        self.theta = self._theta.detach()
+        self.value, self.gradient = value.detach(), self._gradient.detach()
+        self.outputs = None if outputs is None else outputs.detach()
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """∇²f(θ)v; v and the result of shape (p,)."""
+        self._objective.products += 1
+        (product,) = torch.autograd.grad(self._gradient, self._theta, v, retain_graph=True)
+        return product
+
+    def third(self, u: Tensor) -> Tensor:
+        """∇³f(θ)(u, u) = ∇_θ(uᵀ∇²f(θ)u) for fixed u, shape (p,): the gradient of the sharpness when u is the
+        top unit eigenvector (Damian et al. 2023, section 3). Costs about two products and is counted so."""
+        self._objective.products += 2
+        (hu,) = torch.autograd.grad(self._gradient, self._theta, u, create_graph=True)
+        (result,) = torch.autograd.grad(hu @ u, self._theta, retain_graph=True)
+        return result
+
+
+class Objective:
+    """A scalar function f of θ, given as `f(theta) -> scalar tensor` that PyTorch can differentiate twice.
+
+    gradients, products: how many were computed so far (a forward and backward pass; a ∇²f·v).
+    """
+
+    def __init__(self, f: Callable[[Tensor], Tensor]):
+        self.f = f
+        self.gradients = 0
+        self.products = 0
+
+    def forward(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+        """f(θ) and, where f has any, the outputs it was computed from."""
+        return self.f(theta), None
+
+    def value(self, theta: Tensor) -> Tensor:
+        """f(θ), a scalar without graph."""
+        with torch.no_grad():
+            return self.forward(theta)[0]
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        """f and ∇f at θ, in one forward and one backward pass."""
+        theta = theta.detach().requires_grad_()
+        value, outputs = self.forward(theta)
+        (gradient,) = torch.autograd.grad(value, theta)
+        self.gradients += 1
+        return Evaluation(value.detach(), gradient, None if outputs is None else outputs.detach())
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """∇f(θ), shape (p,)."""
+        return self.evaluate(theta).gradient
+
+    def expand(self, theta: Tensor) -> Expansion:
+        """f, ∇f and the means to multiply with ∇²f(θ), see `Expansion`."""
+        return Expansion(self, theta)
+
+
+class SupervisedObjective(Objective):
+    """f(θ) = loss(network(θ, inputs), labels).
+
+    network: a module whose forward maps inputs (n, d) to outputs (n, c); only its shapes are used, the
+    parameters are those of θ in the order of `networks.flatten`. loss: a name of `LOSSES`.
+    """
+
+    def __init__(self, network: torch.nn.Module, inputs: Tensor, labels: Tensor, loss: str):
+        if loss not in LOSSES:
+            raise ValueError(f"unknown loss {loss!r}; there are {', '.join(LOSSES)}")
+        super().__init__(lambda theta: self.forward(theta)[0])
+        self.network, self.inputs, self.labels, self.loss = network, inputs, labels, loss
+
+    @classmethod
+    def of(
+        cls, network: torch.nn.Module, data: Dataset, loss: str, device: torch.device, dtype: torch.dtype
+    ) -> "SupervisedObjective":
+        """The loss on a whole data set, held on `device` with inputs in `dtype`."""
+        inputs, labels = data.inputs.to(device, dtype), data.labels.to(device)
+        return cls(network.to(device, dtype), inputs, labels, loss)
+
+    def forward(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = networks.apply(self.network, theta, self.inputs)
+        return LOSSES[self.loss](outputs, self.labels), outputs
+
+    def batch(self, indices: Tensor) -> "SupervisedObjective":
+        """The same loss on the examples `indices` (b,) alone, with counters of its own."""
+        return SupervisedObjective(self.network, self.inputs[indices], self.labels[indices], self.loss)

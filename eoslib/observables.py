@@ -1,0 +1,126 @@
+"""What is measured along a trajectory, each as a plain function; and the table of all trace variables.
+
+Relative progress, directional smoothness and gradient norm of step t need only f and ∇f at θ_t and θ_{t+1},
+which the trajectory has anyway.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eoslib.objective import Objective
+
+
+class Variable(NamedTuple):
+    """How a trace variable is labelled: long_name, units, and its dimensions beside `step`."""
+
+    long_name: str
+    units: str = "1"
+    dims: tuple[str, ...] = ()
+
+
+VARIABLES: dict[str, Variable] = {
+    "loss": Variable("training loss f(θ)"),
+    "gradient_norm": Variable("gradient norm ‖∇f(θ)‖"),
+    "accuracy": Variable("training accuracy"),
+    "relative_progress": Variable("relative progress RP(θ)"),
+    "directional_smoothness": Variable("directional smoothness L(θ; η∇f(θ))"),
+    "sharpness": Variable("sharpness λ_max(∇²f(θ))"),
+    "sharpness_residual": Variable("residual ‖Hu − λu‖ / |λ| of the top eigenpair"),
+    "alignment": Variable("alignment |⟨∇f, u₁⟩| / ‖∇f‖ of the gradient with the top eigenvector"),
+    "eigenvalues": Variable("top Hessian eigenvalues", dims=("eigenvalue",)),
+    "products": Variable("Hessian-vector products spent"),
+    "segment_smoothness": Variable("directional smoothness L(θ; ητ∇f(θ)) along the step", dims=("tau",)),
+    "theta": Variable("parameters θ", dims=("coordinate",)),
+    "batch_loss": Variable("loss of the minibatch f_B(θ)"),
+    "batch_loss_after": Variable("loss of the same minibatch after the step"),
+}
+
+
+def relative_progress(value: float, value_after: float, gradient_square: float, step_size: float) -> float:
+    """RP(θ) = (f(θ − η∇f) − f(θ)) / (η‖∇f‖²), Ahn et al. 2022, definition 1.
+
+    value, value_after: f at θ and at θ − η∇f(θ); gradient_square: ‖∇f(θ)‖². nan at a stationary point.
+    """
+    return _ratio(value_after - value, step_size * gradient_square)
+
+
+def directional_smoothness(v: Tensor, gradient: Tensor, gradient_after: Tensor) -> float:
+    """L(θ; v) = ⟨v, ∇f(θ) − ∇f(θ − v)⟩ / ‖v‖², Ahn et al. 2022, definition 2; all of shape (p,)."""
+    return _ratio(torch.dot(v, gradient - gradient_after).item(), torch.dot(v, v).item())
+
+
+def accuracy(outputs: Tensor, labels: Tensor) -> float:
+    """Share of examples whose largest output (n, c) is at their label (n,)."""
+    return (outputs.argmax(1) == labels).double().mean().item()
+
+
+def distance(theta: Tensor, other: Tensor) -> float:
+    """‖θ − θ′‖₂, both (p,)."""
+    return (theta - other).norm().item()
+
+
+def time_average(values: np.ndarray) -> np.ndarray:
+    """Running mean over steps: (1/t) Σ_{s≤t} φ(θ_s), same shape as values (steps, …)."""
+    values = np.asarray(values, dtype=float)
+    count = np.arange(1, len(values) + 1).reshape(-1, *[1] * (values.ndim - 1))
+    return values.cumsum(0) / count
+
+
+def minibatch_gradient_noise(gradients: Tensor, full: Tensor) -> float:
+    """Mean over minibatches of ‖g_B − ∇f‖², from minibatch gradients (b, p) and the full gradient (p,):
+    the `per-minibatch` convention (what the code of Zhang et al. 2021 logs, squared)."""
+    return ((gradients - full) ** 2).sum(1).mean().item()
+
+
+def segment_smoothness(objective: Objective, theta: Tensor, gradient: Tensor, step_size: float, taus) -> list[float]:
+    """L(θ; ητ∇f(θ)) for every τ of `taus` in (0, 1] (Ahn et al. 2022, experiment 5); one gradient each."""
+    smoothness = []
+    for tau in taus:
+        v = step_size * tau * gradient
+        smoothness.append(directional_smoothness(v, gradient, objective.gradient(theta - v)))
+    return smoothness
+
+
+class SegmentSmoothness:
+    """Measures `segment_smoothness` at every step divisible by `every`.
+
+    rule: "gauss", the `nodes` Gauss–Legendre nodes of [0, 1], with which ∫₀¹ is exact to rounding for smooth f;
+    "even", τ = 1/nodes, 2/nodes, …, 1 (the paper's experiment 5 has nodes = 100).
+    """
+
+    def __init__(self, objective: Objective, every: int, nodes: int, rule: str):
+        self.objective, self.every, self.taus = objective, every, taus(nodes, rule)
+
+    def measure(self, point, step_size: float) -> dict[str, list[float]]:
+        """Observables at an `objective.Expansion` or `Evaluation` with its θ."""
+        values = segment_smoothness(self.objective, point.theta, point.gradient, step_size, self.taus)
+        return {"segment_smoothness": values}
+
+    def state(self) -> dict:
+        """Nothing carries over from one measurement to the next."""
+        return {}
+
+    def load(self, state: dict) -> None:
+        """Nothing to load."""
+
+
+def taus(nodes: int, rule: str) -> np.ndarray:
+    """The positions τ of `SegmentSmoothness`, shape (nodes,)."""
+    if rule == "even":
+        return np.arange(1, nodes + 1) / nodes
+    if rule == "gauss":
+        return gauss_legendre(nodes)[0]
+    raise ValueError(f"unknown rule {rule!r}; there are even, gauss")
+
+
+def gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of Gauss–Legendre quadrature on [0, 1], each of shape (nodes,)."""
+    x, weights = np.polynomial.legendre.leggauss(nodes)
+    return (x + 1) / 2, weights / 2
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else float("nan")
