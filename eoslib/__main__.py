@@ -41,7 +41,6 @@ def run(
     """Rerun one chapter with new parameters; writes the executed notebook, and its claims as JSON beside it."""
     path = rerun.chapter_path(chapter)
     out = out or Path(f"{chapter}.ipynb")
-    os.environ["EOSLIB_PRESET"] = preset
     notebook = rerun.execute(path, out, preset, _assignments(p), progress=sys.stderr.isatty())
     verdicts = ledger.in_notebook(notebook)
     out.with_suffix(".claims.json").write_text(json.dumps(verdicts, indent=1, ensure_ascii=False))

@@ -1,14 +1,14 @@
 """The largest algebraic eigenvalues of the Hessian, tracked along a trajectory.
 
-Between two steps of gradient descent the top eigenvectors hardly turn, so the search starts from the last
-ones: Rayleigh–Ritz on their span, enlarged by the worst residual until all residuals are small. From one
-vector this is Lanczos's method (the residuals span the Krylov space); from several it is the block Davidson
-method without preconditioner. A warm start cannot see an eigenvector that its space is orthogonal to, hence
-the spare vector and the cold audits.
+Between two steps of gradient descent the top eigenvectors hardly turn, so the search starts from known ones:
+Rayleigh–Ritz on their span, enlarged by the worst residual until all residuals are small. From one vector this is
+Lanczos's method (the residuals span the Krylov space); from several it is the block Davidson method without
+preconditioner. A warm start cannot see an eigenvector that its space is orthogonal to, hence the spare vector and
+the cold audits.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz 
 @dataclass(frozen=True)
 class Spectrum:
     """Top eigenpairs: values (k,) descending, vectors (k, p) orthonormal rows, residuals ‖Hu − λu‖ (k,), the
-    number of Hessian-vector products they cost, and whether every residual met the tolerance. `basis` (m, p),
-    m ≥ k, are the Ritz vectors to start the next search from."""
+    number of Hessian-vector products they cost, and whether every residual met the tolerance. `basis` (m, p)
+    holds the vectors and, if the search had more than k directions, the next Ritz vector."""
 
     values: Tensor
     vectors: Tensor
@@ -36,12 +36,14 @@ def top_eigenpairs(
     k: int = 1,
     tolerance: float = 3e-3,
     max_products: int = 300,
+    eager: int | None = None,
 ) -> Spectrum:
     """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
 
-    hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, the last
-    `Spectrum.basis` for a warm one. Every row costs one product. Stops when the k residuals are at most
-    `tolerance`·|λ₁|, or at `max_products` with `converged` False.
+    hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, earlier
+    eigenvectors for a warm one. eager: how many of them are used in any case (default all); the others only if
+    those do not suffice. Every row costs one product. Stops when the k residuals are at most `tolerance`·|λ₁|,
+    or at `max_products` with `converged` False.
     """
     p = start.shape[1]
     if not 1 <= k <= p:
@@ -49,14 +51,17 @@ def top_eigenpairs(
     rows = torch.zeros(0, p, dtype=start.dtype, device=start.device)  # orthonormal basis Q
     images = rows.clone()  # HQ
     queue = list(start)
+    needed = max(k, len(start) if eager is None else eager)
     products = 0
     while True:
         q = _orthonormalised(queue.pop(0), rows)
-        if q is not None:
-            rows = torch.cat([rows, q[None]])
-            images = torch.cat([images, hvp(q)[None]])
-            products += 1
-        if queue:
+        if q is None:  # nothing new in it; a residual that is lost in rounding ends in a new direction
+            queue = queue or [_random_rows(1, start, products)[0]]
+            continue
+        rows = torch.cat([rows, q[None]])
+        images = torch.cat([images, hvp(q)[None]])
+        products += 1
+        if queue and len(rows) < needed:
             continue
         projected = (rows @ images.T).double()
         if not projected.isfinite().all():  # f overflowed here: the spectrum does not exist, the run goes on
@@ -74,9 +79,7 @@ def top_eigenpairs(
         if len(rows) >= MAX_BASIS + k:  # thick restart: keep the best half, which needs no new products
             keep = mixing[: MAX_BASIS // 2 + k]
             rows, images = keep @ rows, keep @ images
-        worst = residual_vectors[residuals.argmax()]
-        # A block that is invariant before it holds k vectors (or a residual lost in rounding) needs a new direction.
-        queue.append(worst if residuals.max() > 0 and q is not None else _random_rows(1, start, products)[0])
+        queue = queue or [residual_vectors[residuals.argmax()]]
 
 
 def _orthonormalised(v: Tensor, rows: Tensor) -> Tensor | None:
@@ -95,33 +98,49 @@ def _random_rows(count: int, like: Tensor, seed: int) -> Tensor:
 
 
 class SharpnessTracker:
-    """Measures the k top eigenpairs whenever the trajectory asks, each time starting from the last ones.
+    """Measures the k top eigenpairs whenever the trajectory asks, starting from those of earlier measurements.
+
+    At the edge of stability the iterates alternate, and so do the eigenvectors: those of the measurement before
+    last are the better start, and often enough by themselves. Next come the last ones, and the spare (the next
+    eigenvector known), which every fourth measurement uses anyway.
 
     every: measured at the steps divisible by it. tolerance: on the residuals, relative to λ₁. audit_every: at
     each so many measurements a cold search is run beside the warm one, and its result taken if it found a
     larger eigenvalue; `missed` counts those.
     """
 
+    SPARE_EVERY = 4
+
     def __init__(self, every: int = 1, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0):
         self.every, self.k, self.tolerance, self.audit_every, self.seed = every, k, tolerance, audit_every, seed
         self.measurements = 0
         self.missed = 0
-        self.basis: Tensor | None = None
+        self.older: Tensor | None = None  # eigenvectors (k, p) of the measurement before last
+        self.newer: Tensor | None = None  # of the last one
+        self.spare: Tensor | None = None  # (≤ 1, p)
 
     def track(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
         """The spectrum at the next point of the trajectory; `like` gives size, type and device."""
         audit = self.measurements % self.audit_every == 0
-        spectrum = self._search(hvp, self._cold_start(like)) if audit else None
-        if self.basis is not None:
-            warm = self._search(hvp, self.basis.to(like))
+        spectrum = top_eigenpairs(hvp, self._cold_start(like), self.k, self.tolerance) if audit else None
+        if self.newer is not None:
+            warm = self._warm_search(hvp, like)
             spent = warm.products + (spectrum.products if audit else 0)
             better = audit and spectrum.values[0] > warm.values[0] + self.tolerance * warm.values[0].abs()
             self.missed += int(better)
-            best = spectrum if better else warm
-            spectrum = Spectrum(**(vars(best) | {"products": spent}))
+            spectrum = replace(spectrum if better else warm, products=spent)
         self.measurements += 1
-        self.basis = spectrum.basis
+        self.older, self.newer = self.newer, spectrum.vectors
+        if len(spectrum.basis) > self.k or self.spare is None:
+            self.spare = spectrum.basis[self.k : self.k + 1]
         return spectrum
+
+    def _warm_search(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
+        spare_due = self.measurements % self.SPARE_EVERY == 0
+        older = self.newer if self.older is None else self.older
+        order = [older, self.spare, self.newer] if spare_due else [older, self.newer, self.spare]
+        start = torch.cat(order).to(like)
+        return top_eigenpairs(hvp, start, self.k, self.tolerance, eager=self.k + spare_due)
 
     def measure(self, point, step_size: float) -> dict[str, float | list[float]]:
         """Observables at an `objective.Expansion`: sharpness λ₁ (and `eigenvalues`, λ₁…λ_k, if k > 1), its
@@ -138,16 +157,12 @@ class SharpnessTracker:
 
     def state(self) -> dict:
         """All that the next measurement depends on."""
-        found = {} if self.basis is None else {"basis": self.basis}
-        return {"measurements": self.measurements, "missed": self.missed} | found
+        return {name: getattr(self, name) for name in ("measurements", "missed", "older", "newer", "spare")}
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
-        self.measurements, self.missed = state["measurements"], state["missed"]
-        self.basis = state.get("basis")
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def _cold_start(self, like: Tensor) -> Tensor:
         return _random_rows(self.k, like, self.seed + self.measurements)
-
-    def _search(self, hvp: Callable[[Tensor], Tensor], start: Tensor) -> Spectrum:
-        return top_eigenpairs(hvp, start, self.k, self.tolerance)

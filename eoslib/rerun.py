@@ -77,7 +77,7 @@ class ChapterFailed(RuntimeError):
         self.chapter, self.cause, self.partial = chapter, cause, partial
 
     def __str__(self) -> str:
-        kept = f" The notebook as far as it ran: {self.partial}" if self.partial else ""
+        kept = f"; as far as it ran, it is in {self.partial}" if self.partial else ""
         return f"chapter {self.chapter} failed: {self.cause}{kept}"
 
 

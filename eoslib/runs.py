@@ -122,7 +122,9 @@ def carry_on(
     """
     deadline = None if budget is None else time.monotonic() + budget
     folder = _folder(identity)
-    with _sole_access(folder):
+    with _sole_access(folder, deadline) as ours:
+        if not ours:
+            return None
         if fresh:
             _forget(folder)
         elif found := find(identity):
@@ -148,7 +150,7 @@ def carry_on(
                 # The step that was cut short may have left the process half moved: what was saved last stands.
                 print(f"\ninterrupted: the same command resumes at step {journal.saved_step}", file=sys.stderr)
                 raise
-        return journal.finish(process)
+            return journal.finish(process)
 
 
 def find(identity: dict) -> Run | None:
@@ -160,13 +162,8 @@ def find(identity: dict) -> Run | None:
     folder = _folder(identity)
     if (folder / "manifest.json").exists():
         return _load(folder / "manifest.json", folder / "trace.nc", recorded=False)
-    for path in _recorded_manifests():
-        # The file's name holds the key, so that a lookup need not read every manifest.
-        if path.stem.endswith(key_of(identity)) or identity.get("fingerprint", "") is None:
-            manifest = _read_json(path)
-            if manifest["identity"] | {"fingerprint": None} == _plain(identity) | {"fingerprint": None}:
-                return _load(path, path.with_suffix(".nc"), recorded=True)
-    return None
+    path = _recorded_manifest(identity)
+    return _load(path, path.with_suffix(".nc"), recorded=True) if path else None
 
 
 def status(identity: dict) -> str:
@@ -174,7 +171,7 @@ def status(identity: dict) -> str:
     folder = _folder(identity)
     if (folder / "manifest.json").exists():
         return "finished"
-    if any(path.stem.endswith(key_of(identity)) for path in _recorded_manifests()):
+    if _recorded_manifest(identity):
         return "recorded"
     if (folder / "checkpoint.json").exists():
         return f"at step {_read_json(folder / 'checkpoint.json')['step']}"
@@ -253,7 +250,7 @@ def thin(trace: xr.Dataset, most: int = MAX_RECORDED_POINTS) -> xr.Dataset:
     if window <= 1:
         return trace
     window += 1 - window % 2
-    windows = trace.coarsen(step=window, boundary="trim")
+    windows = trace.coarsen(step=window, boundary="pad")  # the last one may hold fewer
     with warnings.catch_warnings():  # a window in which a sparse observable was never measured is nan
         warnings.simplefilter("ignore", RuntimeWarning)
         parts = {"": windows.mean(), "_min": windows.min(), "_max": windows.max()}
@@ -272,8 +269,9 @@ def values_sha256(trace: xr.Dataset) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def library_sha256() -> str:
-    """A hash over the library's source files."""
+    """A hash over the library's source files, as they were when first asked."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
@@ -305,6 +303,7 @@ class _Journal:
         self.files: dict[str, str] = {}  # name → sha256 of the rows written so far
         self.wall_seconds, self.resumes = 0.0, 0
         self.started = time.monotonic()
+        self.code = {"commit": _commit(), "library_sha256": library_sha256()}  # now: files may change meanwhile
 
     @contextlib.contextmanager
     def resumed(self, process: Process) -> Iterator[None]:
@@ -369,12 +368,12 @@ class _Journal:
             "values_sha256": values_sha256(trace),
             "machine": machine(),
             "versions": _versions(),
-            "commit": _commit(),
-            "library_sha256": library_sha256(),
-        }
+        } | self.code
         _write_json(self.folder / "manifest.json", manifest)
-        for path in [self.folder / "checkpoint.json", *self.folder.glob("rows-*"), *self.folder.glob("state-*")]:
-            path.unlink(missing_ok=True)
+        (self.folder / "checkpoint.json").unlink(missing_ok=True)
+        for pattern in ("rows-*", "state-*", ".*.tmp"):  # the last are what killed writes left
+            for path in self.folder.glob(pattern):
+                path.unlink()
         return Run(self.identity, trace, manifest)
 
     def _body(self) -> dict:
@@ -451,6 +450,16 @@ def _recorded_manifests() -> list[Path]:
     return sorted(path for path in recorded().glob("*/*-*.json") if path.parent.name != "claims")
 
 
+def _recorded_manifest(identity: dict) -> Path | None:
+    for path in _recorded_manifests():
+        if path.stem.endswith(key_of(identity)):  # the name holds the key: no need to read
+            return path
+        data_absent = identity.get("fingerprint", "") is None
+        if data_absent and _read_json(path)["identity"] | {"fingerprint": None} == _plain(identity):
+            return path
+    return None
+
+
 def _folder(identity: dict) -> Path:
     return store() / f"{identity['chapter']}.{identity['experiment']}-{key_of(identity)}"
 
@@ -464,25 +473,33 @@ def _forget(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _sole_access(folder: Path) -> Iterator[None]:
-    """Hold the run's lock, which the system releases even if the process is killed."""
+def _sole_access(folder: Path, deadline: float | None) -> Iterator[bool]:
+    """Hold the run's lock, which the system releases even if the process is killed; whether it came in time."""
+    lock = FileLock(folder / "lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            with contextlib.suppress(OSError, ValueError):
-                holder = json.loads((folder / "holder.json").read_text())
-                print(f"{folder.name}: waiting for process {holder['pid']} on {holder['host']}", file=sys.stderr)
-            lock.acquire()
-        (folder / "holder.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-    except OSError as error:
-        raise StoreError(f"the run store cannot be written at {folder}: {error.strerror}") from error
-    try:
-        yield
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (ours := _acquired(lock, 0)):
+                with contextlib.suppress(OSError, ValueError):
+                    holder = json.loads((folder / "holder.json").read_text())
+                    print(f"{folder.name}: waiting for process {holder['pid']} on {holder['host']}", file=sys.stderr)
+                ours = _acquired(lock, -1 if deadline is None else max(0.0, deadline - time.monotonic()))
+            if ours:
+                (folder / "holder.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        except OSError as error:
+            raise StoreError(f"the run store cannot be written at {folder}: {error.strerror}") from error
+        yield ours
     finally:
         lock.release()
+
+
+def _acquired(lock: FileLock, seconds: float) -> bool:
+    """Whether the lock was free within so many seconds; -1 waits for ever."""
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return False
+    return True
 
 
 def _bar(process: Process, identity: dict, done: int) -> tqdm:
@@ -510,10 +527,12 @@ def _write(path: Path, content: bytes) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        disk = next(folder for folder in path.parents if os.path.isdir(folder))
         raise StoreError(
             f"cannot write {path}: {error.strerror} ({len(content):,} bytes; "
-            f"{shutil.disk_usage(path.parent).free:,} are free). Nothing finished or checkpointed is lost: "
+            f"{shutil.disk_usage(disk).free:,} are free). Nothing finished or checkpointed is lost: "
             "make room and give the same command again"
         ) from error
 

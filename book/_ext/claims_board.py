@@ -113,7 +113,8 @@ def card(found: list[dict], up: str) -> str:
     link = f'<a href="{up}{v["page"]}"><code>{escape(v["id"])}</code></a>'
     return (
         f'<section class="eos-card" aria-label="{escape(v["id"])}"><p>{escape(v["statement"])} '
-        f'<span class="eos-where">({escape(where)}; {link})</span></p><p class="eos-where">Measured: {escape(v["quantity"])}.{paper}</p>'
+        f'<span class="eos-where">({escape(where)}; {link})</span></p>'
+        f'<p class="eos-where">Measured: {escape(v["quantity"])}.{paper}</p>'
         f"<ul>{''.join(map(result, found))}</ul></section>"
     )
 

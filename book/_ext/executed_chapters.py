@@ -163,12 +163,8 @@ def claim_failures(chapters: list[Chapter]) -> list[str]:
         ledger = ROOT / "notebooks" / "claims" / f"{chapter.name}.yaml"
         stated = claims.read(ledger) if ledger.is_file() else {}
         here = {verdict["id"] for verdict in chapter.verdicts}
-        failures += [
-            f"chapter {chapter.name}: claim {id_} is not in its ledger" for id_ in sorted(here - set(stated))
-        ]
-        failures += [
-            f"chapter {chapter.name}: claim {id_} is never measured" for id_ in stated if id_ not in here
-        ]
+        failures += [f"chapter {chapter.name}: claim {id_} is not in its ledger" for id_ in sorted(here - set(stated))]
+        failures += [f"chapter {chapter.name}: claim {id_} is never measured" for id_ in stated if id_ not in here]
         changes = claims.changed(chapter.verdicts, chapter.name, chapter.preset)
         accept = f"python -m eoslib claims {chapter.name} --accept .executed/{chapter.preset}"
         failures += [f"chapter {chapter.name}: {change}; `{accept}` acknowledges it" for change in changes]

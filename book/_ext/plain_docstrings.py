@@ -10,9 +10,7 @@ CODE = re.compile(r"`+([^`]+)`+")
 
 
 def translate(app, what, name, obj, options, lines: list[str]) -> None:
-    lines[:] = [
-        line for block in re.split(r"\n\s*\n", "\n".join(lines).strip("\n")) for line in as_rst(block)
-    ]
+    lines[:] = [line for block in re.split(r"\n\s*\n", "\n".join(lines).strip("\n")) for line in as_rst(block)]
 
 
 def as_rst(block: str) -> list[str]:

@@ -1,0 +1,356 @@
+"""What the build extension does on changes, errors and presets, on a miniature book of two small notebooks."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TOC = """\
+format: jb-book
+root: book/intro
+chapters:
+  - file: notebooks/first
+  - file: notebooks/second
+  - file: book/claims
+"""
+
+HEADER = """\
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+"""
+
+FIRST = """\
+# # First
+#
+# Old prose about $2/\\eta$, and {numref}`fig-first-one`.
+#
+# ```{verdict-counts} first
+# ```
+
+# %%
+import os
+from typing import Literal
+
+from IPython.display import display
+from pydantic import PositiveInt
+
+from eoslib import claims
+
+open("ran.txt", "a").write("first\\n")
+
+# %% tags=["parameters"]
+preset: Literal["quick", "standard"] = "quick"
+width: PositiveInt = 4
+
+# %%
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAQAAAACCAIAAADwyuo0AAAAEElEQVR4nGP4//8/AxwgcQCkTQv1cYtmngAAAABJRU5ErkJggg=="
+)
+
+
+def figure(name):
+    shown = {"name": name, "caption": f"Caption of **{name}**, $\\\\eta$.", "alt": f"Alt of {name}."}
+    display({"image/png": PIXEL, "text/plain": "-", "application/vnd.eoslib.figure+json": shown}, raw=True)
+
+
+ledger = claims.Ledger("first", preset)
+print("before the figure")
+figure("one")
+ledger.measure("exp1/width", {"width": width})
+figure("two")
+print("after the figures, compute", os.environ["EOSLIB_COMPUTE"])
+"""
+
+SECOND = """\
+# # Second
+
+# %%
+from typing import Literal
+
+open("ran.txt", "a").write("second\\n")
+
+# %% tags=["parameters"]
+preset: Literal["quick", "standard"] = "quick"
+
+# %%
+print("second at", preset)
+"""
+
+LEDGER = """\
+paper: tiny2026
+claims:
+  - id: exp1/width
+    where: Experiment 1
+    statement: The width is small.
+    quantity: the width
+    paper_value: "4"
+    criteria:
+      quick: {at_most: 5}
+      standard: {at_most: 5}
+"""
+
+
+class Book:
+    """A small book in a folder of its own, with this checkout's library, extension and configuration."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        ignore = shutil.ignore_patterns("__pycache__")
+        for folder in ("eoslib", "book/_ext", "book/_static"):
+            shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
+        for file in ("_config.yml", "book/references.bib"):
+            shutil.copy(ROOT / file, root / file)
+        for file, text in {
+            "_toc.yml": TOC,
+            "book/intro.md": "# Intro\n\nA small book.\n",
+            "book/claims.md": "# Board\n\n```{claims-board}\n```\n",
+            "notebooks/first.py": HEADER + FIRST,
+            "notebooks/second.py": HEADER + SECOND,
+            "notebooks/claims/first.yaml": LEDGER,
+            "notebooks/presets/first.yaml": "standard: {width: 5}\n",
+            "notebooks/presets/second.yaml": "standard: {}\n",
+            "recorded/README": "",
+        }.items():
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_text(text)
+
+    def run(self, *command, **environment) -> subprocess.CompletedProcess:
+        unset = {"EOSLIB_PRESET", "COMPUTE", "EOSLIB_RUNS", "EOSLIB_RECORDED", "PYTHONPATH"}
+        clean = {name: value for name, value in os.environ.items() if name not in unset}
+        return subprocess.run(
+            command, cwd=self.root, env=clean | environment, capture_output=True, text=True, timeout=300
+        )
+
+    def build(self, succeeds: bool = True, **environment) -> str:
+        """Build; everything it printed, without colours."""
+        done = self.run(Path(sys.executable).with_name("jupyter-book"), "build", ".", **environment)
+        printed = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
+        assert (done.returncode == 0) == succeeds, f"exit status {done.returncode}\n{printed}"
+        return printed
+
+    def fails(self, **environment) -> str:
+        """Build, which must fail; the list of causes."""
+        printed = self.build(succeeds=False, **environment)
+        found = re.search(r"The build failed, for \d+ reason\(s\):\n(.*?)\n\n", printed, re.DOTALL)
+        assert found, printed
+        return found[1]
+
+    def ran(self) -> list[str]:
+        """The chapters that were executed since this was last asked."""
+        file = self.root / "ran.txt"
+        names = sorted(file.read_text().split()) if file.exists() else []
+        file.unlink(missing_ok=True)
+        return names
+
+    def page(self, docname: str) -> str:
+        return (self.root / "_build/html" / f"{docname}.html").read_text()
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        text = (self.root / file).read_text()
+        assert old in text
+        (self.root / file).write_text(text.replace(old, new))
+
+
+def read_again(printed: str) -> list[str]:
+    """The pages that Sphinx read."""
+    return sorted(re.findall(r"reading sources\.\.\. \[ *\d+%\] (\S+)", printed))
+
+
+@pytest.fixture
+def book(tmp_path):
+    return Book(tmp_path)
+
+
+def test_a_build_runs_what_changed_and_nothing_else(book):
+    book.build()
+    assert book.ran() == ["first", "second"]
+    page = book.page("notebooks/first")
+
+    # nothing changed: nothing runs, nothing is read
+    printed = book.build()
+    assert book.ran() == [] and read_again(printed) == [] and "chapter first (quick): unchanged" in printed
+    assert book.page("notebooks/first") == page
+
+    # prose: rendered anew around the stored outputs
+    book.edit("notebooks/first.py", "Old prose", "New prose")
+    assert read_again(book.build()) == ["notebooks/first"]
+    assert book.ran() == []
+    assert "New prose" in book.page("notebooks/first") and "before the figure" in book.page("notebooks/first")
+
+    # code
+    book.edit("notebooks/first.py", "before the figure", "ahead of the figure")
+    printed = book.build()
+    assert book.ran() == ["first"] and read_again(printed) == ["notebooks/first"]
+    assert 'ahead of the figure"' in book.page("notebooks/first").replace("&quot;", '"')
+
+    # a parameter: the verdict's value changes, so the board is read again too
+    book.edit("notebooks/first.py", "PositiveInt = 4", "PositiveInt = 3")
+    printed = book.build()
+    assert book.ran() == ["first"] and read_again(printed) == ["book/claims", "notebooks/first"]
+    assert "width: 3" in book.page("book/claims")
+
+    # a claim
+    book.edit("notebooks/claims/first.yaml", "The width is small.", "The width is really small.")
+    printed = book.build()
+    assert book.ran() == ["first"] and "really small" in book.page("book/claims")
+
+    # the library
+    book.edit("eoslib/figures.py", '"""House style', '"""The house style')
+    book.build()
+    assert book.ran() == ["first", "second"]
+
+    # an executed notebook that is damaged
+    executed = book.root / ".executed/quick/second.ipynb"
+    executed.write_text(executed.read_text()[:200])
+    book.build()
+    assert book.ran() == ["second"]
+
+
+def test_a_page_shows_figures_claims_parameters_and_the_executed_notebook(book):
+    book.build()
+    page = book.page("notebooks/first")
+    body = page[page.index("<article") : page.index("</article")]
+    outputs = body[body.index("cell_output") :]
+    places = [
+        outputs.index(text)
+        for text in ("before the figure", 'alt="Alt of one."', "<figcaption", "exp1-width", 'alt="Alt of two."')
+    ]
+    places.append(outputs.index("after the figures, compute 1"))
+    assert places == sorted(places)
+    assert body.count("<figure") == body.count("<figcaption") == 2
+    assert 'id="fig-first-one"' in body and 'href="#fig-first-one"' in body
+    assert "# continued" not in body
+    assert "The values of this run (preset quick)" in body
+    assert re.search(r"<td>1</td>", body), "the counts of verdicts"
+    downloaded = json.loads((book.root / "_build/html/notebooks/first.ipynb").read_text())
+    assert 'href="first.ipynb"' in body and downloaded["metadata"]["eoslib"]["parameters"]["width"] == 4
+    assert str(book.root) not in json.dumps(downloaded), "a path of this machine"
+    ledger = json.loads((book.root / "_build/html/claims.json").read_text())
+    assert ledger["commit"] is None  # this small book is in no repository
+    (claim,) = ledger["claims"]
+    expected = {
+        "id": "tiny2026/exp1/width",
+        "preset": "quick",
+        "verdict": "reproduced",
+        "value": "width: 4",
+        "criterion": "at most 5",
+        "statement": "The width is small.",
+        "paper_value": "4",
+        "page": "notebooks/first.html#tiny2026-exp1-width",
+        "runs": [],
+    }
+    assert {key: claim[key] for key in expected} == expected
+    anchor = claim["page"].partition("#")[2]
+    assert f'id="{anchor}"' in body and f'href="../{claim["page"]}"' in book.page("book/claims")
+
+
+def test_all_failures_are_named_every_time(book):
+    book.edit("notebooks/first.py", 'print("before the figure")', 'raise RuntimeError("the first cause")')
+    book.edit("notebooks/second.py", 'print("second at", preset)', "import os\nos._exit(1)")
+    book.edit("book/intro.md", "A small book.", "A small book. {ref}`no-such-label`")
+    first = book.fails()
+    assert "RuntimeError: the first cause, in code cell" in first and "chapter first failed" in first
+    assert "chapter second failed: DeadKernelError: Kernel died, in code cell" in first and "import os" in first
+    assert "2 warning(s) of Sphinx" in first  # the label, and the reference to a figure that was not drawn
+    assert "could not be computed" in book.page("notebooks/second")
+    assert book.fails() == first
+    for partial in ("first", "second"):
+        assert (book.root / f".executed/quick/{partial}.partial.ipynb").is_file()
+    # mended, except for the warning: no page needs to be read again, and yet the build fails
+    book.edit("notebooks/first.py", 'raise RuntimeError("the first cause")', "pass")
+    book.edit("notebooks/second.py", "os._exit(1)", "pass")
+    assert "first" not in book.fails()
+    assert "no-such-label" in book.build(succeeds=False)
+    book.edit("book/intro.md", "{ref}`no-such-label`", "")
+    book.build()
+
+
+def test_what_a_chapter_writes_to_stderr_fails_the_build(book):
+    book.edit("notebooks/second.py", 'print("second at", preset)', 'import sys\nprint("!", file=sys.stderr)')
+    assert "1 warning(s) of Sphinx" in book.fails()
+    assert "1 warning(s) of Sphinx" in book.fails()
+    assert book.ran() == ["first", "second"]
+
+
+def test_bad_presets_and_parameters_stop_the_chapter_before_it_runs(book):
+    book.edit("notebooks/presets/first.yaml", "width: 5", "widht: 5, preset: quick")
+    causes = book.fails(EOSLIB_PRESET="standard")
+    assert "chapter first: first: unknown parameter 'widht' (preset standard), did you mean 'width'?" in causes
+    assert "second" not in causes
+    assert book.ran() == ["second"]
+    causes = book.fails(EOSLIB_PRESET="standrd")
+    assert causes.count("unknown preset 'standrd', did you mean 'standard'?") == 2
+    assert book.ran() == []
+
+
+def test_presets_are_kept_apart_and_compute_only_when_told(book):
+    book.build()
+    assert book.ran() == ["first", "second"]
+    assert "after the figures, compute 1" in book.page("notebooks/first")
+    printed = book.build(EOSLIB_PRESET="standard")
+    assert book.ran() == ["first", "second"] and "book/intro" not in read_again(printed)
+    assert "after the figures, compute 0" in book.page("notebooks/first")
+    assert "preset standard" in book.page("notebooks/first") and "width: 5" in book.page("book/claims")
+    book.build(EOSLIB_PRESET="standard", COMPUTE="1")
+    assert book.ran() == ["first", "second"]
+    assert "after the figures, compute 1" in book.page("notebooks/first")
+    # back to quick: rendered from what was kept
+    assert "notebooks/first" in read_again(book.build())
+    assert book.ran() == [] and "width: 4" in book.page("book/claims")
+    # published: each chapter at its own preset
+    (book.root / "notebooks/presets/published.yaml").write_text("first: standard\n")
+    printed = book.build(EOSLIB_PRESET="published", COMPUTE="1")
+    assert "chapter first (standard): unchanged" in printed and "chapter second (quick): unchanged" in printed
+    assert "width: 5" in book.page("book/claims")
+
+
+def test_a_changed_verdict_fails_until_it_is_acknowledged(book):
+    accept = (sys.executable, "-m", "eoslib", "claims", "first", "--accept", ".executed/quick")
+    book.build()
+    done = book.run(*accept)
+    assert done.returncode == 0, done.stderr
+    book.edit("notebooks/first.py", "PositiveInt = 4", "PositiveInt = 6")
+    causes = book.fails()
+    assert "tiny2026/exp1/width at quick was 'reproduced' and is now 'not reproduced'" in causes
+    assert "--accept .executed/quick" in causes
+    book.ran()
+    assert book.fails() == causes and book.ran() == []
+    assert book.run(*accept).returncode == 0
+    book.build()
+    # at another preset the acknowledged verdict stands beside the new one
+    book.build(EOSLIB_PRESET="standard")
+    board = book.page("book/claims")
+    assert board.count('data-preset="quick"') == board.count('data-preset="standard"') == 1
+    assert "width: 6" in board and "width: 5" in board
+
+
+def test_claims_judged_twice_or_never_or_not_stated_fail_the_build(book):
+    book.edit("notebooks/first.py", 'figure("two")', 'ledger.measure("exp1/width", {"width": width})')
+    more = "  - {id: exp2/lost, where: x, statement: x, quantity: x, criteria: {quick: {holds: true}}}\n"
+    (book.root / "notebooks/claims/first.yaml").write_text(LEDGER + more)
+    stray = (
+        'from IPython.display import display\nstray = {"id": "tiny2026/exp9/stray", "verdict": "reproduced", '
+        '"preset": preset, "value": "1", "criterion": "x", "statement": "x", "quantity": "x", "where": "x", '
+        '"paper_value": None, "runs": []}\n'
+        'display({"text/plain": "-", "application/vnd.eoslib.claim+json": stray}, raw=True)'
+    )
+    book.edit("notebooks/second.py", 'print("second at", preset)', stray)
+    causes = book.fails()
+    assert "claim tiny2026/exp1/width is judged 2 times" in causes
+    assert "chapter first: claim tiny2026/exp2/lost is never measured" in causes
+    assert "chapter second: claim tiny2026/exp9/stray is not in its ledger" in causes
+    assert book.fails() == causes

@@ -1,0 +1,159 @@
+"""The built site, in a browser: what a reader meets on every page."""
+
+import json
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parents[2]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+
+# of pytest-playwright's own fixture base_url
+pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
+
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 900}
+
+
+@pytest.fixture
+def visit(served, new_context):
+    """Open a page and wait for its mathematics; at the end, complain of errors and failed or foreign requests."""
+    complaints = []
+
+    def open_page(docname: str, **options):
+        page = new_context(**options).new_page()
+        page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(f"console: {m.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("request", lambda r: r.url.startswith((served, "data:")) or complaints.append(f"asks {r.url}"))
+        page.on("requestfailed", lambda r: complaints.append(f"failed: {r.url}"))
+        page.on("response", lambda r: r.status >= 400 and complaints.append(f"{r.status}: {r.url}"))
+        page.goto(f"{served}/{docname}.html", wait_until="networkidle")
+        page.evaluate("window.MathJax ? MathJax.startup.promise.then(() => true) : true")
+        return page
+
+    yield open_page
+    assert complaints == []
+
+
+@pytest.mark.parametrize("docname", PAGES)
+def test_a_page_is_whole(visit, docname):
+    page = visit(docname, viewport=DESKTOP)
+    article = page.locator("article.bd-article")
+    text = article.inner_text()
+    assert len(text) > 100
+    assert "Traceback (most recent call last)" not in text and article.locator(".traceback").count() == 0
+    mathematics = article.locator(".math").count()
+    assert article.locator("mjx-container").count() >= mathematics
+    assert article.locator("mjx-merror, [data-mjx-error]").count() == 0
+    assert "\\(" not in text and "$$" not in text, "mathematics that was not rendered"
+    for image in article.locator("img").all():
+        assert (image.get_attribute("alt") or "").strip(), "an image without alternative text"
+        assert image.evaluate("i => i.complete && i.naturalWidth > 0"), "an image that does not load"
+    if docname in CHAPTERS:
+        assert mathematics > 0 and article.locator("figure img").count() > 0
+        assert article.locator("figure").count() == article.locator("figure figcaption").count()
+        assert article.locator(".eos-claim").count() > 0
+        assert article.locator(f"a[download][href='{docname.rpartition('/')[2]}.ipynb']").count() == 1
+
+
+@pytest.mark.parametrize("docname", PAGES)
+@pytest.mark.parametrize("screen", ["light", "dark", "phone"])
+def test_a_page_is_accessible(visit, docname, screen):
+    scheme = "dark" if screen == "dark" else "light"
+    page = visit(docname, viewport=PHONE if screen == "phone" else DESKTOP, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.dataset.theme") == scheme
+    # without preload, since axe would ask for stylesheets at wrong addresses
+    found = Axe().run(page, options={"preload": False}).response["violations"]
+    assert [(v["id"], v["impact"], [n["target"] for n in v["nodes"]]) for v in found] == []
+
+
+@pytest.mark.parametrize("docname", PAGES)
+def test_a_page_fits_a_phone(visit, docname):
+    page = visit(docname, viewport=PHONE, has_touch=True, is_mobile=True)
+    wide = page.evaluate(
+        """() => {
+          const width = document.documentElement.clientWidth;
+          const scrolls = e => e && e !== document.body &&
+            (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
+          const outside = e => e.getBoundingClientRect().right > width + 1 && !scrolls(e);
+          return [document.documentElement.scrollWidth - width,
+                  [...document.querySelectorAll("article *")].filter(outside).map(e => e.outerHTML.slice(0, 200))];
+        }"""
+    )
+    assert wide == [0, []]
+
+
+def test_links_inside_the_site_resolve(site):
+    files = [path for path in site.rglob("*.html") if "_static" not in path.parts]  # a template of the theme is there
+    pages = {path: BeautifulSoup(path.read_text(), "html.parser") for path in files}
+    assert len(pages) > len(PAGES)
+    broken = []
+    for path, soup in pages.items():
+        for link in soup.select("a[href], link[href], script[src], img[src]"):
+            url = link.get("href") or link.get("src")
+            address, anchor = urldefrag(urljoin(path.as_uri(), url))
+            if not address.startswith("file:"):
+                continue
+            target = Path(unquote(urlsplit(address).path))
+            if not target.is_file():
+                broken.append(f"{path.relative_to(site)}: {url} does not exist")
+            elif anchor and target in pages and not pages[target].find(id=unquote(anchor)):
+                broken.append(f"{path.relative_to(site)}: {url} has no such place")
+    assert broken == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "file"])
+def test_search_finds_a_chapter(served, site, page, scheme):
+    address = served if scheme == "http" else site.as_uri()
+    page.goto(f"{address}/search.html?q=sharpness")
+    page.wait_for_selector("#search-results li a")
+    found = [link.get_attribute("href") for link in page.locator("#search-results li a").all()]
+    assert any("unstable_convergence" in href for href in found), found
+
+
+def test_pages_open_from_the_file_system(site, page):
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"{site.as_uri()}/{CHAPTERS[0]}.html", wait_until="networkidle")
+    page.evaluate("MathJax.startup.promise.then(() => true)")
+    assert page.locator("mjx-container").count() > 0
+    assert [url for url in requests if not url.startswith((site.as_uri(), "data:"))] == []
+
+
+def test_the_board_filters_by_keyboard(visit):
+    page = visit("book/claims", viewport=DESKTOP)
+    cards = page.locator(".eos-card")
+    everything = cards.count()
+    assert everything > 0 and page.locator(".eos-card:visible").count() == everything
+    verdict = page.get_by_label("Verdict", exact=True)
+    for _ in range(verdict.locator("option").count() - 1):
+        verdict.focus()
+        page.keyboard.press("ArrowDown")
+        chosen = verdict.input_value()
+        shown = page.locator(".eos-card li:visible")
+        assert {row.get_attribute("data-verdict") for row in shown.all()} == {chosen}
+        visible = page.locator(".eos-card:visible").count()
+        assert page.locator(".eos-filter output").inner_text() == f"{visible} of {everything} claims"
+
+
+def test_the_board_is_complete_without_javascript(served, new_context):
+    page = new_context(viewport=DESKTOP, java_script_enabled=False).new_page()
+    page.goto(f"{served}/book/claims.html")
+    assert page.locator(".eos-card").count() == page.locator(".eos-card:visible").count() > 0
+    assert not page.locator(".eos-filter").is_visible()
+
+
+def test_claims_json_lists_every_verdict_with_its_place(site):
+    ledger = json.loads((site / "claims.json").read_text())
+    assert set(ledger) == {"commit", "claims"} and ledger["claims"]
+    fields = {"id", "preset", "verdict", "value", "criterion", "statement", "paper_value", "page", "runs"}
+    for claim in ledger["claims"]:
+        assert fields <= set(claim)
+        page, _, anchor = claim["page"].partition("#")
+        assert f'id="{anchor}"' in (site / page).read_text(), claim["id"]
