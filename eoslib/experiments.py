@@ -102,17 +102,13 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRun(Experiment):
-    """(S)GD on a fully connected network.
+class NetworkRun(Experiment):
+    """Training a fully connected network.
 
     dataset, n, standardisation, data_options: see `datasets.load`. loss: a name of `objective.LOSSES`.
     hidden, activation, bias_init, seed: the network and its initialisation, see `networks.mlp`.
-    batch_size: None for full-batch GD. stop_accuracy: see `GradientDescent`. precision: float32 or float64.
-    sharpness_every, eigenvalues, sharpness_tolerance: see `SharpnessTracker`; 0 measures none.
-    segment_every, segment_nodes, segment_rule: see `SegmentSmoothness`; 0 measures none.
+    precision: float32 or float64.
     """
-
-    kind: ClassVar[str] = "TrainingRun"
 
     dataset: str
     n: int
@@ -123,15 +119,7 @@ class TrainingRun(Experiment):
     activation: str
     bias_init: str = "default"
     seed: int = 0
-    batch_size: int | None = None
-    stop_accuracy: float | None = None
     precision: str = "float32"
-    sharpness_every: int = 0
-    eigenvalues: int = 1
-    sharpness_tolerance: float = 3e-3
-    segment_every: int = 0
-    segment_nodes: int = 16
-    segment_rule: str = "gauss"
 
     @property
     def fingerprint(self) -> str | None:
@@ -147,15 +135,53 @@ class TrainingRun(Experiment):
         except datasets.DataAbsent:
             return f"{self.dataset} is not on this machine: its fingerprint is that of the recorded run"
 
-    def process(self, device: torch.device) -> GradientDescent | SGD:
+    def problem(self, device: torch.device) -> tuple[SupervisedObjective, torch.Tensor]:
+        """The objective and the initial θ (p,)."""
         data, dtype = self._data(), PRECISIONS[self.precision]
         network = networks.mlp(
             data.inputs.shape[1], self.hidden, data.n_classes, self.activation, self.bias_init, seed=self.seed
         )
         theta = networks.flatten(network).to(device, dtype)
-        objective = SupervisedObjective.of(network, data, self.loss, device, dtype)
-        if self.batch_size is not None:
-            return SGD(objective, theta, self.step_size, self.steps, self.batch_size, self.seed)
+        return SupervisedObjective.of(network, data, self.loss, device, dtype), theta
+
+    def gradient_cost(self, examples: int) -> tuple[float, float]:
+        """Seconds for a gradient on so many examples, from multiplications counted and this machine's rate, and
+        bytes of memory."""
+        d_in = {"cifar10": 3072, "digits": 64}.get(self.dataset, self.data_options.get("d", 128))
+        widths = [d_in, *self.hidden, 10]
+        products = [a * b for a, b in itertools.pairwise(widths)]
+        # forward, backward to weights, and backward to activations except the input's
+        operations = 2 * examples * (3 * sum(products) - products[0])
+        item = PRECISIONS[self.precision].itemsize
+        overhead = 8e-4  # of Python: what counts for small networks
+        seconds = operations / _multiply_rate() * item / 4 + overhead
+        return seconds, item * (examples * (d_in + 6 * sum(widths[1:])) + 20 * sum(products))
+
+    def _data(self) -> datasets.Dataset:
+        return datasets.load(self.dataset, self.n, self.standardisation, **self.data_options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(NetworkRun):
+    """Full-batch gradient descent on a network.
+
+    stop_accuracy: see `GradientDescent`.
+    sharpness_every, eigenvalues, sharpness_tolerance: see `SharpnessTracker`; 0 measures none.
+    segment_every, segment_nodes, segment_rule: see `SegmentSmoothness`; 0 measures none.
+    """
+
+    kind: ClassVar[str] = "TrainingRun"
+
+    stop_accuracy: float | None = None
+    sharpness_every: int = 0
+    eigenvalues: int = 1
+    sharpness_tolerance: float = 3e-3
+    segment_every: int = 0
+    segment_nodes: int = 16
+    segment_rule: str = "gauss"
+
+    def process(self, device: torch.device) -> GradientDescent:
+        objective, theta = self.problem(device)
         measurements = []
         if self.sharpness_every:
             measurements.append(SharpnessTracker(self.sharpness_every, self.eigenvalues, self.sharpness_tolerance))
@@ -164,27 +190,34 @@ class TrainingRun(Experiment):
         return GradientDescent(objective, theta, self.step_size, self.steps, measurements, self.stop_accuracy)
 
     def cost(self) -> tuple[float, float]:
-        """From multiplications counted, this machine's rate, and 3 products for each measured sharpness."""
-        d_in = {"cifar10": 3072, "digits": 64}.get(self.dataset, self.data_options.get("d", 100))
-        widths = [d_in, *self.hidden, 10]
-        parameters = sum(a * b + b for a, b in itertools.pairwise(widths))
-        # forward, backward to weights, and backward to activations except the input's
-        per_gradient = 2 * self.n * (3 * parameters - d_in * widths[1])
+        seconds, memory = self.gradient_cost(self.n)
         gradients = 1.0
         if self.sharpness_every:
             gradients += 3 * self.eigenvalues / self.sharpness_every
         if self.segment_every:
             gradients += self.segment_nodes / self.segment_every
-        item = 4 if self.precision == "float32" else 8
-        overhead = 8e-4  # of Python, for each gradient: what counts for small networks
-        seconds = self.steps * gradients * (per_gradient / _multiply_rate() * item / 4 + overhead)
-        return seconds, item * (self.n * (d_in + 6 * sum(widths[1:])) + 20 * parameters)
-
-    def _data(self) -> datasets.Dataset:
-        return datasets.load(self.dataset, self.n, self.standardisation, **self.data_options)
+        return self.steps * gradients * seconds, memory
 
 
-KINDS = {kind.kind: kind for kind in (LandscapeRun, TrainingRun)}
+@dataclass(frozen=True, kw_only=True)
+class SGDRun(NetworkRun):
+    """Stochastic gradient descent on a network, see `SGD`; `batch_size` examples in a minibatch."""
+
+    kind: ClassVar[str] = "SGDRun"
+
+    batch_size: int
+
+    def process(self, device: torch.device) -> SGD:
+        objective, theta = self.problem(device)
+        return SGD(objective, theta, self.step_size, self.steps, self.batch_size, self.seed)
+
+    def cost(self) -> tuple[float, float]:
+        seconds, _ = self.gradient_cost(self.batch_size)
+        epoch, memory = self.gradient_cost(self.n)
+        return self.steps * (2 * seconds + epoch * self.batch_size / self.n), memory
+
+
+KINDS = {kind.kind: kind for kind in (LandscapeRun, TrainingRun, SGDRun)}
 
 
 def from_identity(identity: dict) -> Experiment:

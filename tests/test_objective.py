@@ -1,0 +1,180 @@
+"""eoslib.objective: derivatives against torch.func, finite differences and closed forms, in float64."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.func import grad, hessian
+
+from eoslib import networks
+from eoslib.curvature import top_eigenpairs
+from eoslib.landscapes import LANDSCAPES
+from eoslib.objective import LOSSES, Objective, SupervisedObjective
+
+
+def problem(loss, hidden=(5,), n=12, d=4, classes=3, activation="tanh", seed=0):
+    """A small network on random data: its objective and initial θ, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, (n,), generator=generator)
+    network = networks.mlp(d, hidden, classes, activation, seed=seed).double()
+    return SupervisedObjective(network, inputs, labels, loss), networks.flatten(network)
+
+
+def f(objective):
+    return lambda theta: objective.forward(theta)[0]
+
+
+def direction(theta, seed=1):
+    return torch.randn(len(theta), generator=torch.Generator().manual_seed(seed), dtype=theta.dtype)
+
+
+def sharpness(objective, theta):
+    """As the library measures it, to rounding."""
+    point = objective.expand(theta)
+    return top_eigenpairs(point.hvp, direction(theta)[None], tolerance=1e-9)
+
+
+# --- derivatives -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ["tanh", "swish"])
+def test_gradient_and_products_are_those_of_torch_func(loss, activation):
+    objective, theta = problem(loss, activation=activation)
+    point = objective.expand(theta)
+    torch.testing.assert_close(point.gradient, grad(f(objective))(theta), rtol=1e-12, atol=1e-14)
+    dense = hessian(f(objective))(theta)
+    products = torch.stack([point.hvp(e) for e in torch.eye(len(theta), dtype=theta.dtype)])
+    torch.testing.assert_close(products, dense, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_third_derivative_is_that_of_the_quadratic_form(loss):
+    objective, theta = problem(loss)
+    u, v, h = direction(theta, 1), direction(theta, 2), 1e-5
+    third = objective.expand(theta).third(u)
+
+    def form(at):
+        return u @ objective.expand(at).hvp(u)
+
+    difference = (form(theta + h * v) - form(theta - h * v)) / (2 * h)
+    torch.testing.assert_close(third @ v, difference, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_third_derivative_along_the_top_eigenvector_is_the_gradient_of_the_sharpness(loss):
+    """∇S = ∇³f(u, u), Damian et al. 2023, section 3."""
+    objective, theta = problem(loss)
+    spectrum = sharpness(objective, theta)
+    third = objective.expand(theta).third(spectrum.vectors[0])
+    v, h = direction(theta, 2), 1e-4
+    v = v / v.norm()
+    above, below = (sharpness(objective, theta + s * h * v).values[0] for s in (1, -1))
+    torch.testing.assert_close(third @ v, (above - below) / (2 * h), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_expansion_says_what_an_evaluation_says(loss):
+    objective, theta = problem(loss)
+    at, point = objective.evaluate(theta), objective.expand(theta)
+    assert torch.equal(at.value, point.value) and torch.equal(at.value, objective.value(theta))
+    assert torch.equal(at.gradient, point.gradient) and torch.equal(at.gradient, objective.gradient(theta))
+    assert torch.equal(at.outputs, point.outputs)
+    assert torch.equal(point.theta, theta)
+    assert not any(x.requires_grad for x in (*at, point.value, point.gradient, point.outputs, point.theta, theta))
+
+
+@pytest.mark.parametrize("name", LANDSCAPES)
+@given(x=st.floats(-2, 2), y=st.floats(-2, 2))
+def test_any_scalar_function_will_do(name, x, y):
+    theta = torch.tensor([x, y], dtype=torch.float64)
+    point = Objective(LANDSCAPES[name].f).expand(theta)
+    assert point.outputs is None
+    torch.testing.assert_close(point.gradient, grad(LANDSCAPES[name].f)(theta), rtol=1e-12, atol=1e-12)
+
+
+# --- closed forms ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loss", "factor"), [("mse-sum", 2), ("mse-half-sum", 1)])
+def test_linear_regression_has_the_gram_matrix_for_a_hessian(loss, factor):
+    """Of the squared error, with or without ½, in a linear network: factor · X̃ᵀX̃/n for each class, X̃ with a 1."""
+    objective, theta = problem(loss, hidden=())
+    extended = torch.cat([objective.inputs, torch.ones(12, 1, dtype=torch.float64)], 1)
+    gram = extended.T @ extended / 12
+    top = torch.linalg.eigvalsh(gram)[-1] * factor
+    torch.testing.assert_close(sharpness(objective, theta).values[0], top, rtol=1e-12, atol=0)
+    every = torch.linalg.eigvalsh(hessian(f(objective))(theta))
+    expected = factor * torch.linalg.eigvalsh(gram).repeat_interleave(3)
+    torch.testing.assert_close(every, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_softmax_regression_has_the_covariance_of_its_probabilities_in_the_hessian():
+    """∇²f = 1/n Σᵢ (diag pᵢ − pᵢpᵢᵀ) ⊗ x̃ᵢx̃ᵢᵀ."""
+    objective, theta = problem("cross-entropy", hidden=())
+    p = objective.evaluate(theta).outputs.softmax(1)
+    extended = torch.cat([objective.inputs, torch.ones(12, 1, dtype=torch.float64)], 1)
+    blocks = [
+        torch.kron(torch.diag(q) - torch.outer(q, q), torch.outer(x, x)) for q, x in zip(p, extended, strict=True)
+    ]
+    top = torch.linalg.eigvalsh(torch.stack(blocks).mean(0))[-1]
+    torch.testing.assert_close(sharpness(objective, theta).values[0], top, rtol=1e-12, atol=0)
+
+
+def test_the_losses_by_hand():
+    outputs, labels = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]], dtype=torch.float64), torch.tensor([0, 2])
+    assert LOSSES["mse-sum"](outputs, labels).item() == pytest.approx((4 + 0.25 + 1) / 2, rel=1e-15)
+    assert LOSSES["mse-half-sum"](outputs, labels).item() == pytest.approx((4 + 0.25 + 1) / 4, rel=1e-15)
+    expected = (torch.logsumexp(outputs, 1) - outputs[[0, 1], labels]).mean()
+    torch.testing.assert_close(LOSSES["cross-entropy"](outputs, labels), expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_is_a_mean_over_examples(loss):
+    objective, theta = problem(loss)
+    singles = [objective.batch(torch.tensor([i])).evaluate(theta) for i in range(12)]
+    whole = objective.evaluate(theta)
+    torch.testing.assert_close(torch.stack([s.value for s in singles]).mean(), whole.value)
+    torch.testing.assert_close(torch.stack([s.gradient for s in singles]).mean(0), whole.gradient)
+
+
+# --- batches, counters, errors ---------------------------------------------------------------------------
+
+
+def test_a_batch_is_the_loss_on_its_examples_alone():
+    objective, theta = problem("cross-entropy")
+    chosen = torch.tensor([7, 2, 2, 11])
+    batch = objective.batch(chosen)
+    outputs = objective.evaluate(theta).outputs[chosen]
+    torch.testing.assert_close(batch.value(theta), LOSSES["cross-entropy"](outputs, objective.labels[chosen]))
+    assert torch.equal(batch.labels, objective.labels[chosen])
+
+
+def test_work_is_counted():
+    objective, theta = problem("mse-sum")
+    objective.value(theta)
+    assert (objective.gradients, objective.products) == (0, 0)
+    objective.evaluate(theta)
+    objective.gradient(theta)
+    point = objective.expand(theta)
+    assert (objective.gradients, objective.products) == (3, 0)
+    point.hvp(theta)
+    assert (objective.gradients, objective.products) == (3, 1)
+    point.third(theta)
+    assert (objective.gradients, objective.products) == (3, 3)
+    batch = objective.batch(torch.tensor([0]))
+    batch.gradient(theta)
+    assert (objective.gradients, batch.gradients) == (3, 1)
+
+
+def test_an_unknown_loss_lists_the_known_ones():
+    objective, _ = problem("mse-sum")
+    with pytest.raises(ValueError, match=r"'hinge'.*cross-entropy, mse-half-sum, mse-sum"):
+        SupervisedObjective(objective.network, objective.inputs, objective.labels, "hinge")
+
+
+def test_theta_of_another_length_is_refused():
+    objective, theta = problem("mse-sum")
+    with pytest.raises(RuntimeError):
+        objective.value(theta[:-1])
