@@ -55,7 +55,9 @@ def compute(
     preset: Preset = "quick",
     p: Assignments = None,
     only: Annotated[str | None, typer.Option(help="One experiment, e.g. exp3.")] = None,
-    budget: Annotated[float | None, typer.Option(help="Stop cleanly after so many minutes; resumes next time.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Stop cleanly after so many minutes; resumes next time.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore what is stored and compute anew.")] = False,
     record: Annotated[bool, typer.Option("--record", help="Copy finished runs to recorded/.")] = False,

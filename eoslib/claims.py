@@ -129,8 +129,8 @@ class Ledger:
             "preset": self.preset,
             "verdict": claim.judge(self.preset, list(cases.values())),
             "value": _summary(cases),
-            "cases": cases,
-            "spread": _spread(cases),
+            "cases": (shown := {label: _finite(case) for label, case in cases.items()}),
+            "spread": _spread(shown),
             "criterion": claim.criterion(self.preset),
             "statement": claim.statement,
             "quantity": claim.quantity,
@@ -145,21 +145,31 @@ class Ledger:
 
 def read(path: Path) -> dict[str, Claim]:
     """The claims of a ledger file by full id (paper/item/name). Raises ClaimError naming what is wrong."""
-    content = yaml.safe_load(path.read_text())
+    try:
+        content = yaml.safe_load(path.read_text())
+        entries = [dict(entry) for entry in content["claims"]]
+        paper = content["paper"]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ClaimError(f"{path}: 'paper' and a list of 'claims' are needed ({error})") from error
     known = {f.name for f in dataclasses.fields(Claim)}
     claims: dict[str, Claim] = {}
-    for entry in content["claims"]:
-        claim_id = f"{content['paper']}/{entry.get('id')}"
+    for entry in entries:
+        claim_id = f"{paper}/{entry.get('id')}"
         if unknown := set(entry) - known:
             raise ClaimError(f"{path}: {claim_id} has unknown field(s) {', '.join(sorted(unknown))}")
         if missing := {"id", "where", "statement", "quantity", "criteria"} - set(entry):
             raise ClaimError(f"{path}: {claim_id} lacks {', '.join(sorted(missing))}")
         if claim_id in claims:
             raise ClaimError(f"{path}: {claim_id} stands there twice")
-        for preset, criterion in entry["criteria"].items():
-            if len(criterion) != 1 or next(iter(criterion)) not in CRITERIA:
-                raise ClaimError(f"{path}: {claim_id} at {preset}: one of {', '.join(CRITERIA)} is needed")
-        claims[claim_id] = Claim(**entry | {"id": claim_id})
+        claims[claim_id] = claim = Claim(**entry | {"id": claim_id})
+        for preset in claim.criteria:
+            try:
+                claim.criterion(preset)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                raise ClaimError(
+                    f"{path}: {claim_id} at {preset}: one of {', '.join(CRITERIA)} is needed with its numbers, "
+                    f"given {claim.criteria[preset]}"
+                ) from error
     return claims
 
 
@@ -224,9 +234,18 @@ def _plain(case: Any) -> Case:
     return np.asarray(case).tolist()
 
 
-def _text(value: Case) -> str:
+def _finite(case: Case) -> Case | str | list:
+    """As standard JSON can hold it: what is not finite becomes text, nan or inf."""
+    if isinstance(case, list):
+        return [_finite(x) for x in case]
+    return case if math.isfinite(case) else str(case)
+
+
+def _text(value: Case | str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value in ("nan", "inf", "-inf"):
+        return value
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " → ".join(map(_text, value))
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -239,7 +258,7 @@ def _listed(cases: Mapping[str, Case]) -> list[str]:
 def _summary(cases: Mapping[str, Case]) -> str | None:
     """The cases themselves up to three; of more, median and range, or how many hold."""
     values = list(cases.values())
-    if len(values) <= 3 or any(isinstance(value, list) for value in values):
+    if len(values) <= 3 or any(isinstance(value, list) or _has_nan(value) for value in values):
         return "; ".join(_listed(cases)) or None
     if all(isinstance(value, bool) for value in values):
         return f"yes in {sum(values)} of {len(values)} cases"
@@ -248,7 +267,7 @@ def _summary(cases: Mapping[str, Case]) -> str | None:
 
 
 def _spread(cases: Mapping[str, Case]) -> list[float] | None:
-    """The smallest and largest case, where there are several numbers."""
+    """The smallest and largest case, where there are several finite numbers."""
     numbers = [c for c in cases.values() if isinstance(c, float | int) and not isinstance(c, bool)]
     return [min(numbers), max(numbers)] if len(numbers) > 1 else None
 
@@ -261,7 +280,7 @@ def _html(v: dict) -> str:
     """The verdict box; plain enough to be read in Jupyter, styled by the book."""
     slug = v["verdict"].replace(" ", "-")
     rows = [
-        ("Measured", f"{v['quantity']}: <strong>{html.escape(v['value'] or '–')}</strong>"),
+        ("Measured", f"{html.escape(v['quantity'])}: <strong>{html.escape(v['value'] or '–')}</strong>"),
         ("Criterion", html.escape(v["criterion"] or "not judged at this preset")),
     ]
     if len(v["cases"]) > 3:

@@ -123,14 +123,16 @@ class SharpnessTracker:
         """The spectrum at the next point of the trajectory; `like` gives size, type and device."""
         audit = self.measurements % self.audit_every == 0
         spectrum = top_eigenpairs(hvp, self._cold_start(like), self.k, self.tolerance) if audit else None
+        better = False
         if self.newer is not None:
             warm = self._warm_search(hvp, like)
             spent = warm.products + (spectrum.products if audit else 0)
-            better = audit and spectrum.values[0] > warm.values[0] + self.tolerance * warm.values[0].abs()
-            self.missed += int(better)
+            better = audit and bool(spectrum.values[0] > warm.values[0] + self.tolerance * warm.values[0].abs())
+            self.missed += better
             spectrum = replace(spectrum if better else warm, products=spent)
         self.measurements += 1
-        self.older, self.newer = self.newer, spectrum.vectors
+        # Vectors that missed something would find only themselves again.
+        self.older, self.newer = None if better else self.newer, spectrum.vectors
         if len(spectrum.basis) > self.k or self.spare is None:
             self.spare = spectrum.basis[self.k : self.k + 1]
         return spectrum

@@ -116,7 +116,7 @@ class GradientDescent:
         if math.isfinite(here["loss"]) and math.isfinite(here["gradient_norm"]):
             for measurement in due:
                 here |= measurement.measure(point, self.step_size)
-        else:
+        elif self.diverged_at is None:
             self.diverged_at = self.t
         return here, point.gradient
 
@@ -166,6 +166,7 @@ class SGD:
         self.position += self.batch_size
         minibatch = self.objective.batch(chosen.to(self.theta.device))
         at = minibatch.evaluate(self.theta)
+        self.objective.gradients += 1
         self.theta = self.theta - self.step_size * at.gradient
         self.t += 1
         self._row |= {"batch_loss": at.value.item(), "batch_loss_after": minibatch.value(self.theta).item()}

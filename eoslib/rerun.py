@@ -316,6 +316,8 @@ def execute(
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "EOSLIB_COMPUTE": "1" if compute else "0",
         "EOSLIB_PRESET": preset,
+        # of tqdm, where a library imports it in a kernel without ipywidgets: no fault of the chapter
+        "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"])),
         # the kernel imports this very library, whether or not it is installed
         "PYTHONPATH": os.pathsep.join(filter(None, [str(LIBRARY.parent), os.environ.get("PYTHONPATH")])),
     }
@@ -332,7 +334,7 @@ def execute(
                 extra_arguments=["--log-level=ERROR"],  # or each kernel warns of its local connection
             )
     except papermill.PapermillExecutionError as error:
-        cause = f"{error.ename}: {error.evalue}, in {_cell_name(error.exec_count, error.source)}"
+        cause = f"{error.ename}: {error.evalue}, in {cell_name(error.exec_count, error.source)}"
         raise ChapterFailed(path.stem, cause, partial) from error
     except Exception as error:  # a dead kernel above all
         cause = f"{type(error).__name__}: {error}{_reached(partial)}"
@@ -380,7 +382,8 @@ def _environment(variables: Mapping[str, str]):
                 os.environ[name] = value
 
 
-def _cell_name(number: int | None, source: str) -> str:
+def cell_name(number: int | None, source: str) -> str:
+    """How messages call a code cell: by its number and its first line."""
     lines = [line for line in source.splitlines() if line.strip()]
     return f"code cell {number} ({lines[0].strip()!r})" if lines else f"code cell {number}"
 
@@ -396,7 +399,7 @@ def _reached(partial: Path) -> str:
         for number, cell in enumerate((c for c in cells if c["cell_type"] == "code"), start=1)
         if cell["metadata"].get("papermill", {}).get("start_time")
     ]
-    return f", in {_cell_name(*begun[-1])}" if begun else ""
+    return f", in {cell_name(*begun[-1])}" if begun else ""
 
 
 def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True) -> str:

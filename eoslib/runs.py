@@ -234,7 +234,7 @@ def record(run: Run) -> Path:
     """Copy a finished run to recorded/: scalars as float32, compressed; a curve of more than 20,000 points is
     thinned by `thin`. The manifest goes with it. Returns the trace's path."""
     target = recorded() / run.identity["chapter"] / f"{run.identity['experiment']}-{run.key}.nc"
-    small = thin(run.trace).astype("float32", keep_attrs=True)
+    small = single(thin(run.trace))
     encoding = {name: {"zlib": True, "complevel": 9, "shuffle": True} for name in small.data_vars}
     content = _netcdf(small, encoding)
     _write(target, content)
@@ -249,7 +249,13 @@ def thin(trace: xr.Dataset, most: int = MAX_RECORDED_POINTS) -> xr.Dataset:
     window = -(-trace.sizes["step"] // most)
     if window <= 1:
         return trace
-    window += 1 - window % 2
+    return windowed(trace, window + 1 - window % 2)
+
+
+def windowed(trace: xr.Dataset, window: int) -> xr.Dataset:
+    """A trace in windows of so many steps, see `thin`; the trace itself if they hold one."""
+    if window == 1:
+        return trace
     windows = trace.coarsen(step=window, boundary="pad")  # the last one may hold fewer
     with warnings.catch_warnings():  # a window in which a sparse observable was never measured is nan
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -257,6 +263,17 @@ def thin(trace: xr.Dataset, most: int = MAX_RECORDED_POINTS) -> xr.Dataset:
     return xr.merge([part.rename({n: n + s for n in part.data_vars}) for s, part in parts.items()]).assign_attrs(
         trace.attrs, window=window
     )
+
+
+def single(trace: xr.Dataset) -> xr.Dataset:
+    """A trace as float32; what that cannot hold becomes infinite."""
+    with np.errstate(over="ignore"):
+        return trace.astype("float32", keep_attrs=True)
+
+
+def trace_of(rows: list[dict]) -> xr.Dataset:
+    """Rows of observables, one for each step from 0 on, as a labelled trace."""
+    return _labelled({"step": np.arange(len(rows)), **_columns(rows)})
 
 
 def values_sha256(trace: xr.Dataset) -> str:

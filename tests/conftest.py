@@ -1,4 +1,4 @@
-"""What every test gets: an empty run store and no recorded runs, one thread, the CPU, and hypothesis without deadlines."""
+"""What every test gets: an empty run store, no recorded runs, one thread, the CPU, hypothesis without deadlines."""
 
 import os
 
@@ -27,3 +27,17 @@ def a_store_of_its_own(tmp_path, monkeypatch):
 def one_thread():
     """The same bits whatever ran before."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """What is displayed, as a notebook would get it: a list of {"data": mime type → content, "metadata": …}."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    from IPython.core.displaypub import CapturingDisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    publisher = shell.display_pub = CapturingDisplayPublisher()
+    yield publisher.outputs
+    InteractiveShell.clear_instance()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.func import hessian
 
 from eoslib import networks
-from eoslib.curvature import MAX_BASIS, SharpnessTracker, top_eigenpairs
+from eoslib.curvature import MAX_BASIS, SharpnessTracker, _orthonormalised, top_eigenpairs
 from eoslib.objective import SupervisedObjective
 
 
@@ -73,7 +73,8 @@ def test_the_most_negative_eigenvalue_is_not_taken_for_the_sharpness():
 @pytest.mark.parametrize("gap", [0, 1e-9, 1e-4])
 def test_a_nearly_degenerate_pair_on_top(gap, k):
     matrix, _ = symmetric([*np.linspace(-5, 5, 96), 10 - gap, 10, 9, 8])
-    check(matrix, top_eigenpairs(Counted(matrix), random(1, 100), k, tolerance=1e-6, max_products=1000), k, 1e-6)
+    # k start vectors: a Krylov space of one holds one vector of each eigenspace
+    check(matrix, top_eigenpairs(Counted(matrix), random(k, 100), k, tolerance=1e-6, max_products=1000), k, 1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
@@ -102,6 +103,15 @@ def test_restarts_do_not_lose_accuracy():
     check(matrix, spectrum, 1, 1e-7)
 
 
+def test_a_basis_in_float32_stays_orthogonal_when_little_is_new():
+    """Subtracting once leaves 1e-7 of the whole, which is much of a thousandth."""
+    rows = torch.linalg.qr(random(2000, 30)).Q.T.float()
+    q = _orthonormalised(rows.sum(0) + 1e-3 * random(2000, seed=1).float() / 2000**0.5, rows)
+    assert (rows @ q).abs().max() < 1e-6
+    assert q.norm().item() == pytest.approx(1, abs=1e-6)
+    assert _orthonormalised(rows.sum(0), rows) is None
+
+
 def test_a_search_cut_short_says_so():
     matrix, _ = symmetric(np.linspace(-1, 1, 400))
     operator = Counted(matrix)
@@ -116,13 +126,19 @@ def test_a_search_cut_short_says_so():
 def test_a_warm_start_from_the_answer_costs_one_product_a_vector(k):
     matrix, _ = symmetric(np.linspace(-3, 7, 80) ** 3)
     cold = top_eigenpairs(Counted(matrix), random(1, 80), k, tolerance=1e-9)
+    for start, eager, products in [(cold.vectors, None, k), (cold.basis, None, k + 1), (cold.basis, k, k)]:
+        operator = Counted(matrix)
+        warm = top_eigenpairs(operator, start, k, tolerance=1e-8, eager=eager)
+        assert operator.products == warm.products == products < cold.products
+        check(matrix, warm, k, 1e-8)
+
+
+def test_start_vectors_held_back_are_used_when_the_eager_ones_do_not_suffice():
+    matrix, vectors = symmetric([0, 1, 2, 3, 4, 10])
     operator = Counted(matrix)
-    warm = top_eigenpairs(operator, cold.basis, k, tolerance=1e-8)
-    assert operator.products == k + 1 < cold.products
-    check(matrix, warm, k, 1e-8)
-    exact = Counted(matrix)
-    top_eigenpairs(exact, cold.vectors, k, tolerance=1e-8)
-    assert exact.products == k
+    start = torch.stack([vectors[0] + vectors[5] / 9, vectors[5]])
+    check(matrix, top_eigenpairs(operator, start, eager=1, tolerance=1e-9), 1, 1e-9)
+    assert operator.products == 2
 
 
 def test_dependent_start_vectors_cost_nothing():
@@ -181,9 +197,10 @@ def test_float32_is_good_enough_for_a_plot():
 
 
 def orthogonal_tracker(**options):
-    """A tracker after one measurement, whose basis is exactly orthogonal to a direction that is about to rise."""
+    """A tracker after one measurement, whose vectors are orthogonal to a direction that is about to rise."""
     tracker = SharpnessTracker(audit_every=5, **options)
-    tracker.basis = torch.eye(10, dtype=torch.float64)[:2]
+    e = torch.eye(10, dtype=torch.float64)
+    tracker.older, tracker.newer, tracker.spare = e[:1], e[:1], e[1:2]
     tracker.measurements = 1
     return tracker
 
@@ -196,7 +213,8 @@ def test_a_tracker_finds_at_the_next_audit_what_its_warm_start_cannot_see():
     assert seen[:4] == pytest.approx([5] * 4)  # the trap
     assert seen[4] == pytest.approx(9, rel=3e-3)  # the audit, at measurement 5
     assert tracker.missed == 1
-    assert tracker.track(lambda v: diagonal * v, like).values[0].item() == pytest.approx(9, rel=3e-3)
+    for _ in range(4):  # and does not forget it
+        assert tracker.track(lambda v: diagonal * v, like).values[0].item() == pytest.approx(9, rel=3e-3)
     assert tracker.missed == 1
 
 
@@ -207,7 +225,7 @@ def test_an_audit_that_finds_nothing_new_misses_nothing_and_is_paid_for():
     spent = [tracker.track(operator, like).products for _ in range(5)]
     assert sum(spent) == operator.products  # the cold searches too
     assert tracker.missed == 0
-    assert spent[1] == spent[3] == 2 and spent[2] > 2 and spent[4] > 2
+    assert max(spent[1], spent[3]) <= 2 < min(spent[0], spent[2], spent[4])
 
 
 def test_a_tracker_follows_a_turning_matrix():
@@ -242,7 +260,7 @@ def test_a_restored_tracker_measures_the_same_bits():
         ours.track(Counted(matrix), like)
     restored = SharpnessTracker(k=2, audit_every=3)
     restored.load(ours.state())
-    for shift in (0.1, 0.2, 0.3):  # the second is an audit
+    for shift in (0.1, 0.2, 0.3):  # the second is an audit, the third takes the spare
         moved = matrix + shift * torch.diag(torch.arange(30, dtype=torch.float64))
         a, b = ours.track(Counted(moved), like), restored.track(Counted(moved), like)
         assert torch.equal(a.values, b.values) and torch.equal(a.vectors, b.vectors) and a.products == b.products
@@ -250,9 +268,10 @@ def test_a_restored_tracker_measures_the_same_bits():
 
 
 def test_a_fresh_tracker_has_a_state_that_can_be_loaded():
+    matrix, like = symmetric([1, 2, 3])[0], torch.zeros(3, dtype=torch.float64)
     tracker = SharpnessTracker()
     tracker.load(SharpnessTracker().state())
-    assert tracker.basis is None
+    assert tracker.track(Counted(matrix), like).values[0].item() == pytest.approx(3)
 
 
 def test_a_tracker_survives_a_point_where_the_hessian_is_not_finite():

@@ -91,7 +91,9 @@ def run_chapters(app) -> None:
         if chapter.failure:
             app.failures.append(chapter.failure)
         else:
-            chapter.verdicts = claims.in_notebook(chapter.notebook())
+            notebook = chapter.notebook()
+            chapter.verdicts = claims.in_notebook(notebook)
+            app.failures += written_to_stderr(chapter, notebook)
     app.failures += claim_failures(list(app.chapters.values()))
     if not hasattr(app.env, "shown"):
         app.env.shown = {}  # docname -> digest of what the page showed when it was last read
@@ -128,9 +130,12 @@ def execute_changed(chapters: list[Chapter]) -> None:
             try:
                 seconds = done.result()
                 logger.info("chapter %s (%s): executed in %.0f s", chapter.name, chapter.preset, seconds)
-            except Exception as error:
+                continue
+            except rerun.ChapterFailed as error:
                 chapter.failure = str(error)
-                logger.info("chapter %s (%s): failed", chapter.name, chapter.preset)
+            except Exception as error:  # its process died, or the disk is full
+                chapter.failure = f"chapter {chapter.name} failed: {type(error).__name__}: {error}"
+            logger.info("chapter %s (%s): failed", chapter.name, chapter.preset)
 
 
 def execute(source: Path, out: Path, preset: str, compute: bool) -> float:
@@ -151,6 +156,16 @@ def on_gpu() -> bool:
     import torch
 
     return os.environ.get("EOSLIB_DEVICE", "cuda" if torch.cuda.is_available() else "cpu").startswith("cuda")
+
+
+def written_to_stderr(chapter: Chapter, notebook) -> list[str]:
+    """What a chapter wrote to stderr, warnings above all: a defect, and not for the reader."""
+    return [
+        f"chapter {chapter.name}: {rerun.cell_name(number, cell.source)} writes to stderr: {output.text.strip()}"
+        for number, cell in enumerate(rerun.code_cells(notebook), start=1)
+        for output in cell.outputs
+        if output.get("name") == "stderr"
+    ]
 
 
 def claim_failures(chapters: list[Chapter]) -> list[str]:

@@ -6,6 +6,8 @@ without indentation becomes a paragraph; one with indentation, or of dashes, is 
 
 import re
 
+# *emphasised* or **strong** words, which stay, or a single character of markup, which is escaped
+MARKUP = re.compile(r"(?<!\w)(\*\*?)\w(?:[^*|_]*\w)?\1(?!\w)|[\\*|_]")
 CODE = re.compile(r"`+([^`]+)`+")
 
 
@@ -19,7 +21,7 @@ def as_rst(block: str) -> list[str]:
     if any(line.startswith((" ", ">>>")) or not re.search(r"\w", line) for line in lines):
         return [".. code-block:: text", "", *(f"    {line}" for line in lines), ""]
     parts = CODE.split(block)  # text, code, text, code, …
-    parts[0::2] = [re.sub(r"([\\*|_])", r"\\\1", text) for text in parts[0::2]]
+    parts[0::2] = [MARKUP.sub(lambda m: m[0] if m[1] else f"\\{m[0]}", text) for text in parts[0::2]]
     parts[1::2] = [f"``{code}``" for code in parts[1::2]]
     return [*"".join(parts).split("\n"), ""]
 

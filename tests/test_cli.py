@@ -1,0 +1,394 @@
+"""`python -m eoslib`: exit status, messages and JSON, on a miniature chapter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from eoslib import __main__, claims, datasets, experiments, rerun, runs
+
+ROOT = Path(__file__).parent.parent
+
+CHAPTER = """\
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %%
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+# %% tags=["parameters"]
+preset: Literal["quick", "standard", "paper"] = "quick"
+step_sizes: list[PositiveFloat] = [2 / 41, 2 / 39]
+steps: PositiveInt = 30
+seeds: list[NonNegativeInt] = [0, 1]
+
+# %% tags=["experiments"]
+from eoslib.experiments import LandscapeRun, TrainingRun
+
+experiments = {
+    "hill": [
+        LandscapeRun(
+            chapter="mini", experiment="hill", landscape="quadratic", start=(1.0, 1.0), step_size=eta, steps=steps
+        )
+        for eta in step_sizes
+    ],
+    "net": [
+        TrainingRun(
+            chapter="mini", experiment="net", dataset="digits", n=20, loss="mse-sum", hidden=(4,), activation="tanh",
+            step_size=0.1, steps=steps, seed=seed, sharpness_every=10,
+        )
+        for seed in seeds
+    ],
+}
+
+# %%
+from pathlib import Path
+
+from eoslib.claims import Ledger
+from eoslib.experiments import collect
+
+ledger = Ledger("mini", preset, Path("notebooks/claims/mini.yaml"))
+hill = collect(experiments["hill"])
+ledger.measure("ex1/descends", {f"η = {r.step_size:.3f}": r.trace["loss"][-1] < 1 for r in hill}, hill)
+ledger.measure("ex1/lost", {"": float("nan")})
+"""
+
+CLAIMS = {
+    "paper": "ahn2022",
+    "claims": [
+        {
+            "id": f"ex1/{name}", "where": "Example 1", "statement": "…", "quantity": "f",
+            "criteria": {"quick": {"holds": True}},
+        }
+        for name in ("descends", "lost")
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def chapter(tmp_path, monkeypatch):
+    """A project with one chapter, in which the command line then works."""
+    notebooks = tmp_path / "notebooks"
+    for folder in ("claims", "presets"):
+        (notebooks / folder).mkdir(parents=True)
+    (notebooks / "mini.py").write_text(CHAPTER)
+    (notebooks / "claims" / "mini.yaml").write_text(yaml.safe_dump(CLAIMS))
+    (notebooks / "presets" / "mini.yaml").write_text("quick: {}\npaper: {steps: 60}\n")
+    monkeypatch.setattr(rerun, "NOTEBOOKS", notebooks)
+    monkeypatch.chdir(tmp_path)
+    return notebooks / "mini.py"
+
+
+@pytest.fixture
+def eoslib(monkeypatch, capsys):
+    """Call the command line; returns exit status, standard output and standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["eoslib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            __main__.main()
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+# --- usage -----------------------------------------------------------------------------------------------
+
+COMMANDS = [c.name or c.callback.__name__ for c in __main__.app.registered_commands]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(eoslib, command):
+    status, out, _ = eoslib(command, "--help")
+    assert status == 0
+    assert f"Example: python -m eoslib {command}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["compute"], "chapter"),
+        (["computer"], "computer"),
+        (["compute", "mini", "--budge", "3"], "--budge"),
+        (["compute", "mini", "--budget", "soon"], "--budget"),
+        (["compute", "mini", "--budget", "-1"], "--budget"),
+        (["compute", "minni"], "unknown chapter 'minni', did you mean 'mini'"),
+        (["compute", "mini", "--preset", "papre"], "unknown preset 'papre'"),
+        (["compute", "mini", "--only", "nets"], "no experiment 'nets'; there are hill, net"),
+        (["compute", "mini", "-p", "setps=3"], "unknown parameter 'setps', did you mean 'steps'"),
+        (["compute", "mini", "-p", "steps=0.5"], "parameter 'steps': expected PositiveInt"),
+        (["compute", "mini", "-p", "step_sizes=[0]"], "parameter 'step_sizes'"),
+        (["compute", "mini", "-p", "steps"], "expected name=value"),
+        (["run", "mini", "-p", "setps=3"], "unknown parameter 'setps'"),
+        (["run", "mini", "--preset", "papre"], "unknown preset 'papre'"),
+        (["claims", "minni"], "unknown chapter"),
+        (["audit", "--steps", "0"], "--steps"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_status_2_and_says_what_was_wrong_before_anything_runs(eoslib, arguments, complaint):
+    status, _, err = eoslib(*arguments)
+    assert status == 2
+    assert complaint in " ".join(err.replace("│", "").split())
+    assert "Traceback" not in err
+    assert not runs.store().exists()
+
+
+def test_it_works_as_a_module_from_any_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "eoslib", "runs", "--json"], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, [], "")
+
+
+def test_importing_the_library_imports_nothing_that_a_bare_gpu_box_lacks():
+    heavy = ["papermill", "sphinx", "dask", "pydantic", "IPython", "matplotlib", "nbformat", "typer", "sklearn"]
+    code = f"import sys, eoslib; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# --- compute ---------------------------------------------------------------------------------------------
+
+
+def test_the_plan_shows_each_run_with_status_cost_and_device_and_starts_nothing(eoslib):
+    status, out, _ = eoslib("compute", "mini", "--list", "--json", "-p", "step_sizes=[2/41, 2/60]")
+    rows = json.loads(out)
+    assert status == 0
+    assert [row["experiment"] for row in rows] == ["hill", "hill", "net", "net"]
+    assert [row["step_size"] for row in rows] == ["0.04878", "0.033333", "0.1", "0.1"]
+    assert {row["status"] for row in rows} == {"not started"}
+    assert {row["device"] for row in rows} == {"cpu"}
+    assert all(row["at_most_minutes"] >= 0 and row["memory_mb"] >= 0 for row in rows)
+    assert not runs.store().exists()
+    status, out, _ = eoslib("compute", "mini", "--list")
+    assert status == 0 and out.split()[:3] == ["experiment", "key", "step_size"]
+
+
+def test_compute_stops_at_the_budget_resumes_and_records(eoslib, tmp_path):
+    status, out, err = eoslib("compute", "mini", "--budget", "0")
+    assert status == 1
+    assert "0 of 4 run(s) of mini at quick are finished" in out
+    assert "the same command resumes" in err
+    assert {row["status"] for row in json.loads(eoslib("runs", "--json")[1])} == {"unfinished"}
+    status, out, _ = eoslib("compute", "mini", "--budget", "10", "--record")
+    assert status == 0
+    assert "4 of 4 run(s) of mini at quick are finished" in out
+    assert len(list((tmp_path / "recorded" / "mini").glob("*.nc"))) == 4
+    assert {row["status"] for row in json.loads(eoslib("compute", "mini", "--list", "--json")[1])} == {"finished"}
+    assert eoslib("compute", "mini", "--preset", "paper", "--list", "--json")[1].count("not started") == 4
+
+
+def test_compute_only_one_experiment_and_fresh(eoslib, monkeypatch):
+    assert eoslib("compute", "mini", "--only", "hill")[0] == 0
+    assert {row["experiment"] for row in runs.listing()} == {"mini.hill"}
+    computed = []
+    carry_on = runs.carry_on
+    monkeypatch.setattr(runs, "carry_on", lambda *a, **k: (computed.append(a), carry_on(*a, **k))[1])
+    assert eoslib("compute", "mini", "--only", "hill")[0] == 0
+    assert computed == []
+    assert eoslib("compute", "mini", "--only", "hill", "--fresh")[0] == 0
+    assert len(computed) == 2
+
+
+def test_a_run_declared_twice_is_computed_once(eoslib):
+    out = eoslib("compute", "mini", "--only", "hill", "--list", "--json", "-p", "step_sizes=[2/41, 2/41]")[1]
+    assert len(json.loads(out)) == 1
+
+
+def test_a_gpu_that_is_absent_is_status_1(eoslib, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, err = eoslib("compute", "mini", "--device", "cuda")
+    assert status == 1
+    assert "error: device 'cuda' was asked for" in err and "Traceback" not in err
+
+
+def test_absent_data_are_status_1(eoslib, monkeypatch, tmp_path):
+    monkeypatch.setenv("EOSLIB_DATA", str(tmp_path / "nothing"))
+
+    def absent(*arguments, **options):
+        raise datasets.DataAbsent("digits was looked for everywhere")
+
+    monkeypatch.setattr(datasets, "load", absent)
+    status, _, err = eoslib("compute", "mini", "--only", "net")
+    assert (status, err) == (1, "error: digits was looked for everywhere\n")
+
+
+def test_damage_is_status_1_and_fresh_recovers(eoslib):
+    assert eoslib("compute", "mini", "--only", "hill")[0] == 0
+    trace = next(runs.store().glob("*/trace.nc"))
+    flip_a_bit(trace)
+    for arguments in (["compute", "mini", "--only", "hill"], ["runs", "--verify"]):
+        status, _, err = eoslib(*arguments)
+        assert status == 1
+        assert str(trace) in err and "--fresh" in err and "Traceback" not in err
+    assert eoslib("compute", "mini", "--only", "hill", "--fresh")[0] == 0
+    assert eoslib("runs", "--verify") == (0, "every stored file matches its checksum\n", "")
+
+
+def test_a_store_that_cannot_be_written_is_status_1(eoslib, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EOSLIB_RUNS", str(tmp_path / "file" / "store"))
+    status, _, err = eoslib("compute", "mini", "--only", "hill")
+    assert status == 1
+    assert err.startswith("error: the run store cannot be written at")
+
+
+def test_ctrl_c_is_status_130(eoslib, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "carry_on", interrupt)
+    status, _, err = eoslib("compute", "mini")
+    assert status == 130
+    assert "Traceback" not in err
+
+
+# --- runs, audit, data -----------------------------------------------------------------------------------
+
+
+def test_runs_as_json(eoslib):
+    eoslib("compute", "mini", "--only", "hill")
+    eoslib("compute", "mini", "--only", "net", "--budget", "0")
+    status, out, _ = eoslib("runs", "--json")
+    rows = json.loads(out)
+    assert status == 0
+    assert all(row.keys() >= {"key", "experiment", "status", "sha256"} for row in rows)
+    by_name = {name: [row for row in rows if row["experiment"] == f"mini.{name}"] for name in ("hill", "net")}
+    assert {row["status"] for row in by_name["hill"]} == {"finished"}
+    assert {row["status"] for row in by_name["net"]} == {"unfinished"}
+    assert all(len(row["key"]) == 16 for row in rows)
+    assert {row["key"]: row["sha256"] for row in by_name["hill"]} == runs.inventory()
+    assert all(len(row["sha256"]) == 64 for row in by_name["hill"])
+
+
+def test_runs_as_a_table(eoslib):
+    assert eoslib("runs") == (0, "none\n", "")
+    eoslib("compute", "mini", "--only", "hill")
+    header, *rows = eoslib("runs")[1].splitlines()
+    assert header.split()[:4] == ["key", "experiment", "status", "sha256"]
+    assert len(rows) == 2
+
+
+def test_audit_agrees_with_what_was_recorded_and_not_with_what_was_altered(eoslib, tmp_path):
+    assert eoslib("audit")[:2] == (0, "0 of 0 recorded run(s) agree over 20 steps\n")
+    eoslib("compute", "mini", "--record")
+    status, out, _ = eoslib("audit", "--steps", 5)
+    assert status == 0
+    assert "4 of 4 recorded run(s) agree over 5 steps" in out
+    assert eoslib("audit", "another")[1].startswith("0 of 0")
+
+    run = next(run for run in runs.recorded_runs() if run.identity["experiment"] == "net")
+    run.trace["loss"].values[3] *= np.float32(1.01)
+    runs.record(run)  # an alteration that no checksum shows
+    status, out, _ = eoslib("audit")
+    assert status == 1
+    assert "3 of 4 recorded run(s) agree" in out
+    assert f"differs   net-{run.key}\n    step 3: loss is" in out
+
+
+def test_audit_of_a_run_whose_data_are_not_here_is_no_success(eoslib, monkeypatch):
+    eoslib("compute", "mini", "--only", "net", "--record")
+
+    def other(*arguments, **options):
+        return "other data"
+
+    monkeypatch.setattr(datasets, "fingerprint", other)
+    status, out, _ = eoslib("audit")
+    assert status == 1
+    assert out.count("skipped   net-") == 2 and "is not here" in out
+
+
+def test_data(eoslib):
+    status, out, _ = eoslib("data", "--json")
+    entries = {entry["name"]: entry for entry in json.loads(out)}
+    assert status == 0
+    assert entries.keys() >= {"digits", "power_law", "cifar10"}
+    assert entries["digits"]["fingerprint"] == datasets.fingerprint("digits")
+    assert all(entry["source"] and entry["licence"] and entry["how_to_get"] for entry in entries.values())
+    status, out, _ = eoslib("data")
+    assert status == 0 and all(f"{name}: " in out for name in entries)
+
+
+def test_downloading_what_there_is_not_is_status_1(eoslib):
+    for name, complaint in [("digits", "nothing to download"), ("no-such-data", "unknown data set 'no-such-data'")]:
+        status, _, err = eoslib("data", "--download", name)
+        assert status == 1 and complaint in err and "Traceback" not in err
+
+
+# --- run, claims -----------------------------------------------------------------------------------------
+
+
+def strictly(text):
+    """JSON as browsers read it."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_run_writes_notebook_and_claims_which_can_be_acknowledged(eoslib, tmp_path, monkeypatch):
+    monkeypatch.setenv("EOSLIB_COMPUTE", "1")
+    status, out, err = eoslib("run", "mini", "-p", "steps=40", "-o", tmp_path / "mini.ipynb")
+    assert status == 0, err
+    verdicts = strictly((tmp_path / "mini.claims.json").read_text())
+    assert [(v["id"], v["verdict"]) for v in verdicts] == [
+        ("ahn2022/ex1/descends", claims.PARTLY), ("ahn2022/ex1/lost", claims.NOT_REPRODUCED)
+    ]  # fmt: skip
+    strictly((tmp_path / "mini.ipynb").read_text())
+    notebook = nbformat.read(tmp_path / "mini.ipynb", as_version=4)
+    assert claims.in_notebook(notebook) == verdicts
+    assert notebook.metadata["eoslib"]["parameters"]["steps"] == 40
+    assert "partly                   ahn2022/ex1/descends: η = 0.049: yes; η = 0.051: no" in out
+    assert {run["experiment"] for run in runs.listing()} == {"mini.hill"}
+    assert {key for v in verdicts for key in v["runs"]} == runs.inventory().keys()
+
+    status, out, _ = eoslib("claims", "mini", "--accept", tmp_path / "mini.ipynb")
+    assert status == 0 and str(tmp_path / "recorded" / "claims" / "mini.yaml") in out
+    rows = json.loads(eoslib("claims", "--json")[1])
+    assert len(rows) == 6  # two claims, three presets
+    shown = {(row["id"], row["preset"]): row["verdict"] for row in rows}
+    assert shown["ahn2022/ex1/descends", "quick"] == claims.PARTLY
+    assert shown["ahn2022/ex1/descends", "paper"] == claims.NOT_RUN
+
+
+def test_a_chapter_that_fails_is_status_1_and_named(eoslib, chapter, tmp_path):
+    chapter.write_text(CHAPTER + "\n# %%\n1 / 0\n")
+    status, _, err = eoslib("run", "mini", "-o", tmp_path / "mini.ipynb")
+    assert status == 1
+    assert "chapter mini failed: ZeroDivisionError" in err and "mini.partial.ipynb" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "mini.ipynb").exists()
+
+
+def test_accepting_what_does_not_exist_is_status_1(eoslib, tmp_path):
+    status, _, err = eoslib("claims", "--accept", tmp_path)
+    assert status == 1
+    assert "mini.ipynb does not exist" in err
+
+
+def test_a_malformed_ledger_is_status_1(eoslib, chapter):
+    (chapter.parent / "claims" / "mini.yaml").write_text("claims: []")
+    status, _, err = eoslib("claims", "mini")
+    assert status == 1
+    assert "mini.yaml" in err and "'paper'" in err
