@@ -106,7 +106,7 @@ def claims(
     for name in chosen:
         known = ledger.acknowledged(name)
         for claim in ledger.read(rerun.NOTEBOOKS / "claims" / f"{name}.yaml").values():
-            for preset in ("quick", "standard", "paper"):
+            for preset in ledger.PRESETS:
                 entry = known.get(preset, {}).get(claim.id, {})
                 verdict = entry.get("verdict", ledger.NOT_RUN)
                 rows.append({"id": claim.id, "preset": preset, "verdict": verdict, "value": entry.get("value")})

@@ -34,6 +34,7 @@ from eoslib import runs
 
 MIME = "application/vnd.eoslib.claim+json"
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = "reproduced", "partly", "not reproduced", "not run at this preset"
+PRESETS = ("quick", "standard", "paper")
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
 
 Number = float | int | bool
@@ -162,6 +163,8 @@ def read(path: Path) -> dict[str, Claim]:
         if claim_id in claims:
             raise ClaimError(f"{path}: {claim_id} stands there twice")
         claims[claim_id] = claim = Claim(**entry | {"id": claim_id})
+        if not isinstance(claim.criteria, dict) or not set(claim.criteria) <= set(PRESETS):
+            raise ClaimError(f"{path}: {claim_id}: criteria need presets ({', '.join(PRESETS)}), given {claim.criteria}")
         for preset in claim.criteria:
             try:
                 claim.criterion(preset)

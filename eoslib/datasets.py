@@ -81,9 +81,7 @@ def load(
     source = _source(name, split, options)
     inputs, labels = source.rows(split)
     if not 1 <= n <= len(inputs):
-        raise DataError(
-            f"{name}: n must lie between 1 and the {len(inputs):,} {split} examples there are, not {n}"
-        )
+        raise DataError(f"{name}: n must lie between 1 and the {len(inputs):,} {split} examples there are, not {n}")
 
     reference = inputs if split == "train" else source.rows("train")[0]
     if standardisation == "per-pixel":
@@ -383,9 +381,7 @@ def _cifar10_files(folder: Path, split: str) -> list[Path]:
     paths = [folder / file for file in _CIFAR10_FILES[split]]
     for path in paths:
         if not path.is_file():
-            raise DataError(
-                f"{path} is missing; the {split} split is expected in {', '.join(_CIFAR10_FILES[split])}"
-            )
+            raise DataError(f"{path} is missing; the {split} split is expected in {', '.join(_CIFAR10_FILES[split])}")
         size = path.stat().st_size
         if size == 0 or size % _CIFAR10_ROW:
             raise DataError(

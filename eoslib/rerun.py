@@ -331,7 +331,7 @@ def execute(
                 kernel_name="python3",
                 progress_bar={"desc": path.stem} if progress else False,
                 cwd=root,
-                extra_arguments=["--log-level=ERROR"],  # or each kernel warns of its local connection
+                extra_arguments=["--log-level=CRITICAL"],  # a kernel also logs how it connects and shuts down
             )
     except papermill.PapermillExecutionError as error:
         cause = f"{error.ename}: {error.evalue}, in {cell_name(error.exec_count, error.source)}"

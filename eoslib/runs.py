@@ -377,15 +377,19 @@ class _Journal:
         content = _netcdf(trace)
         _write(self.folder / "trace.nc", content)
         state = process.state()
-        manifest = self._body() | {
-            "diverged_at": state.get("diverged_at"),
-            "gradients": state.get("gradients"),
-            "products": state.get("products"),
-            "trace_sha256": _sha256(content),
-            "values_sha256": values_sha256(trace),
-            "machine": machine(),
-            "versions": _versions(),
-        } | self.code
+        manifest = (
+            self._body()
+            | {
+                "diverged_at": state.get("diverged_at"),
+                "gradients": state.get("gradients"),
+                "products": state.get("products"),
+                "trace_sha256": _sha256(content),
+                "values_sha256": values_sha256(trace),
+                "machine": machine(),
+                "versions": _versions(),
+            }
+            | self.code
+        )
         _write_json(self.folder / "manifest.json", manifest)
         (self.folder / "checkpoint.json").unlink(missing_ok=True)
         for pattern in ("rows-*", "state-*", ".*.tmp"):  # the last are what killed writes left

@@ -174,6 +174,8 @@ def test_ids_are_paper_item_name(tmp_path):
     [
         ({"qantity": "x"}, "exp3/rp-near-zero has unknown field.*qantity"),
         ({"where": None}, None),
+        ({"criteria": None}, "criteria need presets"),
+        ({"criteria": {"quik": {"holds": True}}}, "criteria need presets.*quik"),
         ({"criteria": {"quick": {"near": 3}}}, "at quick: one of within.*near"),
         ({"criteria": {"quick": {"at_most": 1, "at_least": 0}}}, "at quick: one of"),
         ({"criteria": {"quick": {}}}, "at quick: one of"),
