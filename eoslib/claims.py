@@ -20,6 +20,7 @@ A chapter measures a quantity, for each case (a step size, a seed, …), and `Le
 import dataclasses
 import html
 import itertools
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -164,7 +165,8 @@ def read(path: Path) -> dict[str, Claim]:
             raise ClaimError(f"{path}: {claim_id} stands there twice")
         claims[claim_id] = claim = Claim(**entry | {"id": claim_id})
         if not isinstance(claim.criteria, dict) or not set(claim.criteria) <= set(PRESETS):
-            raise ClaimError(f"{path}: {claim_id}: criteria need presets ({', '.join(PRESETS)}), given {claim.criteria}")
+            valid = ", ".join(PRESETS)
+            raise ClaimError(f"{path}: {claim_id}: criteria need presets ({valid}), given {claim.criteria}")
         for preset in claim.criteria:
             try:
                 claim.criterion(preset)
@@ -179,7 +181,8 @@ def read(path: Path) -> dict[str, Claim]:
 def in_notebook(notebook) -> list[dict]:
     """The verdicts that an executed notebook (nbformat) carries, in its order."""
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
-    return [output["data"][MIME] for output in outputs if MIME in output.get("data", {})]
+    verdicts = [output["data"][MIME] for output in outputs if MIME in output.get("data", {})]
+    return json.loads(json.dumps(verdicts))  # plain dicts, not nbformat's
 
 
 def acknowledged(chapter: str) -> dict[str, dict[str, dict]]:
