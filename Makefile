@@ -29,7 +29,8 @@ test: setup browser  ## lint and run all tests (no GPU, no download, at most 30 
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-bench: setup  ## measure against public peers; writes benchmarks/results.json
+bench: setup  ## measure against public peers; writes benchmarks/results.json and benchmarks/scaling.png
+	$(BIN)/pip install --quiet --no-deps -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/run.py
 
 clean:  ## delete the site and the executed notebooks; the run store and .venv stay

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from eoslib.objective import Objective
+
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
 
 
@@ -168,3 +170,31 @@ class SharpnessTracker:
 
     def _cold_start(self, like: Tensor) -> Tensor:
         return _random_rows(self.k, like, self.seed + self.measurements)
+
+
+class SegmentSharpness:
+    """Measures λ_max(∇²f) at `points` equidistant points of the step from θ_t to θ_{t+1}, both ends included.
+
+    Their maximum bounds the smoothness L_t between the two iterates (Ahn et al. 2022, corollary 1) from below.
+    """
+
+    def __init__(self, objective: Objective, every: int, points: int):
+        self.objective, self.every, self.points = objective, every, points
+        self.trackers = [SharpnessTracker() for _ in range(points)]
+
+    def measure(self, point, step_size: float) -> dict[str, list[float]]:
+        """Observables at an `objective.Expansion` of gradient descent."""
+        values = []
+        for tau, tracker in zip(torch.linspace(0, 1, self.points).tolist(), self.trackers, strict=True):
+            there = self.objective.expand(point.theta - step_size * tau * point.gradient) if tau else point
+            values.append(tracker.track(there.hvp, point.gradient).values[0].item())
+        return {"segment_sharpness": values}
+
+    def state(self) -> dict:
+        """All that the next measurement depends on."""
+        return {str(i): tracker.state() for i, tracker in enumerate(self.trackers)}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        for i, tracker in enumerate(self.trackers):
+            tracker.load(state[str(i)])

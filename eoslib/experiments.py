@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from eoslib import datasets, landscapes, networks, runs
-from eoslib.curvature import SharpnessTracker
-from eoslib.descent import SGD, GradientDescent
+from eoslib.curvature import SegmentSharpness, SharpnessTracker
+from eoslib.descent import SGD, Adam, GradientDescent
 from eoslib.objective import Objective, SupervisedObjective
 from eoslib.observables import SegmentSmoothness
 
@@ -85,10 +85,40 @@ class LandscapeRun(Experiment):
         return self.steps * 2e-4, 1e6
 
 
-class Position:
-    """Measures θ itself, at every step."""
+@dataclass(frozen=True, kw_only=True)
+class ManyStarts(Experiment):
+    """Gradient descent on a function of `landscapes` from `starts` points drawn uniformly from [−box, box]², at once.
 
-    every = 1
+    f summed over the points has each point's own gradient, so one run holds them all. Records θ, all points
+    flattened, at the first and the last step.
+    """
+
+    kind: ClassVar[str] = "ManyStarts"
+    instant: ClassVar[bool] = True
+
+    landscape: str
+    starts: int
+    box: float
+    seed: int
+
+    def process(self, device: torch.device) -> GradientDescent:
+        f = landscapes.get(self.landscape).f
+        generator = torch.Generator().manual_seed(self.seed)
+        points = self.box * (2 * torch.rand(self.starts, 2, generator=generator, dtype=torch.float64) - 1)
+        objective = Objective(lambda theta: f(theta.reshape(-1, 2)).sum())
+        return GradientDescent(
+            objective, points.flatten(), self.step_size, self.steps, [Position(every=self.steps - 1)]
+        )
+
+    def cost(self) -> tuple[float, float]:
+        return self.steps * 3e-4, 1e6
+
+
+class Position:
+    """Measures θ itself, at the steps divisible by `every`."""
+
+    def __init__(self, every: int = 1):
+        self.every = every
 
     def measure(self, point, step_size: float) -> dict[str, list[float]]:
         """θ at an `objective.Expansion`."""
@@ -201,24 +231,69 @@ class TrainingRun(NetworkRun):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmentRun(TrainingRun):
+    """A `TrainingRun` that also measures the sharpness at `points` points of every `every`-th step."""
+
+    kind: ClassVar[str] = "SegmentRun"
+
+    every: int
+    points: int
+
+    def process(self, device: torch.device) -> GradientDescent:
+        process = super().process(device)
+        process.measurements += (SegmentSharpness(process.objective, self.every, self.points),)
+        return process
+
+    def cost(self) -> tuple[float, float]:
+        seconds, memory = super().cost()
+        return seconds + self.steps / self.every * 4 * self.points * self.gradient_cost(self.n)[0], memory
+
+
+@dataclass(frozen=True, kw_only=True)
 class SGDRun(NetworkRun):
-    """Stochastic gradient descent on a network, see `SGD`; `batch_size` examples in a minibatch."""
+    """Stochastic gradient descent on a network; batch_size, estimates: see `SGD`."""
 
     kind: ClassVar[str] = "SGDRun"
 
     batch_size: int
+    estimates: int = 0
 
     def process(self, device: torch.device) -> SGD:
         objective, theta = self.problem(device)
-        return SGD(objective, theta, self.step_size, self.steps, self.batch_size, self.seed)
+        return SGD(objective, theta, self.step_size, self.steps, self.batch_size, self.seed, self.estimates)
 
     def cost(self) -> tuple[float, float]:
         seconds, _ = self.gradient_cost(self.batch_size)
         epoch, memory = self.gradient_cost(self.n)
-        return self.steps * (2 * seconds + epoch * self.batch_size / self.n), memory
+        return self.steps * (2 * seconds + (1 + self.estimates) * epoch * self.batch_size / self.n), memory
 
 
-KINDS = {kind.kind: kind for kind in (LandscapeRun, TrainingRun, SGDRun)}
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveRun(NetworkRun):
+    """Full-batch RMSProp or Adam on a network, see `Adam`; measures the preconditioned sharpness."""
+
+    kind: ClassVar[str] = "AdaptiveRun"
+
+    beta1: float
+    beta2: float
+    epsilon: float
+    bias_correction: bool
+    sharpness_every: int
+    stop_accuracy: float | None = None
+
+    def process(self, device: torch.device) -> Adam:
+        objective, theta = self.problem(device)
+        return Adam(
+            objective, theta, self.step_size, self.steps, [SharpnessTracker(self.sharpness_every)], self.stop_accuracy,
+            beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, bias_correction=self.bias_correction,
+        )  # fmt: skip
+
+    def cost(self) -> tuple[float, float]:
+        seconds, memory = self.gradient_cost(self.n)
+        return self.steps * (1 + 3 / self.sharpness_every) * seconds, memory
+
+
+KINDS = {kind.kind: kind for kind in (LandscapeRun, ManyStarts, TrainingRun, SegmentRun, SGDRun, AdaptiveRun)}
 
 
 def from_identity(identity: dict) -> Experiment:

@@ -28,7 +28,7 @@ STYLE = {
     "font.size": 10,
     "legend.frameon": False,
     "lines.linewidth": 1.3,
-    "savefig.dpi": 200,
+    "savefig.dpi": 160,
     "axes.formatter.useoffset": False,
 }
 

@@ -4,13 +4,14 @@ Relative progress, directional smoothness and gradient norm of step t need only 
 which the trajectory has anyway.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eoslib.objective import Objective
+from eoslib.objective import Evaluation, Objective, SupervisedObjective
 
 
 class Variable(NamedTuple):
@@ -33,23 +34,34 @@ VARIABLES: dict[str, Variable] = {
     "eigenvalues": Variable("top Hessian eigenvalues", dims=("eigenvalue",)),
     "products": Variable("Hessian-vector products spent"),
     "segment_smoothness": Variable("directional smoothness L(θ; ητ∇f(θ)) along the step", dims=("tau",)),
+    "segment_sharpness": Variable("sharpness λ_max(∇²f) at points of the step", dims=("tau",)),
     "theta": Variable("parameters θ", dims=("coordinate",)),
     "batch_loss": Variable("loss of the minibatch f_B(θ)"),
     "batch_loss_after": Variable("loss of the same minibatch after the step"),
+    "expected_relative_progress": Variable("expected relative progress E[RP(θ)]"),
+    "expected_relative_progress_se": Variable("standard error of E[RP(θ)]"),
+    "expected_relation": Variable("right-hand side of (6), −1 + (η/2) E[‖g‖² L(θ; ηg)] / ‖∇f‖²"),
+    "expected_relation_se": Variable("standard error of the right-hand side of (6)"),
+    "decreasing_share": Variable("share of the minibatches whose step decreases f"),
+    "preconditioned_sharpness": Variable("preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})"),
 }
 
 
 def relative_progress(value: float, value_after: float, gradient_square: float, step_size: float) -> float:
-    """RP(θ) = (f(θ − η∇f) − f(θ)) / (η‖∇f‖²), Ahn et al. 2022, definition 1.
+    """RP(θ) = (f(θ − v) − f(θ)) / (η‖∇f‖²), Ahn et al. 2022, definition 1; v = η∇f.
 
-    value, value_after: f at θ and at θ − η∇f(θ); gradient_square: ‖∇f(θ)‖². nan at a stationary point.
+    value, value_after: f at θ and at θ − v; gradient_square: ‖∇f(θ)‖², for another update ⟨∇f, v⟩/η. nan at a
+    stationary point.
     """
     return _ratio(value_after - value, step_size * gradient_square)
 
 
-def directional_smoothness(v: Tensor, gradient: Tensor, gradient_after: Tensor) -> float:
-    """L(θ; v) = ⟨v, ∇f(θ) − ∇f(θ − v)⟩ / ‖v‖², Ahn et al. 2022, definition 2; all of shape (p,)."""
-    return _ratio(torch.dot(v, gradient - gradient_after).item(), torch.dot(v, v).item())
+def directional_smoothness(v: Tensor, gradient: Tensor, gradient_after: Tensor, square: float | None = None) -> float:
+    """L(θ; v) = ⟨v, ∇f(θ) − ∇f(θ − v)⟩ / ‖v‖², Ahn et al. 2022, definition 2; all of shape (p,).
+
+    square: ‖v‖² in another metric than the Euclidean one, ⟨v, Pv⟩.
+    """
+    return _ratio(torch.dot(v, gradient - gradient_after).item(), torch.dot(v, v).item() if square is None else square)
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> float:
@@ -82,6 +94,36 @@ def segment_smoothness(objective: Objective, theta: Tensor, gradient: Tensor, st
         v = step_size * tau * gradient
         smoothness.append(directional_smoothness(v, gradient, objective.gradient(theta - v)))
     return smoothness
+
+
+def expected_relative_progress(
+    objective: SupervisedObjective, theta: Tensor, here: Evaluation, step_size: float, minibatches: Sequence[Tensor]
+) -> dict[str, float]:
+    """E[RP(θ)] of SGD and the right-hand side of relation (6), from a sample of minibatches.
+
+    Ahn et al. 2022, definition 3: E[RP] = (E f(θ − ηg) − f(θ)) / (η‖∇f‖²); (6): E[RP] ≈ −1 + (η/2)
+    E[‖g‖²/‖∇f‖² · L(θ; ηg)]. here: f and ∇f at θ; minibatches: their indices, each (b,). Returns both means, their
+    standard errors, and the share of the minibatches with f(θ − ηg) < f(θ). Costs a full gradient for each.
+    """
+    square = torch.dot(here.gradient, here.gradient)
+    progress, relation, decreases = [], [], []
+    for minibatch in minibatches:
+        g = objective.batch(minibatch).gradient(theta)
+        after = objective.evaluate(theta - step_size * g)
+        # E⟨g, ∇f⟩ is ‖∇f‖² exactly, so the sample's deviation from it is taken out: the same mean, far less noise
+        deviation = step_size * (torch.dot(g, here.gradient) - square)
+        progress.append(((after.value - here.value + deviation) / (step_size * square)).item())
+        # ‖g‖² L(θ; ηg) = ⟨g, ∇f(θ) − ∇f(θ − ηg)⟩ / η
+        relation.append((-1 + torch.dot(g, here.gradient - after.gradient) / (2 * square)).item())
+        decreases.append(float(after.value < here.value))
+    error = len(minibatches) ** 0.5
+    return {
+        "expected_relative_progress": float(np.mean(progress)),
+        "expected_relative_progress_se": float(np.std(progress, ddof=1)) / error,
+        "expected_relation": float(np.mean(relation)),
+        "expected_relation_se": float(np.std(relation, ddof=1)) / error,
+        "decreasing_share": float(np.mean(decreases)),
+    }
 
 
 class SegmentSmoothness:

@@ -32,16 +32,16 @@
 # ## Setting
 #
 # Gradient descent runs $\theta^{t+1} = F(\theta^t) = \theta^t - \eta\nabla f(\theta^t)$. Three quantities are followed along the
-# trajectory:
+# trajectory,
 #
 # ```{math}
 # :label: ahn-observables
 # \mathrm{RP}(\theta) = \frac{f(\theta-\eta\nabla f(\theta)) - f(\theta)}{\eta\,\|\nabla f(\theta)\|^2},
 # \qquad
 # L(\theta; v) = \frac{\langle v,\, \nabla f(\theta) - \nabla f(\theta - v)\rangle}{\|v\|^2},
-# \qquad
-# \lambda_{\max}(\nabla^2 f(\theta)).
 # ```
+#
+# and the sharpness $\lambda_{\max}(\nabla^2 f(\theta))$, the largest eigenvalue of the Hessian.
 #
 # The *relative progress* $\mathrm{RP}$ compares the change of the loss in one step with what the gradient promises to first
 # order: it is $-1$ when the promise is kept and $0$ when the step achieves nothing. The *directional smoothness*
@@ -55,7 +55,7 @@
 # at 95 % training accuracy; that is our preset `paper`. The preset `quick`, which every build of this book computes
 # anew, shows the same in about a minute on small data; where its setting has to differ the text says so.
 
-# %%
+# %% tags=["hide-input"]
 from typing import Annotated, Literal
 
 from annotated_types import Interval, Len
@@ -71,31 +71,49 @@ loss: Literal["cross-entropy", "mse-half-sum", "mse-sum"] = "mse-half-sum"
 hidden: list[PositiveInt] = [32, 32]
 activation: Literal["tanh", "relu", "swish", "elu", "softplus", "gelu", "linear"] = "tanh"
 bias_init: Literal["default", "zero"] = "default"
-seeds: Annotated[list[NonNegativeInt], Len(1)] = [0, 1, 2]
+seeds: Annotated[list[NonNegativeInt], Len(1)] = [0, 1]
 unstable_step_sizes: list[PositiveFloat] = [2 / 4, 2 / 5, 2 / 6]
 stable_step_sizes: list[PositiveFloat] = [2 / 40, 2 / 50, 2 / 60]
 diverging_step_size: PositiveFloat = 2 / 0.25
 stop_accuracy: float | None = None
 steps: PositiveInt = 1500
-stable_steps: PositiveInt = 1500
-sharpness_every: PositiveInt = 10
-# experiment 1
+stable_steps: PositiveInt = 600
+sharpness_every: PositiveInt = 20
+# experiments 1 and 6 to 9, the linear network, adaptive methods
 exp1_dataset: Literal["digits", "power_law", "cifar10"] = "power_law"
 exp1_n: Annotated[int, Interval(ge=10, le=50000)] = 1000
 exp1_loss: Literal["cross-entropy", "mse-half-sum", "mse-sum"] = "cross-entropy"
 exp1_step_size: PositiveFloat = 2 / 4
-exp1_steps: PositiveInt = 1500
-# theorem 2
-thm2_steps: PositiveInt = 500
+exp1_steps: PositiveInt = 1000
+# theorem 2; experiment 5, corollary 1 and proposition 1 at one step size of experiment 3
+thm2_steps: PositiveInt = 400
 thm2_every: PositiveInt = 25
+exp5_step_size: PositiveFloat = 2 / 5
+exp5_every: PositiveInt = 25
+exp5_points: PositiveInt = 20
+cor1_every: PositiveInt = 50
+cor1_points: Annotated[int, Interval(ge=2)] = 5
+# experiments 6 to 9: ReLU networks of two depths, and SGD
+exp6_step_sizes: list[PositiveFloat] = [2 / 10, 2 / 20]
+exp6_steps: PositiveInt = 1000
+exp6_depths: list[PositiveInt] = [2, 4]
+sgd_step_sizes: list[PositiveFloat] = [2 / 15, 2 / 30]
+batch_size: PositiveInt = 32
+epochs: PositiveInt = 40
+estimates: Annotated[int, Interval(ge=2)] = 12
+# the linear network, and adaptive methods
+linear_step_sizes: list[PositiveFloat] = [2 / 4, 2 / 8]
+linear_steps: PositiveInt = 300
+adaptive_step_size: PositiveFloat = 1e-3
+adaptive_steps: PositiveInt = 450
 
 # %% [markdown]
 # The experiments follow, each a list of runs. `python -m eoslib compute unstable_convergence --list` shows what they cost.
 
-# %% tags=["experiments"]
+# %% tags=["experiments", "hide-input"]
 from functools import partial
 
-from eoslib.experiments import LandscapeRun, TrainingRun
+from eoslib.experiments import AdaptiveRun, LandscapeRun, ManyStarts, SegmentRun, SGDRun, TrainingRun
 
 example = partial(LandscapeRun, chapter="unstable_convergence")
 train = partial(
@@ -103,9 +121,16 @@ train = partial(
     chapter="unstable_convergence", dataset=dataset, n=n, standardisation=standardisation, loss=loss,
     hidden=tuple(hidden), activation=activation, bias_init=bias_init, sharpness_every=sharpness_every,
 )  # fmt: skip
-exp1 = partial(
-    train, experiment="exp1", dataset=exp1_dataset, n=exp1_n, loss=exp1_loss, step_size=exp1_step_size,
-    steps=exp1_steps, stop_accuracy=0.95,
+exp1_data = dict(
+    chapter="unstable_convergence", dataset=exp1_dataset, n=exp1_n, standardisation=standardisation, loss=exp1_loss,
+    hidden=tuple(hidden), bias_init=bias_init,
+)  # fmt: skip
+sgd = partial(
+    SGDRun, **exp1_data, steps=epochs * -(-exp1_n // batch_size), batch_size=batch_size, estimates=estimates, seed=seeds[0]
+)
+adaptive = partial(
+    AdaptiveRun, **exp1_data, activation="tanh", experiment="adaptive", step_size=adaptive_step_size,
+    steps=adaptive_steps, epsilon=1e-7, sharpness_every=sharpness_every, seed=seeds[0],
 )  # fmt: skip
 
 experiments = {
@@ -121,7 +146,31 @@ experiments = {
         example(experiment="ex3", landscape=f, start=(13.0, 0.01), step_size=2 / 150, steps=2000)
         for f in ("linear_neuron", "tanh_neuron")
     ],
-    "exp1": [exp1(activation=a, seed=seed) for a in ("linear", "tanh", "relu") for seed in seeds],
+    "thm1": [
+        ManyStarts(
+            chapter="unstable_convergence", experiment="thm1", landscape=f, starts=1000, box=box, step_size=eta,
+            steps=3000, seed=0,
+        )
+        for f, box, eta in (("tanh_quadratic", 0.3, 2 / 39), ("tanh_neuron", 3.0, 2 / 4))
+    ],
+    "exp1": [
+        TrainingRun(
+            **exp1_data, experiment="exp1", activation=a, seed=seed, step_size=exp1_step_size, steps=exp1_steps,
+            stop_accuracy=0.95, sharpness_every=sharpness_every,
+        )
+        for a in ("linear", "tanh", "relu")
+        for seed in seeds
+    ],
+    "linear": [
+        TrainingRun(
+            **exp1_data | {"standardisation": std, "bias_init": init}, experiment="linear", activation="linear",
+            seed=seed, step_size=eta, steps=linear_steps, sharpness_every=5 * sharpness_every,
+        )
+        for eta in linear_step_sizes
+        for std in ("per-pixel", "per-channel")
+        for init in ("default", "zero")
+        for seed in seeds[:2]
+    ],
     "exp2": [
         train(experiment="exp2", step_size=eta, steps=stable_steps, stop_accuracy=stop_accuracy, seed=seeds[0])
         for eta in stable_step_sizes
@@ -138,17 +187,46 @@ experiments = {
             segment_every=thm2_every, segment_nodes=16, segment_rule="gauss",
         )
     ],
+    "exp5": [
+        train(
+            experiment="exp5", step_size=exp5_step_size, steps=steps, stop_accuracy=stop_accuracy, seed=seeds[0],
+            segment_every=exp5_every, segment_nodes=exp5_points, segment_rule="even",
+        )
+    ],
+    "cor1": [
+        SegmentRun(
+            chapter="unstable_convergence", experiment="cor1", dataset=dataset, n=n, standardisation=standardisation,
+            loss=loss, hidden=tuple(hidden), activation=activation, bias_init=bias_init, step_size=exp5_step_size,
+            steps=steps, stop_accuracy=stop_accuracy, seed=seeds[0], every=cor1_every, points=cor1_points,
+        )
+    ],
+    "exp6": [
+        TrainingRun(
+            **exp1_data | {"hidden": tuple(hidden[:1] * depth)}, experiment="exp6", activation="relu", seed=seeds[0],
+            step_size=eta, steps=exp6_steps, stop_accuracy=0.95, sharpness_every=sharpness_every,
+        )
+        for depth in exp6_depths
+        for eta in exp6_step_sizes
+    ],
+    "exp8": [sgd(experiment="exp8", activation="relu", step_size=eta) for eta in sgd_step_sizes],
+    "exp9": [sgd(experiment="exp9", activation="tanh", step_size=eta) for eta in sgd_step_sizes],
+    "adaptive": [
+        adaptive(beta1=0.0, beta2=0.99, bias_correction=False),
+        adaptive(beta1=0.9, beta2=0.99, bias_correction=True),
+    ],
 }  # fmt: skip
 
-# %%
+# %% tags=["hide-input"]
 import numpy as np
+import pandas as pd
 import torch
-from IPython.display import Markdown, display
+from IPython.display import display
 
-from eoslib import landscapes
+from eoslib import datasets, landscapes, networks
 from eoslib.claims import Ledger
 from eoslib.experiments import collect, provenance
 from eoslib.figures import BLUE, ORANGE, VERMILION, colours, panels, step_size_label, threshold
+from eoslib.objective import Objective, SupervisedObjective
 from eoslib.observables import gauss_legendre
 
 claims = Ledger("unstable_convergence", preset)
@@ -180,10 +258,15 @@ def before_onset(run):
     return run.trace.sel(step=slice(None, above[0] - 1 if above.size else None))
 
 
+def iterations(run):
+    """The index of the last iteration: with a stopping rule on the accuracy, the first to reach it."""
+    return run.trace.sizes["step"] - 1
+
+
 def iterations_by_step_size(seed):
     """Iterations to 95 % of one seed's runs, from the largest step size to the smallest."""
     runs = sorted((r for r in reached if r.identity["seed"] == seed), key=lambda r: -r.step_size)
-    return [r.trace.sizes["step"] - 1 for r in runs]
+    return [iterations(r) for r in runs]
 
 
 # %% [markdown]
@@ -198,7 +281,7 @@ def iterations_by_step_size(seed):
 # %%
 ex1 = collect(experiments["ex1"])
 
-# %%
+# %% tags=["hide-input"]
 with panels(
     1, 3, name="ex1", sharex=True, sharey=True, height=3,
     caption=r"Example 1. Gradient descent on $20\theta_1^2+\theta_2^2$ from $(1, 1)$ at three step sizes around $2/40$, "
@@ -214,11 +297,79 @@ with panels(
         ax.scatter(*theta.T, c=range(15), cmap="Blues", vmin=-8, s=22, zorder=2)
         ax.set(title=label(run), xlabel=r"$\theta_1$", ylabel=r"$\theta_2$" if ax is axes[0] else None)
 
-# %%
+# %% tags=["hide-input"]
 below, at, above = (run.trace for run in ex1)
 claims.measure("ex1/converges-below", {"f at the end": below.loss[-1]}, ex1[:1])
 claims.measure("ex1/marginal", {"": abs(at.theta[-1, 0] / at.theta[0, 0])}, ex1[1:2])
 claims.measure("ex1/diverges-above", {"": above.loss[-1] / above.loss[0]}, ex1[2:])
+
+# %% [markdown]
+# ### Theorem 1: no convergence to sharp minima
+#
+# *Paper, section 3.1.* From almost every start, gradient descent does not converge to a stationary point whose sharpness
+# exceeds $2/\eta$ or whose smallest eigenvalue is negative. We draw many random starts for two functions: the flattened
+# quadratic of example 2, whose only minimum has sharpness 40, at $\eta = 2/39$, where no start may converge; and the tanh
+# neuron of example 3, whose valley of minima has every sharpness, at $\eta = 2/4$, where no limit may be sharper than 4.
+
+# %%
+thm1 = collect(experiments["thm1"])
+
+
+def limits(run):
+    """The last iterates (starts, 2), and which of them lie at a minimum."""
+    theta = torch.tensor(run.trace.theta.values[-1]).reshape(-1, 2)
+    return theta, landscapes.get(run.identity["landscape"]).f(theta) < 1e-12
+
+
+flat, neuron = thm1
+theta, arrived = limits(neuron)
+limit_sharpness = landscapes.get("tanh_neuron").sharpness(theta[arrived])
+
+# %% tags=["hide-input"]
+with panels(
+    1, 2, name="thm1",
+    caption=r"Theorem 1. Tanh neuron from random starts in $[-3, 3]^2$ at $\eta = 2/4$. Left: starts (grey) and limits "
+    r"(blue). Right: the sharpness of the limits; the dashed line is $2/\eta$.",
+    alt="Left, the limits lie on the two axes. Right, the histogram of their sharpness ends at the line 2/eta.",
+) as (left, right):  # fmt: skip
+    left.scatter(*neuron.trace.theta.values[0].reshape(-1, 2).T, s=3, color="0.8")
+    left.scatter(*theta[arrived].T, s=5, color=BLUE)
+    left.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
+    right.hist(limit_sharpness.numpy(), bins=40, color=BLUE)
+    right.axvline(2 / neuron.step_size, color="0.3", linestyle="--", linewidth=0.9)
+    right.set(xlabel=r"sharpness of the limit", ylabel="number of starts")
+
+# %% tags=["hide-input"]
+claims.measure("thm1/none-at-sharp-minimum", {"": limits(flat)[1].double().mean()}, [flat])
+claims.measure("thm1/limits-are-flat", {"": limit_sharpness.max() * neuron.step_size / 2}, [neuron])
+claims.measure("thm1/most-arrive", {"": arrived.double().mean()}, [neuron])
+
+# %% [markdown]
+# ### Proposition 2: with normalisation and weight decay no stationary point exists
+#
+# *Paper, section 3.1.* If the loss depends on parameters $\zeta$ only through their direction, as in a normalised network, then
+# $\langle\nabla_\zeta f, \zeta\rangle = 0$ (differentiate $f(c\zeta) = f(\zeta)$ in $c$). With weight decay $\frac{\gamma}{2}\|\zeta\|^2$ the gradient's
+# component along $\zeta$ is then $\gamma\|\zeta\|^2$, and no point with $\zeta\neq 0$ is stationary. We check both on a network whose
+# parameters enter as $\zeta/\|\zeta\|$.
+
+# %%
+digits = datasets.load("digits", 200)
+network = networks.mlp(64, hidden, 10, activation, seed=seeds[0])
+loss_of = SupervisedObjective.of(network, digits, "cross-entropy", torch.device("cpu"), torch.float64)
+normalised = Objective(lambda zeta: loss_of.f(10 * zeta / zeta.norm()))
+decayed = Objective(lambda zeta: normalised.f(zeta) + 1e-3 / 2 * zeta.square().sum())
+
+cosines, components = {}, {}
+for seed in range(5):
+    torch.manual_seed(seed)
+    zeta = torch.randn(networks.flatten(network).shape, dtype=torch.float64)
+    gradient = normalised.gradient(zeta)
+    cosines[f"point {seed}"] = abs(gradient @ zeta) / (gradient.norm() * zeta.norm())
+    components[f"point {seed}"] = decayed.gradient(zeta) @ zeta / (1e-3 * zeta.square().sum())
+
+# %% tags=["hide-input"]
+claims.measure("prop2/orthogonal", cosines)
+claims.measure("prop2/no-stationary-point", components)
 
 # %% [markdown]
 # ## Why does it converge all the same?
@@ -233,7 +384,7 @@ claims.measure("ex1/diverges-above", {"": above.loss[-1] / above.loss[0]}, ex1[2
 # %%
 ex2 = collect(experiments["ex2"])
 
-# %%
+# %% tags=["hide-input"]
 with panels(
     1, 2, name="ex2",
     caption=r"Example 2. Loss along gradient descent at $\eta = 2/39$ on the quadratic and on its $\tanh$ (left), and "
@@ -249,7 +400,7 @@ with panels(
     right.set(xlabel="iteration $t$", ylabel=r"$|\theta_1^t|$", ylim=(1e-2, 1e3))
     left.legend()
 
-# %%
+# %% tags=["hide-input"]
 free, flattened = (run.trace for run in ex2)
 claims.measure("ex2/quadratic-diverges", {"": free.loss[-1] / free.loss[0]}, ex2[:1])
 claims.measure("ex2/tanh-bounded", {"": np.linalg.norm(flattened.theta, axis=1).max()}, ex2[1:])
@@ -272,7 +423,7 @@ def sharpness(run):
     return landscapes.get(run.identity["landscape"]).sharpness(torch.tensor(run.trace.theta.values[-1]))
 
 
-# %%
+# %% tags=["hide-input"]
 with panels(
     1, 2, name="ex3",
     caption=r"Example 3. Left: iterates of the tanh neuron in the plane of its two weights, from light to dark; the dashed "
@@ -291,7 +442,7 @@ with panels(
     right.set(xlabel="iteration $t + 1$", ylabel=r"loss $f(\theta^t)$", ylim=(1e-16, 1e6))
     right.legend()
 
-# %%
+# %% tags=["hide-input"]
 linear, tanh = ex3
 claims.measure("ex3/linear-diverges", {"": linear.diverged_at is not None}, [linear])
 claims.measure("ex3/tanh-converges", {"f at the end": tanh.trace.loss[-1]}, [tanh])
@@ -309,7 +460,7 @@ claims.measure("ex3/sharpness-of-the-limit", {"": sharpness(tanh) / (2 / tanh.st
 # %%
 exp1 = collect(experiments["exp1"])
 
-# %%
+# %% tags=["hide-input"]
 with panels(
     1, 2, name="exp1",
     caption="Experiment 1. Loss (left) and sharpness (right) of networks without activation, with tanh and with ReLU, one "
@@ -325,11 +476,11 @@ with panels(
             right.plot(measured.step, measured, color=colour, alpha=0.8)
             threshold(right, run.step_size, label=run is exp1[0])
             right.set_ylim(0, 8 / run.step_size)
+            left.legend()
     left.set(xlabel="iteration $t$", ylabel="training loss", ylim=(1e-1, 1e2))
     right.set(xlabel="iteration $t$", ylabel=r"sharpness $\lambda_{\max}(\nabla^2 f)$")
-    left.legend()
 
-# %%
+# %% tags=["hide-input"]
 nonlinear = [run for run in exp1 if run.identity["activation"] != "linear"]
 linear = [run for run in exp1 if run.identity["activation"] == "linear"]
 
@@ -345,8 +496,41 @@ claims.measure(
 claims.measure("exp1/linear-diverges", {network(r): r.diverged_at is not None for r in linear}, linear)
 claims.measure(
     "exp1/iterations-to-95",
-    {network(r): r.trace.sizes["step"] - 1 for r in nonlinear if r.trace.accuracy[-1] >= 0.95},
+    {network(r): iterations(r) for r in nonlinear if r.trace.accuracy[-1] >= 0.95},
     nonlinear,
+)
+
+# %% [markdown]
+# #### Does the linear network always diverge?
+#
+# One linear run of ours at the paper's scale did not, so the statement needs conditions. Here are all combinations of step size,
+# standardisation and bias initialisation, with several seeds. A run counts as diverged if its loss overflows.
+
+# %%
+linear_runs = collect(experiments["linear"])
+
+
+def setting(run):
+    return run.identity["standardisation"], run.identity["bias_init"]
+
+
+if linear_runs:
+    rows = []
+    for key in dict.fromkeys((r.step_size, *setting(r)) for r in linear_runs):
+        group = [r for r in linear_runs if (r.step_size, *setting(r)) == key]
+        start = [float(r.trace.sharpness[0]) * r.step_size / 2 for r in group]
+        row = {"step size η": step_size_label(key[0]), "standardisation": key[1], "biases": key[2]}
+        row["diverged"] = f"{sum(r.diverged_at is not None for r in group)} of {len(group)}"
+        row["at iteration"] = ", ".join("–" if r.diverged_at is None else str(r.diverged_at) for r in group)
+        row["sharpness at the start, over 2/η"] = ", ".join(f"{ratio:.2f}" for ratio in start)
+        rows.append(row)
+    display(pd.DataFrame(rows).set_index("step size η"))
+
+# %% tags=["hide-input"]
+claims.measure(
+    "exp1/linear-diverges-everywhere",
+    {f"{case(r)}, {', '.join(setting(r))}": r.diverged_at is not None for r in linear_runs},
+    linear_runs,
 )
 
 # %% [markdown]
@@ -363,7 +547,7 @@ exp2 = collect(experiments["exp2"])
 exp3 = collect(experiments["exp3"])
 remark3 = collect(experiments["remark3"])
 
-# %%
+# %% tags=["hide-input"]
 with panels(
     1, 3, name="exp3", height=3.2, width=10,
     caption=r"Experiment 3, the unstable regime: loss, relative progress and sharpness of the same runs at three step sizes. "
@@ -383,20 +567,22 @@ with panels(
     middle.set(xlabel="iteration $t$", ylabel=r"relative progress $\mathrm{RP}(\theta^t)$", ylim=(-1.6, 1.6))
     right.set(xlabel="iteration $t$", ylabel=r"sharpness $\lambda_{\max}(\nabla^2 f(\theta^t))$")
 
-# %%
+# %% tags=["hide-input"]
 published_iterations = {30: 950, 60: 1300, 90: 1600}  # read off the paper's figure, by 2/η
 reached = [r for r in exp3 if r.trace.accuracy[-1] >= 0.95 and stop_accuracy == 0.95]
 
 if reached:
     rows = [
-        f"| {step_size_label(eta)} | {published_iterations.get(round(2 / eta), '–')} | "
-        + ", ".join(str(r.trace.sizes["step"] - 1) for r in reached if r.step_size == eta)
+        {
+            "step size η": step_size_label(eta),
+            "iterations to 95 % in the paper": published_iterations.get(round(2 / eta), "–"),
+            "here, one for each seed": ", ".join(str(iterations(r)) for r in reached if r.step_size == eta),
+        }
         for eta in unstable_step_sizes
     ]
-    header = "| step size η | iterations to 95 % in the paper | here, one for each seed |\n|---|---|---|\n"
-    display(Markdown(header + "\n".join(rows)))
+    display(pd.DataFrame(rows).set_index("step size η"))
 
-# %%
+# %% tags=["hide-input"]
 claims.measure(
     "exp3/rp-near-zero", {case(r): second_half(r).relative_progress.mean() for r in exp3}, exp3
 )
@@ -412,12 +598,12 @@ claims.measure("exp3/loss-not-monotone", {case(r): (r.trace.loss.diff("step") > 
 claims.measure(
     "exp3/iterations-to-95",
     {
-        f"{case(r)}: {r.trace.sizes['step'] - 1} against {published_iterations[round(2 / r.step_size)]}":
-        (r.trace.sizes["step"] - 1) / published_iterations[round(2 / r.step_size)]
-        for r in reached if round(2 / r.step_size) in published_iterations
+        case(r): iterations(r) / published_iterations[round(2 / r.step_size)]
+        for r in reached
+        if round(2 / r.step_size) in published_iterations
     },
     reached,
-)  # fmt: skip
+)
 claims.measure(
     "exp3/larger-is-faster",
     {f"seed {seed}": iterations for seed in seeds if len(iterations := iterations_by_step_size(seed)) > 1},
@@ -428,7 +614,7 @@ claims.measure("exp3/too-large-diverges", {case(r): r.trace.loss[-50:].mean() / 
 # %% [markdown]
 # For comparison, the stable regime of experiment 2 at much smaller step sizes.
 
-# %%
+# %% tags=["hide-input"]
 with panels(
     1, 2, name="exp2",
     caption="Experiment 2, the stable regime: loss and relative progress at three small step sizes.",
@@ -442,7 +628,7 @@ with panels(
     left.set(xlabel="iteration $t$", ylabel="training loss")
     right.set(xlabel="iteration $t$", ylabel=r"relative progress $\mathrm{RP}(\theta^t)$", ylim=(-1.05, 0.2))
 
-# %%
+# %% tags=["hide-input"]
 claims.measure("exp2/monotone", {case(r): (r.trace.loss.diff("step") > 0).sum() for r in exp2}, exp2)
 claims.measure("exp2/rp-near-minus-one", {case(r): r.trace.relative_progress.median() for r in exp2}, exp2)
 
@@ -452,7 +638,7 @@ claims.measure("exp2/rp-near-minus-one", {case(r): r.trace.relative_progress.med
 # *Paper, section 4.2.* When the iterates jump back and forth along the step, $\nabla f(\theta - \eta\nabla f) \approx -\nabla f(\theta)$ along the
 # gradient, the directional smoothness is $2/\eta$. So it is, on average, in the unstable regime; in the stable one it is small.
 
-# %%
+# %% tags=["hide-input"]
 with panels(
     1, 2, name="exp4",
     caption=r"Experiment 4. Directional smoothness $L(\theta^t; \eta\nabla f(\theta^t))$ in the stable regime (left) and in the unstable one "
@@ -468,7 +654,7 @@ with panels(
             ax.legend()
         ax.set(xlabel="iteration $t$", ylabel=r"$L(\theta^t; \eta\nabla f(\theta^t))$")
 
-# %%
+# %% tags=["hide-input"]
 claims.measure(
     "exp4/unstable-near-threshold",
     {case(r): second_half(r).directional_smoothness.mean() * r.step_size / 2 for r in exp3},
@@ -509,7 +695,7 @@ def relation5_error(run):
     return run.trace.relative_progress - (-1 + run.step_size / 2 * run.trace.directional_smoothness)
 
 
-# %%
+# %% tags=["hide-input"]
 with panels(
     1, 2, name="eq5",
     caption=r"Relation (5). Left: relative progress against $-1 + \frac{\eta}{2}L(\theta;\eta\nabla f)$ at every iteration of the runs of "
@@ -531,10 +717,320 @@ with panels(
     )
     right.set(xlabel="iteration $t$", ylabel=r"$\mathrm{RP} + 1 - \frac{\eta}{2}L$", ylim=(-0.2, 0.2))
 
-# %%
+# %% tags=["hide-input"]
 claims.measure("thm2/identity", {case(r): identity_error(r).max() for r in thm2}, thm2)
 both = exp2 + exp3
 claims.measure("eq5/relation", {case(r): abs(relation5_error(r)).median() for r in both}, both)
+
+# %% [markdown]
+# ### Experiment 5: along the step
+#
+# *Paper, section 4.3.* Relation (5) follows from the identity if $L(\theta;\eta\tau\nabla f(\theta))$ hardly varies with $\tau\in(0, 1]$. (The
+# paper writes that the experiment verifies that it *does vary much*; it means the opposite, see the [errata](../book/errata.md).)
+
+# %%
+exp5 = collect(experiments["exp5"])
+
+# %% tags=["hide-input"]
+with panels(
+    1, 1, name="exp5", height=3.2,
+    caption=r"Experiment 5. Mean (line) and standard deviation (band) of $L(\theta^t;\eta\tau\nabla f(\theta^t))$ over $\tau$ along the step; "
+    r"the dashed line is $2/\eta$.",
+    alt="The mean is near zero, then jumps to 2/eta and stays about there; the band is narrow except at the jump.",
+) as (ax,):  # fmt: skip
+    for run in exp5:
+        values = run.trace.segment_smoothness.dropna("step")
+        mean, spread = values.mean("tau"), values.std("tau")
+        ax.plot(values.step, mean, color=BLUE)
+        ax.fill_between(values.step, mean - spread, mean + spread, color=BLUE, alpha=0.25, linewidth=0)
+        threshold(ax, run.step_size)
+    ax.set(xlabel="iteration $t$", ylabel=r"$L(\theta^t;\eta\tau\nabla f(\theta^t))$")
+
+# %% tags=["hide-input"]
+def variation(run):
+    """Median over the unstable iterations of the standard deviation over τ, relative to 2/η."""
+    values = second_half(run).segment_smoothness.dropna("step")
+    return values.std("tau").median() * run.step_size / 2
+
+
+claims.measure("exp5/hardly-varies", {case(r): variation(r) for r in exp5}, exp5)
+
+# %% [markdown]
+# ### Experiment 6: ReLU networks of two depths
+#
+# *Paper, section 4.3.1.* The same with ReLU, and with two more hidden layers.
+
+# %%
+exp6 = collect(experiments["exp6"])
+
+
+def depth(run):
+    return len(run.identity["hidden"])
+
+
+def deep_case(run):
+    return f"{depth(run)} hidden layers, η = {step_size_label(run.step_size)}"
+
+
+# %% tags=["hide-input"]
+with panels(
+    len(exp6_depths), 3, name="exp6", height=2.6, width=10,
+    caption="Experiment 6. Loss, relative progress and directional smoothness of ReLU networks; one row for each depth. "
+    r"Dashed: $0$, and $2/\eta$ in each run's colour.",
+    alt="In both rows the loss falls with oscillations, relative progress rises from minus one to scatter around zero, "
+    "and directional smoothness rises to scatter around 2/eta.",
+) as axes:  # fmt: skip
+    for row, layers in enumerate(exp6_depths):
+        left, middle, right = axes[3 * row : 3 * row + 3]
+        shown = [r for r in exp6 if depth(r) == layers]
+        for run, colour in zip(shown, colours(len(shown)), strict=True):
+            left.semilogy(run.trace.step, run.trace.loss, color=colour, label=label(run))
+            middle.plot(run.trace.step, run.trace.relative_progress, color=colour, linewidth=0.5)
+            right.plot(run.trace.step, run.trace.directional_smoothness, color=colour, linewidth=0.5)
+            threshold(right, run.step_size, colour, label=False)
+            right.set_ylim(-0.5 / run.step_size, 6 / run.step_size)
+            left.legend()
+        left.set(xlabel="iteration $t$", ylabel=f"loss, {layers} hidden layers")
+        middle.set(xlabel="iteration $t$", ylabel=r"$\mathrm{RP}(\theta^t)$", ylim=(-1.6, 1.6))
+        right.set(xlabel="iteration $t$", ylabel=r"$L(\theta^t;\eta\nabla f(\theta^t))$")
+
+# %% tags=["hide-input"]
+claims.measure("exp6/rp-near-zero", {deep_case(r): second_half(r).relative_progress.mean() for r in exp6}, exp6)
+claims.measure(
+    "exp6/smoothness-near-threshold",
+    {deep_case(r): second_half(r).directional_smoothness.mean() * r.step_size / 2 for r in exp6},
+    exp6,
+)
+claims.measure("exp6/relation", {deep_case(r): abs(relation5_error(r)).median() for r in exp6}, exp6)
+
+# %% [markdown]
+# ## What follows for the sharpness?
+#
+# *Paper, section 4.4.* Corollary 1 bounds the relative progress by the largest sharpness $L_t$ between two iterates,
+# $\frac{2}{\eta}(\mathrm{RP}(\theta^t)+1)\le L_t$, and proposition 1 the average of $L_t$ from below. We measure the sharpness at equidistant points of
+# the step, whose maximum bounds $L_t$ *from below*: a violation would not refute the corollary, agreement
+# confirms it. For the average we use the exact form behind proposition 1: summing the descent inequality with weights $\|\nabla f(\theta^t)\|^2$
+# gives, over any window, $\overline{L} \ge \frac{2}{\eta}(1 + \overline{\mathrm{RP}})$ with the same weights.
+
+# %%
+cor1 = collect(experiments["cor1"])
+
+
+def segment(run):
+    """The measured steps, with L_t (from below) as `largest`."""
+    measured = run.trace.dropna("step", subset=["segment_sharpness"])
+    return measured.assign(largest=measured.segment_sharpness.max("tau"))
+
+
+def weighted(run):
+    """Averages of L_t and of (2/η)(1 + RP) over the second half, weighted by ‖∇f‖²: their ratio."""
+    late = segment(run).isel(step=slice(segment(run).sizes["step"] // 2, None))
+    weight = late.gradient_norm**2
+    return (weight * late.largest).sum() / (weight * 2 / run.step_size * (1 + late.relative_progress)).sum()
+
+
+# %% tags=["hide-input"]
+with panels(
+    1, 2, name="cor1",
+    caption=r"Corollary 1 (left): the largest sharpness measured on the step from $\theta^t$ to $\theta^{t+1}$ (blue) lies above "
+    r"$\frac{2}{\eta}(\mathrm{RP}+1)$ (orange). Right: alignment of the gradient with the top eigenvector, in the runs of experiment 3.",
+    alt="Left, the sharpness curve stays above the bound throughout. Right, the alignment is small at first and larger "
+    "after the onset of instability.",
+) as (left, right):  # fmt: skip
+    for run in cor1:
+        measured = segment(run)
+        left.plot(measured.step, measured.largest, color=BLUE, label=r"$L_t$, measured")
+        left.plot(
+            measured.step, 2 / run.step_size * (measured.relative_progress + 1), color=ORANGE, linewidth=0.7,
+            label=r"$\frac{2}{\eta}(\mathrm{RP}+1)$",
+        )  # fmt: skip
+        threshold(left, run.step_size)
+        left.legend()
+    for run, colour in zip(first_seed(exp3), colours(len(unstable_step_sizes)), strict=False):
+        aligned = run.trace.alignment.dropna("step")
+        right.plot(aligned.step, aligned, color=colour, linewidth=0.8, label=label(run))
+        right.legend()
+    left.set(xlabel="iteration $t$", ylabel="curvature")
+    right.set(xlabel="iteration $t$", ylabel=r"$|\langle\nabla f, u_1\rangle| / \|\nabla f\|$", ylim=(0, 1.05))
+
+# %% tags=["hide-input"]
+claims.measure(
+    "cor1/bound",
+    {case(r): (2 / r.step_size * (segment(r).relative_progress + 1) / segment(r).largest).max() for r in cor1},
+    cor1,
+)
+claims.measure("prop1/average", {case(r): weighted(r) for r in cor1}, cor1)
+
+
+def after_onset(run):
+    """The steps from the onset on at which the sharpness was measured."""
+    measured = run.trace.dropna("step", subset=["sharpness"])
+    return measured.sel(step=slice(before_onset(run).step[-1].item() + 1, None))
+
+
+unstable = [r for r in exp3 if after_onset(r).sizes["step"]]
+claims.measure("eos/above", {case(r): (after_onset(r).sharpness >= 2 / r.step_size).mean() for r in unstable}, unstable)
+claims.measure(
+    "eos/saturates", {case(r): after_onset(r).sharpness.median() * r.step_size / 2 for r in unstable}, unstable
+)
+claims.measure("eos/aligned", {case(r): after_onset(r).alignment.median() for r in unstable}, unstable)
+
+# %% [markdown]
+# ## Stochastic gradient descent
+#
+# *Paper, section 5.* For SGD, $\theta^{t+1} = \theta^t - \eta g(\theta^t)$, the paper takes the *expected* relative progress
+# $\mathbb{E}[\mathrm{RP}(\theta)] = (\mathbb{E} f(\theta-\eta g) - f(\theta)) / (\eta\|\nabla f\|^2)$ and relates it to
+#
+# ```{math}
+# :label: ahn-six
+# \mathbb{E}[\mathrm{RP}(\theta)] \approx -1 + \frac{\eta}{2}\,\mathbb{E}\left[\frac{\|g(\theta)\|^2}{\|\nabla f(\theta)\|^2}
+# L(\theta; \eta g(\theta))\right].
+# ```
+#
+# Both sides are estimated at the beginning of every epoch from the same random minibatches. Since $\mathbb{E}\langle g, \nabla f\rangle = \|\nabla f\|^2$ exactly, the
+# sample's deviation from it is subtracted from the left-hand side, which leaves its mean and removes most of its noise; bands are
+# two standard errors.
+
+# %%
+exp8 = collect(experiments["exp8"])
+exp9 = collect(experiments["exp9"])
+
+
+def by_epoch(run):
+    """The steps at which an epoch begins, as a trace over `epoch`."""
+    starts = run.trace.dropna("step", subset=["expected_relation"])
+    return starts.assign_coords(epoch=("step", np.arange(starts.sizes["step"]))).swap_dims(step="epoch")
+
+
+# %% tags=["hide-input"]
+with panels(
+    2, max(len(exp8), 1), name="exp8", height=2.4, width=10, sharex=True,
+    caption="Experiments 7 and 8, SGD on the ReLU network: full-batch loss (top), and both sides of (6) (bottom), "
+    "at the beginning of each epoch; bands are two standard errors.",
+    alt="Top, the loss falls over the epochs for each step size. Bottom, the two sides of relation 6 rise from minus one "
+    "and coincide within their error bands.",
+) as axes:  # fmt: skip
+    for column, run in enumerate(exp8):
+        top, bottom, trace = axes[column], axes[len(exp8) + column], by_epoch(run)
+        top.semilogy(trace.epoch, trace.loss, color=BLUE)
+        for name, colour, text in (
+            ("expected_relative_progress", BLUE, r"$\mathbb{E}[\mathrm{RP}]$"), ("expected_relation", ORANGE, "right side of (6)")
+        ):  # fmt: skip
+            error = 2 * trace[f"{name}_se"]
+            bottom.plot(trace.epoch, trace[name], color=colour, linewidth=0.9, label=text)
+            bottom.fill_between(trace.epoch, trace[name] - error, trace[name] + error, color=colour, alpha=0.2, linewidth=0)
+        bottom.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
+        top.set(title=label(run), ylabel="training loss" if column == 0 else None)
+        bottom.set(xlabel="epoch", ylabel="relative progress" if column == 0 else None)
+        bottom.legend()
+
+# %% tags=["hide-input"]
+def late_epochs(run):
+    trace = by_epoch(run)
+    return trace.isel(epoch=slice(trace.sizes["epoch"] // 2, None))
+
+
+def relation6_gap(run):
+    """Median over epochs of |left − right| of (6), relative to the right-hand side's distance from −1."""
+    trace = by_epoch(run)
+    return (abs(trace.expected_relative_progress - trace.expected_relation) / (trace.expected_relation + 1)).median()
+
+
+def eta_case(run):
+    return f"η = {step_size_label(run.step_size)}"
+
+
+claims.measure("exp7/loss-decreases", {eta_case(r): by_epoch(r).loss[-1] / by_epoch(r).loss[0] for r in exp8}, exp8)
+claims.measure("exp7/erp-not-negative", {eta_case(r): late_epochs(r).expected_relative_progress.mean() for r in exp8}, exp8)
+claims.measure("exp7/most-minibatches-decrease", {eta_case(r): late_epochs(r).decreasing_share.mean() for r in exp8}, exp8)
+claims.measure("exp8/relation", {eta_case(r): relation6_gap(r) for r in exp8}, exp8)
+claims.measure("exp9/relation", {eta_case(r): relation6_gap(r) for r in exp9}, exp9)
+
+# %% tags=["hide-input"]
+with panels(
+    1, max(len(exp9), 1), name="exp9", height=2.6, width=10,
+    caption="Experiment 9 (the paper's appendix D): both sides of (6) for the tanh network.",
+    alt="The two sides of relation 6 coincide within their error bands for each step size.",
+) as axes:  # fmt: skip
+    for ax, run in zip(axes, exp9, strict=False):
+        trace = by_epoch(run)
+        ax.plot(trace.epoch, trace.expected_relative_progress, color=BLUE, linewidth=0.9, label=r"$\mathbb{E}[\mathrm{RP}]$")
+        ax.plot(trace.epoch, trace.expected_relation, color=ORANGE, linewidth=0.9, label="right side of (6)")
+        ax.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
+        ax.set(title=label(run), xlabel="epoch", ylabel="relative progress" if ax is axes[0] else None)
+        ax.legend()
+
+# %% [markdown]
+# ## Beyond the paper: adaptive methods
+#
+# *Ours.* Section 6 of the paper asks whether the characterisation carries over to RMSProp and Adam. Their step is $v = \eta P^{-1}m$ with
+# $P = \mathrm{diag}(\sqrt{\nu}+\epsilon)$ and averages $\nu$ of $(\nabla f)^2$ and $m$ of $\nabla f$ ($m = \nabla f$ for RMSProp). Write
+# $\mathrm{RP} = (f(\theta-v)-f(\theta))/\langle\nabla f, v\rangle$ and $L = \langle v, \nabla f(\theta)-\nabla f(\theta-v)\rangle/\langle v, Pv\rangle$. With $m = \nabla f$,
+# $\langle\nabla f, v\rangle = \langle v, Pv\rangle/\eta$, and the proof of theorem 2 goes through word for word: $\mathrm{RP} = -1 + \eta\int_0^1\tau L\,d\tau$ in the metric $P$. The
+# step is one of gradient descent in the coordinates $P^{1/2}\theta$, whose Hessian is $P^{-1/2}\nabla^2 f\,P^{-1/2}$: the right curvature is the
+# *preconditioned* sharpness {cite}`cohen2022adaptive`, its limit $2/\eta$. For Adam $m$ lags behind $\nabla f$; on a quadratic with fixed $P$ the
+# iteration is heavy-ball momentum and stays stable up to $\frac{2}{\eta}\cdot\frac{1+\beta_1}{1-\beta_1}$, which is $19\cdot 2/\eta$ for $\beta_1 = 0.9$.
+
+# %%
+adaptive_runs = collect(experiments["adaptive"])
+
+
+def method(run):
+    return "Adam" if run.identity["beta1"] else "RMSProp"
+
+
+def limit(run):
+    """The largest stable preconditioned sharpness on a quadratic with a fixed preconditioner."""
+    return 2 / run.step_size * (1 + run.identity["beta1"]) / (1 - run.identity["beta1"])
+
+
+def middle_third(run):
+    """After the transient, before the loss vanishes."""
+    size = run.trace.sizes["step"]
+    return run.trace.isel(step=slice(size // 6, size // 2))
+
+
+# %% tags=["hide-input"]
+with panels(
+    1, 3, name="adaptive", height=3, width=10,
+    caption="Ours: full-batch RMSProp and Adam. Relative progress and directional smoothness in the metric of the preconditioner, and "
+    "preconditioned sharpness over its limit for a quadratic.",
+    alt="RMSProp's relative progress rises to about zero and its directional smoothness to 2/eta; Adam's stay at minus one "
+    "and zero while its preconditioned sharpness is below its limit.",
+) as (left, middle, right):  # fmt: skip
+    for run, colour in zip(adaptive_runs, (BLUE, ORANGE), strict=False):
+        left.plot(run.trace.step, run.trace.relative_progress, color=colour, linewidth=0.6, label=method(run))
+        middle.plot(run.trace.step, run.trace.directional_smoothness * run.step_size / 2, color=colour, linewidth=0.6)
+        measured = run.trace.preconditioned_sharpness.dropna("step")
+        right.semilogy(measured.step, measured / limit(run), color=colour)
+        left.legend()
+        right.axhline(1, color="0.3", linestyle="--", linewidth=0.9)
+        middle.axhline(1, color="0.3", linestyle="--", linewidth=0.9)
+    left.set(xlabel="iteration $t$", ylabel="RP in the metric P", ylim=(-1.6, 1.6))
+    middle.set(xlabel="iteration $t$", ylabel=r"$L\cdot\eta/2$ in the metric P", ylim=(-0.5, 2.5))
+    right.set(xlabel="iteration $t$", ylabel="preconditioned sharpness / limit")
+
+# %% tags=["hide-input"]
+rmsprop = [r for r in adaptive_runs if method(r) == "RMSProp"]
+claims.measure("ours-adaptive/rmsprop-rp", {method(r): middle_third(r).relative_progress.mean() for r in rmsprop}, rmsprop)
+claims.measure(
+    "ours-adaptive/rmsprop-smoothness",
+    {method(r): middle_third(r).directional_smoothness.mean() * r.step_size / 2 for r in rmsprop},
+    rmsprop,
+)
+claims.measure(
+    "ours-adaptive/relation",
+    {
+        method(r): abs(r.trace.relative_progress + 1 - r.step_size / 2 * r.trace.directional_smoothness).median()
+        for r in adaptive_runs
+    },
+    adaptive_runs,
+)
+claims.measure(
+    "ours-adaptive/adam-threshold",
+    {method(r): (r.trace.preconditioned_sharpness / limit(r)).median() for r in adaptive_runs},
+    adaptive_runs,
+)
 
 # %% [markdown]
 # ## Where we differ
@@ -557,4 +1053,6 @@ claims.measure("eq5/relation", {case(r): abs(relation5_error(r)).median() for r 
 # ## Provenance
 
 # %%
-provenance(ex1, ex2, ex3, exp1, exp2, exp3, remark3, thm2)
+provenance(
+    ex1, ex2, ex3, thm1, exp1, linear_runs, exp2, exp3, remark3, thm2, exp5, exp6, cor1, exp8, exp9, adaptive_runs
+)
