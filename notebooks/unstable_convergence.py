@@ -94,8 +94,8 @@ exp5_points: PositiveInt = 20
 cor1_every: PositiveInt = 50
 cor1_points: Annotated[int, Interval(ge=2)] = 5
 # experiments 6 to 9: ReLU networks of two depths, and SGD
-exp6_step_sizes: list[PositiveFloat] = [2 / 10, 2 / 20]
-exp6_steps: PositiveInt = 1000
+exp6_step_sizes: list[PositiveFloat] = [2 / 10, 2 / 14]
+exp6_steps: PositiveInt = 1500
 exp6_depths: list[PositiveInt] = [2, 4]
 sgd_step_sizes: list[PositiveFloat] = [2 / 15, 2 / 30]
 batch_size: PositiveInt = 32
@@ -220,7 +220,7 @@ experiments = {
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import display
+from IPython.display import HTML, display
 
 from eoslib import datasets, landscapes, networks
 from eoslib.claims import Ledger
@@ -524,7 +524,7 @@ if linear_runs:
         row["at iteration"] = ", ".join("–" if r.diverged_at is None else str(r.diverged_at) for r in group)
         row["sharpness at the start, over 2/η"] = ", ".join(f"{ratio:.2f}" for ratio in start)
         rows.append(row)
-    display(pd.DataFrame(rows).set_index("step size η"))
+    display(HTML(pd.DataFrame(rows).to_html(index=False)))
 
 # %% tags=["hide-input"]
 claims.measure(
@@ -580,7 +580,7 @@ if reached:
         }
         for eta in unstable_step_sizes
     ]
-    display(pd.DataFrame(rows).set_index("step size η"))
+    display(HTML(pd.DataFrame(rows).to_html(index=False)))
 
 # %% tags=["hide-input"]
 claims.measure(

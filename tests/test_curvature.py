@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.func import hessian
 
 from eoslib import networks
-from eoslib.curvature import MAX_BASIS, SharpnessTracker, _orthonormalised, top_eigenpairs
-from eoslib.objective import SupervisedObjective
+from eoslib.curvature import MAX_BASIS, SegmentSharpness, SharpnessTracker, _orthonormalised, top_eigenpairs
+from eoslib.objective import Objective, SupervisedObjective
 
 
 def random(*shape, seed=0):
@@ -281,3 +281,20 @@ def test_a_tracker_survives_a_point_where_the_hessian_is_not_finite():
     for _ in range(2):
         assert tracker.track(lambda v: v * float("nan"), like).values.isnan().all()
     assert tracker.track(Counted(matrix), like).values[0].item() == pytest.approx(5, rel=3e-3)
+
+
+def test_the_sharpness_along_a_step_against_dense_matrices():
+    def f(theta):
+        return torch.tanh(20 * theta[0] ** 2 + theta[1] ** 2)
+
+    objective, step_size, theta = Objective(f), 2 / 39, torch.tensor([0.08, 0.3], dtype=torch.float64)
+    segment = SegmentSharpness(objective, every=1, points=4)
+    segment.trackers = [SharpnessTracker(tolerance=1e-10) for _ in range(4)]
+    point = objective.expand(theta)
+    measured = segment.measure(point, step_size)["segment_sharpness"]
+    along = [theta - tau * step_size * point.gradient for tau in (0, 1 / 3, 2 / 3, 1)]
+    expected = [torch.linalg.eigvalsh(hessian(f)(there))[-1].item() for there in along]
+    assert measured == pytest.approx(expected, rel=1e-6)
+    restored = SegmentSharpness(objective, every=1, points=4)
+    restored.load(segment.state())
+    assert all(torch.equal(a.newer, b.newer) for a, b in zip(segment.trackers, restored.trackers, strict=True))

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from eoslib import landscapes, networks, runs
 from eoslib.curvature import SharpnessTracker
-from eoslib.descent import SGD, GradientDescent
+from eoslib.descent import SGD, Adam, GradientDescent
 from eoslib.objective import Objective, SupervisedObjective
-from eoslib.observables import VARIABLES, SegmentSmoothness
+from eoslib.observables import VARIABLES, SegmentSmoothness, gauss_legendre
 
 
 def quadratic(theta):
@@ -46,6 +46,15 @@ def trained(steps=30, step_size=0.5, measured=True):
 def stochastic(steps=30, step_size=0.5, batch_size=6, seed=0, n=20):
     objective, theta = network_problem(n=n)
     return SGD(objective, theta, step_size, steps, batch_size, seed)
+
+
+RMSPROP = {"beta1": 0.0, "beta2": 0.99, "epsilon": 1e-7, "bias_correction": False}
+ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "bias_correction": True}
+
+
+def adaptive(steps=30, step_size=1e-2, method=ADAM, dtype=torch.float32):
+    objective, theta = network_problem(dtype)
+    return Adam(objective, theta, step_size, steps, [SharpnessTracker(2)], **method)
 
 
 def carried(process):
@@ -259,7 +268,7 @@ def test_minibatch_gradients_are_counted():
 
 
 @pytest.mark.parametrize("step_size", [0, -0.1, float("nan")])
-@pytest.mark.parametrize("build", [trained, stochastic])
+@pytest.mark.parametrize("build", [trained, stochastic, adaptive])
 def test_a_step_size_that_is_not_positive_is_refused(build, step_size):
     with pytest.raises(ValueError, match="step_size must be positive"):
         build(step_size=step_size)
@@ -284,7 +293,7 @@ def through_files(state, folder):
     )
 
 
-@pytest.mark.parametrize("build", [trained, stochastic])
+@pytest.mark.parametrize("build", [trained, stochastic, adaptive])
 @pytest.mark.parametrize("k", [0, 1, 2, 5, 13, 29])
 def test_a_restored_process_continues_with_the_same_bits(build, k, tmp_path):
     undisturbed, saved = build(), build()
@@ -350,3 +359,67 @@ def test_every_landscape_can_be_descended(name):
     process = GradientDescent(Objective(landscapes.get(name).f), start(0.5, 0.3), 0.01, 50, [SharpnessTracker(10)])
     rows = carried(process)
     assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+# --- expectations along SGD ------------------------------------------------------------------------------
+
+
+def test_estimating_does_not_change_the_path_of_sgd():
+    objective, theta = network_problem()
+    plain, estimating = (SGD(objective, theta, 0.5, 12, 6, 0, estimates) for estimates in (0, 3))
+    rows = carried(estimating)
+    carried(plain)
+    assert torch.equal(plain.theta, estimating.theta)
+    assert [i for i, row in enumerate(rows) if "expected_relation" in row] == [0, 4, 8]  # 20 examples: 4 batches
+
+
+# --- adaptive methods ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [RMSPROP, ADAM], ids=["rmsprop", "adam"])
+def test_adaptive_methods_against_pytorch(method):
+    process = adaptive(method=method, dtype=torch.float64)
+    theta = process.theta.clone().requires_grad_()
+    if method is ADAM:
+        optimiser = torch.optim.Adam([theta], lr=1e-2, betas=(0.9, 0.999), eps=1e-8, foreach=False)
+    else:
+        optimiser = torch.optim.RMSprop([theta], lr=1e-2, alpha=0.99, eps=1e-7, foreach=False)
+    carried(process)
+    for _ in range(30):
+        optimiser.zero_grad()
+        process.objective.forward(theta)[0].backward()
+        optimiser.step()
+    assert torch.allclose(process.theta, theta.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_the_identity_holds_in_the_metric_of_rmsprop():
+    """RP = −1 + η ∫ τ L dτ with both in the metric P, as derived in the chapter."""
+    process = adaptive(method=RMSPROP, dtype=torch.float64)
+    for _ in range(5):
+        process.step()
+    theta, gradient, metric = process.theta, process._gradient, process._metric()
+    v = process.step_size * gradient / metric
+    tau, weight = gauss_legendre(16)
+    after = [process.objective.gradient(theta - t * v) for t in tau]
+    smoothness = [(t * v @ (gradient - g) / (t**2 * v @ (metric * v))).item() for t, g in zip(tau, after, strict=True)]
+    process.step()
+    row = process.observe()
+    assert row["relative_progress"] == pytest.approx(-1 + process.step_size * (weight * tau) @ smoothness, abs=1e-10)
+    at_the_end = (v @ (gradient - process._gradient) / (v @ (metric * v))).item()
+    assert row["directional_smoothness"] == pytest.approx(at_the_end, rel=1e-10)
+
+
+def test_the_preconditioned_sharpness_against_the_dense_matrix():
+    process = adaptive(dtype=torch.float64)
+    process.measurements = (SharpnessTracker(2, tolerance=1e-10),)
+    for _ in range(5):
+        process.step()
+    hessian = torch.func.hessian(lambda t: process.objective.forward(t)[0])
+    # step 4 was measured at θ_4; go there again
+    again = adaptive(dtype=torch.float64)
+    for _ in range(4):
+        again.step()
+    theta, scale = again.theta, again._metric() ** -0.5
+    expected = torch.linalg.eigvalsh(scale[:, None] * hessian(theta) * scale)[-1]
+    assert process.observe()["preconditioned_sharpness"] == pytest.approx(expected.item(), rel=1e-8)
+    assert "sharpness" not in process.observe()

@@ -11,7 +11,16 @@ import torch
 import xarray as xr
 
 from eoslib import datasets, experiments, runs
-from eoslib.experiments import KINDS, LandscapeRun, SGDRun, TrainingRun, from_identity
+from eoslib.experiments import (
+    KINDS,
+    AdaptiveRun,
+    LandscapeRun,
+    ManyStarts,
+    SegmentRun,
+    SGDRun,
+    TrainingRun,
+    from_identity,
+)
 
 NETWORK = {
     "chapter": "test", "experiment": "e", "step_size": 2 / 5, "steps": 12, "dataset": "digits", "n": 30,
@@ -22,7 +31,15 @@ SGD = SGDRun(**NETWORK | {"step_size": 0.1}, batch_size=7)
 LANDSCAPE = LandscapeRun(
     chapter="test", experiment="l", step_size=2 / 41, steps=10, landscape="quadratic", start=(1.0, 0.5)
 )
-ALL = pytest.mark.parametrize("experiment", [GD, SGD, LANDSCAPE], ids=lambda e: e.kind)
+SEGMENT = SegmentRun(**NETWORK, every=5, points=3)
+ADAPTIVE = AdaptiveRun(
+    **NETWORK | {"step_size": 1e-3}, beta1=0.9, beta2=0.99, epsilon=1e-7, bias_correction=True, sharpness_every=3
+)
+STARTS = ManyStarts(
+    chapter="test", experiment="s", step_size=2 / 4, steps=10, landscape="tanh_neuron", starts=5, box=3.0, seed=0
+)
+EACH = (GD, SGD, LANDSCAPE, SEGMENT, ADAPTIVE, STARTS)
+ALL = pytest.mark.parametrize("experiment", EACH, ids=lambda e: e.kind)
 
 
 # --- identities ------------------------------------------------------------------------------------------
@@ -46,7 +63,7 @@ def test_an_experiment_is_rebuilt_from_what_the_store_read(experiment):
 
 
 def test_every_kind_is_tested_here():
-    assert {type(e) for e in (GD, SGD, LANDSCAPE)} == set(KINDS.values())
+    assert {type(e) for e in EACH} == set(KINDS.values())
 
 
 def test_the_fingerprint_is_of_the_data_with_its_options():
@@ -288,3 +305,16 @@ def test_traces_are_labelled():
     trace = experiments.carry_on(GD).trace
     assert isinstance(trace, xr.Dataset)
     assert all(v.attrs["long_name"] and v.attrs["units"] for v in trace.variables.values())
+
+
+def test_many_starts_are_as_many_runs():
+    """The gradient of the summed function is each point's own."""
+    together = experiments.carry_on(STARTS).trace.theta
+    first, last = together[0].values.reshape(-1, 2), together[-1].values.reshape(-1, 2)
+    for before, after in zip(first, last, strict=True):
+        assert abs(before).max() <= STARTS.box
+        alone = LandscapeRun(
+            chapter="test", experiment="alone", step_size=STARTS.step_size, steps=STARTS.steps,
+            landscape=STARTS.landscape, start=tuple(before),
+        )  # fmt: skip
+        assert experiments.carry_on(alone).trace.theta[-1].values == pytest.approx(after, rel=1e-12)

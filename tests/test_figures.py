@@ -29,7 +29,7 @@ def test_a_figure_is_shown_once_with_name_caption_and_alternative_text(shown):
     png = base64.b64decode(output["data"]["image/png"])
     assert png.startswith(b"\x89PNG")
     width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
-    assert (width, height) == (1700, 600)  # 8.5 × 3 inches at twice the dots of a screen
+    assert (width, height) == (1360, 480)  # 8.5 × 3 inches: twice the 680 pixels of the page's column
 
 
 def test_a_figure_in_which_nothing_was_drawn_is_not_shown(shown):

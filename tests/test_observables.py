@@ -170,3 +170,26 @@ def test_every_trace_variable_is_labelled():
     for name, variable in observables.VARIABLES.items():
         assert variable.long_name and variable.units, name
         assert isinstance(variable.dims, tuple)
+
+
+def test_on_linear_regression_both_sides_of_relation_6_are_the_same_and_known():
+    """f is quadratic: f(θ − ηg) = f − η⟨g, ∇f⟩ + ½η²gᵀHg, so both are −1 + (η/2) E[gᵀHg] / ‖∇f‖²."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    network = networks.mlp(3, (), 2, "linear", seed=0).double()
+    objective = SupervisedObjective(network, inputs, torch.arange(12) % 2, "mse-half-sum")
+    theta, eta = networks.flatten(network), 0.3
+    minibatches = list(torch.randperm(12, generator=generator).split(4))
+    here = objective.evaluate(theta)
+    measured = observables.expected_relative_progress(objective, theta, here, eta, minibatches)
+    hessian = torch.func.hessian(lambda t: objective.forward(t)[0])(theta)
+    g = torch.stack([objective.batch(m).gradient(theta) for m in minibatches])
+    values = -1 + eta / 2 * torch.einsum("bi,ij,bj->b", g, hessian, g) / here.gradient.square().sum()
+    assert measured["expected_relative_progress"] == pytest.approx(values.mean().item(), rel=1e-10)
+    assert measured["expected_relation"] == pytest.approx(values.mean().item(), rel=1e-10)
+    assert measured["expected_relation_se"] == pytest.approx(values.std().item() / 3**0.5, rel=1e-10)
+    # the minibatches are all of an epoch, so the plain definition needs no correction
+    after = torch.stack([objective.value(theta - eta * row) for row in g])
+    plain = ((after.mean() - here.value) / (eta * here.gradient.square().sum())).item()
+    assert measured["expected_relative_progress"] == pytest.approx(plain, rel=1e-10)
+    assert measured["decreasing_share"] == (after < here.value).double().mean().item()
