@@ -248,14 +248,23 @@ def first_seed(runs):
     return [run for run in runs if run.identity["seed"] == seeds[0]]
 
 
-def second_half(run):
-    return run.trace.isel(step=slice(run.trace.sizes["step"] // 2, None))
+def onset(run):
+    """The first step at which the measured sharpness is at least 2/η; the number of steps if it never is."""
+    above = run.trace.step[run.trace.sharpness >= 2 / run.step_size]
+    return int(above[0]) if above.size else run.trace.sizes["step"]
 
 
 def before_onset(run):
-    """The steps before the first measured sharpness of at least 2/η."""
-    above = run.trace.step[run.trace.sharpness >= 2 / run.step_size]
-    return run.trace.sel(step=slice(None, above[0] - 1 if above.size else None))
+    return run.trace.isel(step=slice(onset(run)))
+
+
+def after_onset(run):
+    return run.trace.isel(step=slice(onset(run), None))
+
+
+def settled(run):
+    """The second half of the iterations from the onset on."""
+    return run.trace.isel(step=slice((onset(run) + run.trace.sizes["step"]) // 2, None))
 
 
 def iterations(run):
@@ -584,14 +593,14 @@ if reached:
 
 # %% tags=["hide-input"]
 claims.measure(
-    "exp3/rp-near-zero", {case(r): second_half(r).relative_progress.mean() for r in exp3}, exp3
+    "exp3/rp-near-zero", {case(r): settled(r).relative_progress.mean() for r in exp3}, exp3
 )
 claims.measure(
     "exp3/rp-minus-one-before-onset", {case(r): before_onset(r).relative_progress.mean() for r in exp3}, exp3
 )
 claims.measure(
     "exp3/sharpness-above-threshold",
-    {case(r): second_half(r).sharpness.median() * r.step_size / 2 for r in exp3},
+    {case(r): settled(r).sharpness.median() * r.step_size / 2 for r in exp3},
     exp3,
 )
 claims.measure("exp3/loss-not-monotone", {case(r): (r.trace.loss.diff("step") > 0).mean() for r in exp3}, exp3)
@@ -657,7 +666,7 @@ with panels(
 # %% tags=["hide-input"]
 claims.measure(
     "exp4/unstable-near-threshold",
-    {case(r): second_half(r).directional_smoothness.mean() * r.step_size / 2 for r in exp3},
+    {case(r): settled(r).directional_smoothness.mean() * r.step_size / 2 for r in exp3},
     exp3,
 )
 claims.measure(
@@ -749,7 +758,7 @@ with panels(
 # %% tags=["hide-input"]
 def variation(run):
     """Median over the unstable iterations of the standard deviation over τ, relative to 2/η."""
-    values = second_half(run).segment_smoothness.dropna("step")
+    values = settled(run).segment_smoothness.dropna("step")
     return values.std("tau").median() * run.step_size / 2
 
 
@@ -795,10 +804,10 @@ with panels(
         right.set(xlabel="iteration $t$", ylabel=r"$L(\theta^t;\eta\nabla f(\theta^t))$")
 
 # %% tags=["hide-input"]
-claims.measure("exp6/rp-near-zero", {deep_case(r): second_half(r).relative_progress.mean() for r in exp6}, exp6)
+claims.measure("exp6/rp-near-zero", {deep_case(r): settled(r).relative_progress.mean() for r in exp6}, exp6)
 claims.measure(
     "exp6/smoothness-near-threshold",
-    {deep_case(r): second_half(r).directional_smoothness.mean() * r.step_size / 2 for r in exp6},
+    {deep_case(r): settled(r).directional_smoothness.mean() * r.step_size / 2 for r in exp6},
     exp6,
 )
 claims.measure("exp6/relation", {deep_case(r): abs(relation5_error(r)).median() for r in exp6}, exp6)
@@ -862,18 +871,15 @@ claims.measure(
 claims.measure("prop1/average", {case(r): weighted(r) for r in cor1}, cor1)
 
 
-def after_onset(run):
-    """The steps from the onset on at which the sharpness was measured."""
-    measured = run.trace.dropna("step", subset=["sharpness"])
-    return measured.sel(step=slice(before_onset(run).step[-1].item() + 1, None))
-
-
-unstable = [r for r in exp3 if after_onset(r).sizes["step"]]
-claims.measure("eos/above", {case(r): (after_onset(r).sharpness >= 2 / r.step_size).mean() for r in unstable}, unstable)
 claims.measure(
-    "eos/saturates", {case(r): after_onset(r).sharpness.median() * r.step_size / 2 for r in unstable}, unstable
+    "eos/above",
+    {case(r): (after_onset(r).sharpness.dropna("step") >= 2 / r.step_size).mean() for r in exp3},
+    exp3,
 )
-claims.measure("eos/aligned", {case(r): after_onset(r).alignment.median() for r in unstable}, unstable)
+claims.measure(
+    "eos/saturates", {case(r): after_onset(r).sharpness.median() * r.step_size / 2 for r in exp3}, exp3
+)
+claims.measure("eos/aligned", {case(r): after_onset(r).alignment.median() for r in exp3}, exp3)
 
 # %% [markdown]
 # ## Stochastic gradient descent
