@@ -76,7 +76,9 @@ class Peers:
 
         batches = [(self.objective.inputs, self.objective.labels)]
         parameters = list(self.module.parameters())
-        operator = HessianLinearOperator(self.module, torch.nn.CrossEntropyLoss(), parameters, batches)
+        operator = HessianLinearOperator(
+            self.module, torch.nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False
+        )
         return float(eigsh(operator.to_scipy(), k=1, which="LA", tol=tolerance, return_eigenvectors=False)[0])
 
     def pyhessian(self, tolerance: float) -> float:

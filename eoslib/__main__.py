@@ -75,7 +75,8 @@ def compute(
     unfinished = []
     for experiment in wanted:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        finished = experiments.carry_on(experiment, left, fresh)
+        # once the budget is spent, only look: with --fresh the rest would be forgotten and not computed
+        finished = runs.find(experiment.identity) if left == 0 else experiments.carry_on(experiment, left, fresh)
         if finished is None:
             unfinished.append(experiment)
         elif record and not finished.recorded:
@@ -83,7 +84,7 @@ def compute(
     done = len(wanted) - len(unfinished)
     print(f"{done} of {len(wanted)} run(s) of {chapter} at {preset} are finished")
     if unfinished:
-        print("the budget ended; the same command resumes", file=sys.stderr)
+        print(f"the budget ended; the same command{' without --fresh' if fresh else ''} resumes", file=sys.stderr)
         raise typer.Exit(1)
 
 

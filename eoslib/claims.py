@@ -205,17 +205,18 @@ def changed(verdicts: Sequence[dict], chapter: str, preset: str) -> list[str]:
 def acknowledge(verdicts: Sequence[dict], chapter: str, preset: str) -> Path:
     """Write the verdicts to recorded/claims/, from where every build shows them.
 
-    Raises ClaimError if a criterion differs from the one acknowledged before and the ledger does not say why
-    (`amended: {<preset>: <reason>}`).
+    Raises ClaimError if a criterion or quantity differs from the one acknowledged before and the ledger does not
+    say why (`amended: {<preset>: <reason>}`).
     """
     everything = acknowledged(chapter)
     before = everything.get(preset, {})
     for v in verdicts:
-        if v["id"] in before and v["criterion"] != before[v["id"]]["criterion"] and not v["amended"]:
-            raise ClaimError(
-                f"{v['id']}: the criterion at {preset} was {before[v['id']]['criterion']!r} and is now "
-                f"{v['criterion']!r}; say why in the ledger, amended: {{{preset}: <reason>}}"
-            )
+        for what in ("criterion", "quantity"):
+            if v["id"] in before and v[what] != before[v["id"]][what] and not v["amended"]:
+                raise ClaimError(
+                    f"{v['id']}: the {what} at {preset} was {before[v['id']][what]!r} and is now "
+                    f"{v[what]!r}; say why in the ledger, amended: {{{preset}: <reason>}}"
+                )
     everything[preset] = {v["id"]: v for v in verdicts if v["verdict"] != NOT_RUN}
     path = _acknowledged_path(chapter)
     path.parent.mkdir(parents=True, exist_ok=True)

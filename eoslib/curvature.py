@@ -53,7 +53,7 @@ def top_eigenpairs(
     rows = torch.zeros(0, p, dtype=start.dtype, device=start.device)  # orthonormal basis Q
     images = rows.clone()  # HQ
     queue = list(start)
-    needed = max(k, len(start) if eager is None else eager)
+    needed = min(p, max(k, len(start) if eager is None else eager))
     products = 0
     while True:
         q = _orthonormalised(queue.pop(0), rows)
@@ -143,7 +143,7 @@ class SharpnessTracker:
         spare_due = self.measurements % self.SPARE_EVERY == 0
         older = self.newer if self.older is None else self.older
         order = [older, self.spare, self.newer] if spare_due else [older, self.newer, self.spare]
-        start = torch.cat(order).to(like)
+        start = torch.cat([vectors.to(like) for vectors in order])  # a resumed state lies on the CPU
         return top_eigenpairs(hvp, start, self.k, self.tolerance, eager=self.k + spare_due)
 
     def measure(self, point, step_size: float) -> dict[str, float | list[float]]:

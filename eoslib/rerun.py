@@ -405,8 +405,9 @@ def _reached(partial: Path) -> str:
 def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True) -> str:
     """A hash of all that an executed chapter depends on; prose is not part of it.
 
-    Code cells, the library's sources, parameters, claims, versions, the fingerprint of the data set if there
-    is a parameter ``dataset``, and, where the chapter only renders (``compute=False``), the finished runs.
+    Code cells, the library's sources, parameters, claims, versions, the fingerprints of the data sets
+    that parameters called ``…dataset`` name, and, where the chapter only renders (``compute=False``), the finished
+    runs.
     """
     path = Path(path)
     claims = path.parent / "claims" / f"{path.stem}.yaml"
@@ -417,7 +418,7 @@ def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True) -
         "parameters": dict(parameters),
         "claims": claims.read_text(encoding="utf-8") if claims.is_file() else None,
         "versions": [platform.python_version(), *map(importlib.metadata.version, packages)],
-        "data": _fingerprint(parameters["dataset"]) if "dataset" in parameters else None,
+        "data": [_fingerprint(value) for name, value in parameters.items() if name.endswith("dataset")],
         "runs": None if compute else _inventory(),
     }
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()

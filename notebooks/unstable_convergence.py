@@ -100,11 +100,12 @@ exp6_depths: list[PositiveInt] = [2, 4]
 sgd_step_sizes: list[PositiveFloat] = [2 / 15, 2 / 30]
 batch_size: PositiveInt = 32
 epochs: PositiveInt = 40
-estimates: Annotated[int, Interval(ge=2)] = 12
+estimates: Annotated[int, Interval(ge=2)] = 20
 # the linear network, and adaptive methods
 linear_step_sizes: list[PositiveFloat] = [2 / 4, 2 / 8]
 linear_steps: PositiveInt = 300
-adaptive_step_size: PositiveFloat = 1e-3
+rmsprop_step_size: PositiveFloat = 1e-3
+adam_step_size: PositiveFloat = 1e-2
 adaptive_steps: PositiveInt = 450
 
 # %% [markdown]
@@ -129,7 +130,7 @@ sgd = partial(
     SGDRun, **exp1_data, steps=epochs * -(-exp1_n // batch_size), batch_size=batch_size, estimates=estimates, seed=seeds[0]
 )
 adaptive = partial(
-    AdaptiveRun, **exp1_data, activation="tanh", experiment="adaptive", step_size=adaptive_step_size,
+    AdaptiveRun, **exp1_data, activation="tanh", experiment="adaptive",
     steps=adaptive_steps, epsilon=1e-7, sharpness_every=sharpness_every, seed=seeds[0],
 )  # fmt: skip
 
@@ -211,8 +212,8 @@ experiments = {
     "exp8": [sgd(experiment="exp8", activation="relu", step_size=eta) for eta in sgd_step_sizes],
     "exp9": [sgd(experiment="exp9", activation="tanh", step_size=eta) for eta in sgd_step_sizes],
     "adaptive": [
-        adaptive(beta1=0.0, beta2=0.99, bias_correction=False),
-        adaptive(beta1=0.9, beta2=0.99, bias_correction=True),
+        adaptive(step_size=rmsprop_step_size, beta1=0.0, beta2=0.99, bias_correction=False),
+        adaptive(step_size=adam_step_size, beta1=0.9, beta2=0.99, bias_correction=True),
     ],
 }  # fmt: skip
 
@@ -267,15 +268,16 @@ def settled(run):
     return run.trace.isel(step=slice((onset(run) + run.trace.sizes["step"]) // 2, None))
 
 
-def iterations(run):
-    """The index of the last iteration: with a stopping rule on the accuracy, the first to reach it."""
-    return run.trace.sizes["step"] - 1
+def iterations_to_95(run):
+    """The first iteration with an accuracy of at least 95 %; nan if there is none."""
+    reached = run.trace.step[run.trace.accuracy >= 0.95]
+    return int(reached[0]) if reached.size else float("nan")
 
 
 def iterations_by_step_size(seed):
     """Iterations to 95 % of one seed's runs, from the largest step size to the smallest."""
-    runs = sorted((r for r in reached if r.identity["seed"] == seed), key=lambda r: -r.step_size)
-    return [iterations(r) for r in runs]
+    runs = sorted((r for r in exp3 if r.identity["seed"] == seed), key=lambda r: -r.step_size)
+    return [iterations_to_95(r) for r in runs]
 
 
 # %% [markdown]
@@ -315,7 +317,7 @@ claims.measure("ex1/diverges-above", {"": above.loss[-1] / above.loss[0]}, ex1[2
 # %% [markdown]
 # ### Theorem 1: no convergence to sharp minima
 #
-# *Paper, section 3.1.* From almost every start, gradient descent does not converge to a stationary point whose sharpness
+# *Paper, section 2.* From almost every start, gradient descent does not converge to a stationary point whose sharpness
 # exceeds $2/\eta$ or whose smallest eigenvalue is negative. We draw many random starts for two functions: the flattened
 # quadratic of example 2, whose only minimum has sharpness 40, at $\eta = 2/39$, where no start may converge; and the tanh
 # neuron of example 3, whose valley of minima has every sharpness, at $\eta = 2/4$, where no limit may be sharper than 4.
@@ -473,9 +475,8 @@ exp1 = collect(experiments["exp1"])
 with panels(
     1, 2, name="exp1",
     caption="Experiment 1. Loss (left) and sharpness (right) of networks without activation, with tanh and with ReLU, one "
-    r"line for each seed; the dashed line is $2/\eta$. The linear network's curves end where the loss overflows.",
-    alt="The tanh and ReLU networks' loss falls unsteadily while their sharpness climbs to 2/eta and stays about "
-    "there; the linear network's loss explodes.",
+    r"line for each seed; the dashed line is $2/\eta$. A curve that leaves the frame and ends is one whose loss overflowed.",
+    alt="Training loss and sharpness against iteration for three networks and several seeds, with a line at 2/eta.",
 ) as (left, right):  # fmt: skip
     for activation, colour in (("linear", VERMILION), ("tanh", BLUE), ("relu", ORANGE)):
         for run in (r for r in exp1 if r.identity["activation"] == activation):
@@ -505,15 +506,14 @@ claims.measure(
 claims.measure("exp1/linear-diverges", {network(r): r.diverged_at is not None for r in linear}, linear)
 claims.measure(
     "exp1/iterations-to-95",
-    {network(r): iterations(r) for r in nonlinear if r.trace.accuracy[-1] >= 0.95},
+    {network(r): iterations_to_95(r) for r in nonlinear},
     nonlinear,
 )
 
 # %% [markdown]
 # #### Does the linear network always diverge?
 #
-# One linear run of ours at the paper's scale did not, so the statement needs conditions. Here are all combinations of step size,
-# standardisation and bias initialisation, with several seeds. A run counts as diverged if its loss overflows.
+# The paper shows one run. Here are all combinations of step size, standardisation and bias initialisation, with several seeds. A run counts as diverged if its loss overflows.
 
 # %%
 linear_runs = collect(experiments["linear"])
@@ -578,14 +578,14 @@ with panels(
 
 # %% tags=["hide-input"]
 published_iterations = {30: 950, 60: 1300, 90: 1600}  # read off the paper's figure, by 2/η
-reached = [r for r in exp3 if r.trace.accuracy[-1] >= 0.95 and stop_accuracy == 0.95]
+published = [r for r in exp3 if round(2 / r.step_size) in published_iterations]
 
-if reached:
+if published:
     rows = [
         {
             "step size η": step_size_label(eta),
             "iterations to 95 % in the paper": published_iterations.get(round(2 / eta), "–"),
-            "here, one for each seed": ", ".join(str(iterations(r)) for r in reached if r.step_size == eta),
+            "here, one for each seed": ", ".join(str(iterations_to_95(r)) for r in exp3 if r.step_size == eta),
         }
         for eta in unstable_step_sizes
     ]
@@ -603,20 +603,17 @@ claims.measure(
     {case(r): settled(r).sharpness.median() * r.step_size / 2 for r in exp3},
     exp3,
 )
+claims.measure("exp3/loss-decreases", {case(r): r.trace.loss[-1] / r.trace.loss[0] for r in exp3}, exp3)
 claims.measure("exp3/loss-not-monotone", {case(r): (r.trace.loss.diff("step") > 0).mean() for r in exp3}, exp3)
 claims.measure(
     "exp3/iterations-to-95",
-    {
-        case(r): iterations(r) / published_iterations[round(2 / r.step_size)]
-        for r in reached
-        if round(2 / r.step_size) in published_iterations
-    },
-    reached,
+    {case(r): iterations_to_95(r) / published_iterations[round(2 / r.step_size)] for r in published},
+    published,
 )
 claims.measure(
     "exp3/larger-is-faster",
-    {f"seed {seed}": iterations for seed in seeds if len(iterations := iterations_by_step_size(seed)) > 1},
-    reached,
+    {f"seed {seed}": counts for seed in seeds if len(counts := iterations_by_step_size(seed)) > 1},
+    exp3,
 )
 claims.measure("exp3/too-large-diverges", {case(r): r.trace.loss[-50:].mean() / r.trace.loss[0] for r in remark3}, remark3)
 
@@ -699,9 +696,9 @@ def identity_error(run):
     return abs(measured.relative_progress - (-1 + run.step_size * integral))
 
 
-def relation5_error(run):
+def relation5_error(trace, step_size):
     """RP − (−1 + (η/2) L), at every step."""
-    return run.trace.relative_progress - (-1 + run.step_size / 2 * run.trace.directional_smoothness)
+    return trace.relative_progress - (-1 + step_size / 2 * trace.directional_smoothness)
 
 
 # %% tags=["hide-input"]
@@ -715,7 +712,7 @@ with panels(
     for run, colour in zip(first_seed(exp3), colours(len(unstable_step_sizes)), strict=False):
         relation = -1 + run.step_size / 2 * run.trace.directional_smoothness
         left.scatter(relation, run.trace.relative_progress, s=3, color=colour, alpha=0.4, linewidths=0, label=label(run))
-        right.plot(run.trace.step, relation5_error(run), color=colour, linewidth=0.6)
+        right.plot(run.trace.step, relation5_error(run.trace, run.step_size), color=colour, linewidth=0.6)
         left.axline((0, 0), slope=1, color="0.3", linestyle="--", linewidth=0.9)
         left.legend(markerscale=4)
     for run in exp2:
@@ -728,8 +725,10 @@ with panels(
 
 # %% tags=["hide-input"]
 claims.measure("thm2/identity", {case(r): identity_error(r).max() for r in thm2}, thm2)
-both = exp2 + exp3
-claims.measure("eq5/relation", {case(r): abs(relation5_error(r)).median() for r in both}, both)
+claims.measure("eq5/stable", {case(r): abs(relation5_error(r.trace, r.step_size)).median() for r in exp2}, exp2)
+claims.measure(
+    "eq5/unstable", {case(r): abs(relation5_error(after_onset(r), r.step_size)).median() for r in exp3}, exp3
+)
 
 # %% [markdown]
 # ### Experiment 5: along the step
@@ -810,16 +809,19 @@ claims.measure(
     {deep_case(r): settled(r).directional_smoothness.mean() * r.step_size / 2 for r in exp6},
     exp6,
 )
-claims.measure("exp6/relation", {deep_case(r): abs(relation5_error(r)).median() for r in exp6}, exp6)
+claims.measure(
+    "exp6/relation", {deep_case(r): abs(relation5_error(after_onset(r), r.step_size)).median() for r in exp6}, exp6
+)
 
 # %% [markdown]
 # ## What follows for the sharpness?
 #
-# *Paper, section 4.4.* Corollary 1 bounds the relative progress by the largest sharpness $L_t$ between two iterates,
+# *Paper, sections 4.4 and 2.* Corollary 1 bounds the relative progress by the largest sharpness $L_t$ between two iterates,
 # $\frac{2}{\eta}(\mathrm{RP}(\theta^t)+1)\le L_t$, and proposition 1 the average of $L_t$ from below. We measure the sharpness at equidistant points of
 # the step, whose maximum bounds $L_t$ *from below*: a violation would not refute the corollary, agreement
-# confirms it. For the average we use the exact form behind proposition 1: summing the descent inequality with weights $\|\nabla f(\theta^t)\|^2$
-# gives, over any window, $\overline{L} \ge \frac{2}{\eta}(1 + \overline{\mathrm{RP}})$ with the same weights.
+# confirms it. Proposition 1 comes from summing the descent inequality over a window that begins at $T$: the average of $L_t$ with weights
+# $\|\nabla f(\theta^t)\|^2$ is at least $\frac{2}{\eta}(1-\epsilon)$ with $\epsilon = f(\theta^T)/(\eta\sum_t\|\nabla f(\theta^t)\|^2)$. The sum runs over all iterations of the second
+# half of the run, the average over those at which $L_t$ was measured.
 
 # %%
 cor1 = collect(experiments["cor1"])
@@ -831,11 +833,12 @@ def segment(run):
     return measured.assign(largest=measured.segment_sharpness.max("tau"))
 
 
-def weighted(run):
-    """Averages of L_t and of (2/η)(1 + RP) over the second half, weighted by ‖∇f‖²: their ratio."""
-    late = segment(run).isel(step=slice(segment(run).sizes["step"] // 2, None))
-    weight = late.gradient_norm**2
-    return (weight * late.largest).sum() / (weight * 2 / run.step_size * (1 + late.relative_progress)).sum()
+def weighted_average(run):
+    """The average of L_t over the second half, weighted by ‖∇f‖², and ε."""
+    window = run.trace.isel(step=slice(run.trace.sizes["step"] // 2, None))
+    epsilon = window.loss[0] / (run.step_size * (window.gradient_norm**2).sum())
+    measured = segment(run).sel(step=slice(window.step[0], None))
+    return measured.largest.weighted(measured.gradient_norm**2).mean(), epsilon
 
 
 # %% tags=["hide-input"]
@@ -868,7 +871,15 @@ claims.measure(
     {case(r): (2 / r.step_size * (segment(r).relative_progress + 1) / segment(r).largest).max() for r in cor1},
     cor1,
 )
-claims.measure("prop1/average", {case(r): weighted(r) for r in cor1}, cor1)
+averages = {case(r): weighted_average(r) for r in cor1}
+claims.measure(
+    "prop1/average",
+    {
+        f"{name}, ε = {float(epsilon):.3f}": average * r.step_size / 2 - (1 - epsilon)
+        for r, (name, (average, epsilon)) in zip(cor1, averages.items(), strict=True)
+    },
+    cor1,
+)
 
 
 claims.measure(
@@ -908,34 +919,33 @@ def by_epoch(run):
     return starts.assign_coords(epoch=("step", np.arange(starts.sizes["step"]))).swap_dims(step="epoch")
 
 
+def draw_sides(ax, trace):
+    """Both sides of (6), with two standard errors."""
+    for name, colour, text in (
+        ("expected_relative_progress", BLUE, r"$\mathbb{E}[\mathrm{RP}]$"), ("expected_relation", ORANGE, "right side of (6)")
+    ):  # fmt: skip
+        error = 2 * trace[f"{name}_se"]
+        ax.plot(trace.epoch, trace[name], color=colour, linewidth=0.9, label=text)
+        ax.fill_between(trace.epoch, trace[name] - error, trace[name] + error, color=colour, alpha=0.2, linewidth=0)
+
+
 # %% tags=["hide-input"]
 with panels(
     2, max(len(exp8), 1), name="exp8", height=2.4, width=10, sharex=True,
     caption="Experiments 7 and 8, SGD on the ReLU network: full-batch loss (top), and both sides of (6) (bottom), "
     "at the beginning of each epoch; bands are two standard errors.",
-    alt="Top, the loss falls over the epochs for each step size. Bottom, the two sides of relation 6 rise from minus one "
-    "and coincide within their error bands.",
+    alt="Top, the loss over the epochs for each step size. Bottom, the two sides of relation 6 with their error bands.",
 ) as axes:  # fmt: skip
     for column, run in enumerate(exp8):
         top, bottom, trace = axes[column], axes[len(exp8) + column], by_epoch(run)
         top.semilogy(trace.epoch, trace.loss, color=BLUE)
-        for name, colour, text in (
-            ("expected_relative_progress", BLUE, r"$\mathbb{E}[\mathrm{RP}]$"), ("expected_relation", ORANGE, "right side of (6)")
-        ):  # fmt: skip
-            error = 2 * trace[f"{name}_se"]
-            bottom.plot(trace.epoch, trace[name], color=colour, linewidth=0.9, label=text)
-            bottom.fill_between(trace.epoch, trace[name] - error, trace[name] + error, color=colour, alpha=0.2, linewidth=0)
+        draw_sides(bottom, trace)
         bottom.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
         top.set(title=label(run), ylabel="training loss" if column == 0 else None)
         bottom.set(xlabel="epoch", ylabel="relative progress" if column == 0 else None)
         bottom.legend()
 
 # %% tags=["hide-input"]
-def late_epochs(run):
-    trace = by_epoch(run)
-    return trace.isel(epoch=slice(trace.sizes["epoch"] // 2, None))
-
-
 def relation6_gap(run):
     """Median over epochs of |left − right| of (6), relative to the right-hand side's distance from −1."""
     trace = by_epoch(run)
@@ -947,21 +957,32 @@ def eta_case(run):
 
 
 claims.measure("exp7/loss-decreases", {eta_case(r): by_epoch(r).loss[-1] / by_epoch(r).loss[0] for r in exp8}, exp8)
-claims.measure("exp7/erp-not-negative", {eta_case(r): late_epochs(r).expected_relative_progress.mean() for r in exp8}, exp8)
-claims.measure("exp7/most-minibatches-decrease", {eta_case(r): late_epochs(r).decreasing_share.mean() for r in exp8}, exp8)
+def positive_epochs(run):
+    """The epochs with E[RP] > 0."""
+    trace = by_epoch(run)
+    return trace.where(trace.expected_relative_progress > 0, drop=True)
+
+
+claims.measure(
+    "exp7/erp-positive", {eta_case(r): positive_epochs(r).sizes["epoch"] / by_epoch(r).sizes["epoch"] for r in exp8}, exp8
+)
+claims.measure(
+    "exp7/most-minibatches-decrease",
+    {eta_case(r): positive_epochs(r).decreasing_share.mean() for r in exp8 if positive_epochs(r).sizes["epoch"]},
+    exp8,
+)
 claims.measure("exp8/relation", {eta_case(r): relation6_gap(r) for r in exp8}, exp8)
 claims.measure("exp9/relation", {eta_case(r): relation6_gap(r) for r in exp9}, exp9)
 
 # %% tags=["hide-input"]
 with panels(
     1, max(len(exp9), 1), name="exp9", height=2.6, width=10,
-    caption="Experiment 9 (the paper's appendix D): both sides of (6) for the tanh network.",
-    alt="The two sides of relation 6 coincide within their error bands for each step size.",
+    caption="Experiment 9 (the paper's appendix D): both sides of (6) for the tanh network; bands are two standard errors.",
+    alt="The two sides of relation 6 against epoch, one panel for each step size.",
 ) as axes:  # fmt: skip
     for ax, run in zip(axes, exp9, strict=False):
         trace = by_epoch(run)
-        ax.plot(trace.epoch, trace.expected_relative_progress, color=BLUE, linewidth=0.9, label=r"$\mathbb{E}[\mathrm{RP}]$")
-        ax.plot(trace.epoch, trace.expected_relation, color=ORANGE, linewidth=0.9, label="right side of (6)")
+        draw_sides(ax, trace)
         ax.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
         ax.set(title=label(run), xlabel="epoch", ylabel="relative progress" if ax is axes[0] else None)
         ax.legend()
@@ -974,7 +995,8 @@ with panels(
 # $\mathrm{RP} = (f(\theta-v)-f(\theta))/\langle\nabla f, v\rangle$ and $L = \langle v, \nabla f(\theta)-\nabla f(\theta-v)\rangle/\langle v, Pv\rangle$. With $m = \nabla f$,
 # $\langle\nabla f, v\rangle = \langle v, Pv\rangle/\eta$, and the proof of theorem 2 goes through word for word: $\mathrm{RP} = -1 + \eta\int_0^1\tau L\,d\tau$ in the metric $P$. The
 # step is one of gradient descent in the coordinates $P^{1/2}\theta$, whose Hessian is $P^{-1/2}\nabla^2 f\,P^{-1/2}$: the right curvature is the
-# *preconditioned* sharpness {cite}`cohen2022adaptive`, its limit $2/\eta$. For Adam $m$ lags behind $\nabla f$; on a quadratic with fixed $P$ the
+# *preconditioned* sharpness {cite}`cohen2022adaptive`, its limit $2/\eta$. For Adam $m$ lags behind $\nabla f$, and the identity
+# reads $\mathrm{RP} = -1 + q\,\eta\int_0^1\tau L\,d\tau$ with $q = \langle m, v\rangle/\langle\nabla f, v\rangle$. On a quadratic with fixed $P$ the
 # iteration is heavy-ball momentum and stays stable up to $\frac{2}{\eta}\cdot\frac{1+\beta_1}{1-\beta_1}$, which is $19\cdot 2/\eta$ for $\beta_1 = 0.9$.
 
 # %%
@@ -990,7 +1012,7 @@ def limit(run):
     return 2 / run.step_size * (1 + run.identity["beta1"]) / (1 - run.identity["beta1"])
 
 
-def middle_third(run):
+def sixth_to_half(run):
     """After the transient, before the loss vanishes."""
     size = run.trace.sizes["step"]
     return run.trace.isel(step=slice(size // 6, size // 2))
@@ -1001,8 +1023,7 @@ with panels(
     1, 3, name="adaptive", height=3, width=10,
     caption="Ours: full-batch RMSProp and Adam. Relative progress and directional smoothness in the metric of the preconditioner, and "
     "preconditioned sharpness over its limit for a quadratic.",
-    alt="RMSProp's relative progress rises to about zero and its directional smoothness to 2/eta; Adam's stay at minus one "
-    "and zero while its preconditioned sharpness is below its limit.",
+    alt="Relative progress, directional smoothness and preconditioned sharpness of RMSProp and Adam against iteration.",
 ) as (left, middle, right):  # fmt: skip
     for run, colour in zip(adaptive_runs, (BLUE, ORANGE), strict=False):
         left.plot(run.trace.step, run.trace.relative_progress, color=colour, linewidth=0.6, label=method(run))
@@ -1018,24 +1039,25 @@ with panels(
 
 # %% tags=["hide-input"]
 rmsprop = [r for r in adaptive_runs if method(r) == "RMSProp"]
-claims.measure("ours-adaptive/rmsprop-rp", {method(r): middle_third(r).relative_progress.mean() for r in rmsprop}, rmsprop)
+claims.measure("ours-adaptive/rmsprop-rp", {method(r): sixth_to_half(r).relative_progress.mean() for r in rmsprop}, rmsprop)
 claims.measure(
     "ours-adaptive/rmsprop-smoothness",
-    {method(r): middle_third(r).directional_smoothness.mean() * r.step_size / 2 for r in rmsprop},
+    {method(r): sixth_to_half(r).directional_smoothness.mean() * r.step_size / 2 for r in rmsprop},
     rmsprop,
 )
 claims.measure(
     "ours-adaptive/relation",
-    {
-        method(r): abs(r.trace.relative_progress + 1 - r.step_size / 2 * r.trace.directional_smoothness).median()
-        for r in adaptive_runs
-    },
-    adaptive_runs,
+    {method(r): abs(relation5_error(sixth_to_half(r), r.step_size)).median() for r in rmsprop},
+    rmsprop,
+)
+adam = [r for r in adaptive_runs if method(r) == "Adam"]
+claims.measure(
+    "ours-adaptive/adam-passes-gd-limit",
+    {method(r): sixth_to_half(r).preconditioned_sharpness.median() * r.step_size / 2 for r in adam},
+    adam,
 )
 claims.measure(
-    "ours-adaptive/adam-threshold",
-    {method(r): (r.trace.preconditioned_sharpness / limit(r)).median() for r in adaptive_runs},
-    adaptive_runs,
+    "ours-adaptive/adam-limit", {method(r): (r.trace.preconditioned_sharpness / limit(r)).max() for r in adam}, adam
 )
 
 # %% [markdown]
