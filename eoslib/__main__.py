@@ -75,8 +75,8 @@ def compute(
     unfinished = []
     for experiment in wanted:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        # once the budget is spent, only look: with --fresh the rest would be forgotten and not computed
-        finished = runs.find(experiment.identity) if left == 0 else experiments.carry_on(experiment, left, fresh)
+        # with the budget spent, --fresh would only forget what is stored
+        finished = None if fresh and left == 0 else experiments.carry_on(experiment, left, fresh)
         if finished is None:
             unfinished.append(experiment)
         elif record and not finished.recorded:

@@ -214,6 +214,13 @@ def test_compute_only_one_experiment_and_fresh(eoslib, monkeypatch):
     assert len(computed) == 2
 
 
+def test_fresh_without_budget_left_forgets_nothing(eoslib):
+    assert eoslib("compute", "mini", "--only", "hill")[0] == 0
+    status, _, err = eoslib("compute", "mini", "--only", "hill", "--fresh", "--budget", "0")
+    assert status == 1 and "without --fresh resumes" in err
+    assert {row["status"] for row in runs.listing()} == {"finished"}
+
+
 def test_a_run_declared_twice_is_computed_once(eoslib):
     out = eoslib("compute", "mini", "--only", "hill", "--list", "--json", "-p", "step_sizes=[2/41, 2/41]")[1]
     assert len(json.loads(out)) == 1

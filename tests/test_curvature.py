@@ -298,3 +298,11 @@ def test_the_sharpness_along_a_step_against_dense_matrices():
     restored = SegmentSharpness(objective, every=1, points=4)
     restored.load(segment.state())
     assert all(torch.equal(a.newer, b.newer) for a, b in zip(segment.trackers, restored.trackers, strict=True))
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_tracker_never_asks_for_more_directions_than_there_are(p):
+    matrix, _ = symmetric(range(1, p + 1))
+    tracker = SharpnessTracker(k=p)
+    for _ in range(9):  # the spare is due at the fourth and the eighth
+        assert tracker.track(Counted(matrix), random(p)).values[0].item() == pytest.approx(p)
