@@ -234,7 +234,7 @@ claims = Ledger("unstable_convergence", preset)
 
 
 def label(run):
-    """η and, where there are several, the seed."""
+    """η, for a legend or a title."""
     return rf"$\eta = {step_size_label(run.step_size)}$"
 
 
