@@ -173,7 +173,10 @@ experiments = {
         for seed in seeds[:2]
     ],
     "exp2": [
-        train(experiment="exp2", step_size=eta, steps=stable_steps, stop_accuracy=stop_accuracy, seed=seeds[0])
+        train(
+            experiment="exp2", step_size=eta, steps=stable_steps, stop_accuracy=stop_accuracy, seed=seeds[0],
+            sharpness_every=4 * sharpness_every,
+        )
         for eta in stable_step_sizes
     ],
     "exp3": [
