@@ -65,7 +65,7 @@ class MLP(nn.Module):
         """Inputs (n, d_in) to outputs (n, d_out)."""
         *hidden_layers, last = self.layers
         if self.activation is ACTIVATIONS["linear"]:
-            # One affine map: with the weights multiplied first, every example costs d_in · d_out instead of d_in · hidden.
+            # One affine map: with the weights multiplied first, an example costs d_in · d_out, not d_in · hidden.
             weight, bias = last.weight, last.bias
             for layer in reversed(hidden_layers):
                 weight, bias = weight @ layer.weight, weight @ layer.bias + bias

@@ -302,7 +302,10 @@ def execute(
     Raises ParameterError before anything runs, and ChapterFailed when a cell raises or the kernel dies; the
     notebook as far as it ran is then kept beside ``out``, which itself is only ever written whole.
     """
+    import nbformat
     import papermill
+
+    from eoslib import runs
 
     path, out = Path(path).resolve(), Path(out)
     values = parameters(path, preset, overrides)
@@ -348,23 +351,9 @@ def execute(
         "key": key,
         "seconds": round(time.monotonic() - started, 1),
     }
-    write_notebook(notebook, out)
+    runs.write_atomically(out, nbformat.writes(notebook).encode())
     partial.unlink()
     return notebook
-
-
-def write_notebook(notebook, path: Path) -> None:
-    """Write a notebook so that ``path`` always holds a whole one: temporary file, fsync, rename."""
-    import nbformat
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(nbformat.writes(notebook))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @contextlib.contextmanager

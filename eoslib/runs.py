@@ -237,7 +237,7 @@ def record(run: Run) -> Path:
     small = single(thin(run.trace))
     encoding = {name: {"zlib": True, "complevel": 9, "shuffle": True} for name in small.data_vars}
     content = _netcdf(small, encoding)
-    _write(target, content)
+    write_atomically(target, content)
     checks = {"trace_sha256": _sha256(content), "values_sha256": values_sha256(small)}
     _write_json(target.with_suffix(".json"), run.manifest | checks)
     return target
@@ -358,7 +358,7 @@ class _Journal:
         numbers, tensors = _split(process.state())
         content = safetensors.torch.save(tensors)
         state = f"state-{self.step:09d}.safetensors"
-        _write(self.folder / state, content)
+        write_atomically(self.folder / state, content)
         body = self._body() | {
             "files": self.files | {state: _sha256(content)},
             "state": numbers,
@@ -375,7 +375,7 @@ class _Journal:
         self._write_rows()
         trace = self._trace()
         content = _netcdf(trace)
-        _write(self.folder / "trace.nc", content)
+        write_atomically(self.folder / "trace.nc", content)
         state = process.state()
         manifest = (
             self._body()
@@ -415,7 +415,7 @@ class _Journal:
         buffer = io.BytesIO()
         np.savez(buffer, step=np.arange(first, self.step), **columns)
         name = f"rows-{first:09d}-{self.step:09d}.npz"
-        _write(self.folder / name, buffer.getvalue())
+        write_atomically(self.folder / name, buffer.getvalue())
         self.files[name] = _sha256(buffer.getvalue())
         self.rows = []
 
@@ -532,7 +532,7 @@ def _bar(process: Process, identity: dict, done: int) -> tqdm:
 # --------------------------------------------------------------------------------------------------- one file
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write atomically: after a crash at any instant the file is the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -560,7 +560,9 @@ def _write(path: Path, content: bytes) -> None:
 
 def _write_json(path: Path, body: dict) -> None:
     text = json.dumps(body, sort_keys=True, ensure_ascii=False)
-    _write(path, json.dumps({"sha256": _sha256(text.encode()), "body": body}, sort_keys=True, indent=1).encode())
+    write_atomically(
+        path, json.dumps({"sha256": _sha256(text.encode()), "body": body}, sort_keys=True, indent=1).encode()
+    )
 
 
 def _read_json(path: Path) -> dict:

@@ -315,7 +315,7 @@ def test_kill_9_at_any_instant_changes_no_bit(experiment):
 @pytest.mark.parametrize("instant", ["before", "half written", "before the rename", "after"])
 def test_a_crash_in_the_middle_of_each_write_changes_no_bit(victim, instant, monkeypatch):
     """kill -9 finds these instants by chance; here each is met."""
-    write = runs._write
+    write = runs.write_atomically
 
     class Crash(BaseException):
         pass
@@ -330,10 +330,10 @@ def test_a_crash_in_the_middle_of_each_write_changes_no_bit(victim, instant, mon
             temporary.write_bytes(content[: len(content) // (2 if instant == "half written" else 1)])
         raise Crash
 
-    monkeypatch.setattr(runs, "_write", crashing)
+    monkeypatch.setattr(runs, "write_atomically", crashing)
     with pytest.raises(Crash):
         runs.carry_on(Walk(10), IDENTITY, checkpoint_seconds=0)
-    monkeypatch.setattr(runs, "_write", write)
+    monkeypatch.setattr(runs, "write_atomically", write)
     run = runs.carry_on(Walk(10), IDENTITY, checkpoint_seconds=0)
     assert run.manifest["values_sha256"] == whole(10).manifest["values_sha256"]
     assert runs.verify() == []
@@ -345,7 +345,7 @@ def test_a_file_is_replaced_only_when_all_of_the_new_one_is_on_the_disk(tmp_path
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", lambda file: (events.append(("fsync", path.read_bytes())), fsync(file)))
     monkeypatch.setattr(os, "replace", lambda a, b: (events.append(("replace", a.read_bytes())), replace(a, b)))
-    runs._write(path, b"new")
+    runs.write_atomically(path, b"new")
     assert events == [("fsync", b"old"), ("replace", b"new"), ("fsync", b"new")]  # the last one is of the folder
     assert names(tmp_path) == ["file"]
 
