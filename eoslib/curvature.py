@@ -146,10 +146,22 @@ class SharpnessTracker:
         start = torch.cat([vectors.to(like) for vectors in order])  # a resumed state lies on the CPU
         return top_eigenpairs(hvp, start, self.k, self.tolerance, eager=self.k + spare_due)
 
+    def at(self, point) -> Spectrum:
+        """The spectrum at an `objective.Expansion`, the next point of the trajectory.
+
+        If the point knows a `Restriction`, the search takes place in its subspace, and ∇²f itself only multiplies
+        what was found, until the residuals are small there too. `products` counts the latter.
+        """
+        inside = point.restricted()
+        if inside is None:
+            return self.track(point.hvp, point.gradient)
+        found = self.track(inside.hvp, inside.gradient)
+        return top_eigenpairs(point.hvp, inside.lift(found.vectors), self.k, self.tolerance)
+
     def measure(self, point, step_size: float) -> dict[str, float | list[float]]:
         """Observables at an `objective.Expansion`: sharpness λ₁ (and `eigenvalues`, λ₁…λ_k, if k > 1), its
         relative residual, products spent, and the alignment |⟨∇f, u₁⟩|/‖∇f‖ of the gradient with u₁."""
-        spectrum = self.track(point.hvp, point.gradient)
+        spectrum = self.at(point)
         gradient = point.gradient
         row = {
             "sharpness": spectrum.values[0].item(),
@@ -187,7 +199,7 @@ class SegmentSharpness:
         values = []
         for tau, tracker in zip(torch.linspace(0, 1, self.points).tolist(), self.trackers, strict=True):
             there = self.objective.expand(point.theta - step_size * tau * point.gradient) if tau else point
-            values.append(tracker.track(there.hvp, point.gradient).values[0].item())
+            values.append(tracker.at(there).values[0].item())
         return {"segment_sharpness": values}
 
     def state(self) -> dict:

@@ -194,6 +194,9 @@ class _Scaled:
         """s∇²f s w, shape (p,)."""
         return self._s * self._point.hvp(self._s * w)
 
+    def restricted(self) -> None:
+        """No subspace of cheap products: s mixes the principal directions of the inputs."""
+
 
 class SGD:
     """θ_{t+1} = θ_t − η∇f_B(θ_t), the minibatches B of each epoch drawn without replacement.

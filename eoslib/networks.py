@@ -7,6 +7,7 @@
 The module only gives the architecture and the initial parameters; from then on θ is the state.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
@@ -61,18 +62,25 @@ class MLP(nn.Module):
             for layer in self.layers:
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Inputs (n, d_in) to outputs (n, d_out)."""
-        *hidden_layers, last = self.layers
-        if self.activation is ACTIVATIONS["linear"]:
+    @property
+    def is_linear(self) -> bool:
+        """Whether there is no activation."""
+        return self.activation is ACTIVATIONS["linear"]
+
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Inputs (n, d_in) to outputs (n, d_out). `offset` (n, hidden[0]) is added to what the first layer gives."""
+        if self.is_linear and offset is None:
             # One affine map: with the weights multiplied first, an example costs d_in · d_out, not d_in · hidden.
+            *hidden_layers, last = self.layers
             weight, bias = last.weight, last.bias
             for layer in reversed(hidden_layers):
                 weight, bias = weight @ layer.weight, weight @ layer.bias + bias
             return F.linear(x, weight, bias)
-        for layer in hidden_layers:
-            x = self.activation(layer(x))
-        return last(x)
+        first, *others = self.layers
+        x = first(x) if offset is None else first(x) + offset
+        for layer in others:
+            x = layer(self.activation(x))
+        return x
 
 
 def _check(parameter: str, value: str, valid) -> None:
@@ -98,18 +106,26 @@ def mlp(
         return MLP(d_in, hidden, d_out, activation, bias_init)
 
 
+def narrowed(network: MLP, d_in: int) -> MLP:
+    """The same network for inputs of another size; its parameters are not meant to be used."""
+    narrow = copy.deepcopy(network)
+    first = nn.utils.skip_init(nn.Linear, d_in, network.layers[0].out_features)
+    narrow.layers[0] = first.to(network.layers[0].weight)
+    return narrow
+
+
 def flatten(module: nn.Module) -> Tensor:
     """A copy of all parameters as one vector θ of shape (p,), in the order of `module.parameters()`."""
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 
-def apply(module: nn.Module, theta: Tensor, x: Tensor) -> Tensor:
+def apply(module: nn.Module, theta: Tensor, *x: Tensor) -> Tensor:
     """The outputs of `module` at inputs `x`, its parameters being `theta` (p,) laid out as by `flatten`.
 
-    `theta` is only viewed, never copied; dtype and device are those of `theta` and `x`. Raises RuntimeError
-    if `theta` has another length than p.
+    x: the arguments of the module's forward. `theta` is only viewed, never copied; dtype and device are those of
+    `theta` and `x`. Raises RuntimeError if `theta` has another length than p.
     """
     names, parameters = zip(*module.named_parameters(), strict=True)
     pieces = theta.split([parameter.numel() for parameter in parameters])
     views = {name: piece.view_as(p) for name, p, piece in zip(names, parameters, pieces, strict=True)}
-    return functional_call(module, views, (x,))
+    return functional_call(module, views, x)

@@ -306,3 +306,37 @@ def test_a_tracker_never_asks_for_more_directions_than_there_are(p):
     tracker = SharpnessTracker(k=p)
     for _ in range(9):  # the spare is due at the fourth and the eighth
         assert tracker.track(Counted(matrix), random(p)).values[0].item() == pytest.approx(p)
+
+
+# --- in the subspace of the inputs' principal directions -------------------------------------------------
+
+
+def descent_on_inputs(scales, monkeypatch):
+    """Points along gradient descent of a small network whose inputs have these standard deviations."""
+    monkeypatch.setattr("eoslib.objective.PRINCIPAL", 4)
+    labels = torch.randint(3, (200,), generator=torch.Generator().manual_seed(1))
+    inputs = random(200, len(scales)) * torch.as_tensor(scales, dtype=torch.float64)
+    network = networks.mlp(len(scales), (6,), 3, "tanh", seed=0).double()
+    objective, theta = SupervisedObjective(network, inputs, labels, "cross-entropy"), networks.flatten(network)
+    for _ in range(8):
+        point = objective.expand(theta)
+        yield point, torch.linalg.eigvalsh(hessian(lambda t: objective.forward(t)[0])(theta))[-1].item()
+        theta = theta - 0.3 * point.gradient
+
+
+def test_a_search_in_the_subspace_spares_products(monkeypatch):
+    tracker = SharpnessTracker()
+    for point, expected in descent_on_inputs(1.5 / np.arange(1, 61) ** 1.0, monkeypatch):
+        row = tracker.measure(point, 0.3)
+        assert row["sharpness"] == pytest.approx(expected, rel=1e-4)
+        assert row["sharpness_residual"] <= 3e-3
+        assert row["products"] <= 3
+
+
+def test_where_the_subspace_holds_little_the_search_goes_on_outside(monkeypatch):
+    tracker = SharpnessTracker(k=2, tolerance=1e-5)
+    for point, expected in descent_on_inputs(np.ones(60), monkeypatch):
+        assert point.restricted() is not None
+        spectrum = tracker.at(point)
+        assert spectrum.converged
+        assert spectrum.values[0].item() == pytest.approx(expected, rel=1e-6)

@@ -1,5 +1,6 @@
 """eoslib.networks: derivatives against finite differences, initialisation and layout against PyTorch."""
 
+import copy
 from itertools import product
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import grad, jvp
 
-from eoslib.networks import ACTIVATIONS, MLP, apply, flatten, mlp
+from eoslib.networks import ACTIVATIONS, MLP, apply, flatten, mlp, narrowed
 
 # torch.func.jvp itself still calls torch.jit.script, which torch deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -104,6 +105,24 @@ def test_a_linear_network_is_the_composition_of_its_layers():
     for layer in network.layers:
         layer_by_layer = layer(layer_by_layer)
     torch.testing.assert_close(network(x), layer_by_layer)
+
+
+@pytest.mark.parametrize("activation", ["linear", "tanh"])
+@pytest.mark.parametrize("hidden", [(), (6, 5)])
+def test_an_offset_is_added_to_what_the_first_layer_gives(activation, hidden):
+    network, x = mlp(4, hidden, 2, activation, seed=0).double(), torch.randn(3, 4, dtype=torch.float64)
+    shifted = copy.deepcopy(network)
+    shifted.layers[0].bias.data += 0.5
+    offset = torch.full_like(network.layers[0](x), 0.5)
+    torch.testing.assert_close(network(x, offset), shifted(x))
+
+
+def test_a_narrowed_network_differs_in_its_first_layer_only():
+    network = mlp(40, (6, 5), 2, "tanh", seed=0).double()
+    narrow = narrowed(network, 3)
+    assert narrow(torch.randn(7, 3, dtype=torch.float64)).shape == (7, 2)
+    assert [p.shape for p in narrow.parameters()][1:] == [p.shape for p in network.parameters()][1:]
+    assert network.layers[0].weight.shape == (6, 40)
 
 
 def test_without_hidden_layers_the_network_is_affine():
