@@ -165,7 +165,7 @@ experiments = {
     "linear": [
         TrainingRun(
             **exp1_data | {"standardisation": std, "bias_init": init}, experiment="linear", activation="linear",
-            seed=seed, step_size=eta, steps=linear_steps, sharpness_every=5 * sharpness_every,
+            seed=seed, step_size=eta, steps=linear_steps, sharpness_every=linear_steps,
         )
         for eta in linear_step_sizes
         for std in ("per-pixel", "per-channel")
