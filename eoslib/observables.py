@@ -50,8 +50,8 @@ VARIABLES: dict[str, Variable] = {
     "point_steps": Variable("steps that all points took together"),
     "last_rise": Variable("last step at which f rose from a point that converges, the latest of all"),
     "eta": Variable("step size η"),
-    "stable_area": Variable("area of U_η, on four interleaved grids", dims=("subgrid",)),
-    "convergent_area": Variable("area of V_η, on four interleaved grids", dims=("subgrid",)),
+    "stable_area": Variable("area of U_η in the box"),
+    "convergent_area": Variable("area of V_η in the box"),
     "stable_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of U_η crosses", dims=("size",)),
     "convergent_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of V_η crosses", dims=("size",)),
 }
