@@ -106,6 +106,7 @@ epochs: PositiveInt = 40
 estimates: Annotated[int, Interval(ge=2)] = 20
 # the linear network, and adaptive methods
 linear_step_sizes: list[PositiveFloat] = [2 / 4, 2 / 8]
+linear_seeds: Annotated[list[NonNegativeInt], Len(1)] = [0, 1]
 linear_steps: PositiveInt = 300
 rmsprop_step_size: PositiveFloat = 1e-3
 adam_step_size: PositiveFloat = 1e-2
@@ -173,7 +174,7 @@ experiments = {
         for eta in linear_step_sizes
         for std in ("per-pixel", "per-channel")
         for init in ("default", "zero")
-        for seed in seeds[:2]
+        for seed in linear_seeds
     ],
     "exp2": [
         train(
