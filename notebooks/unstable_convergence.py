@@ -569,7 +569,14 @@ claims.measure("fig1/loss-decreases", {eta_case(r): r.trace.loss[-1] / r.trace.l
 # %% [markdown]
 # #### Does the linear network always diverge?
 #
-# The paper shows one run. Here are all combinations of step size, standardisation and bias initialisation, with several seeds. A run counts as diverged if its loss overflows.
+# The paper shows one run. Here are all combinations of step size, standardisation and bias initialisation. A run counts as diverged if its loss overflows.
+#
+# What comes out is not "without activation gradient descent diverges", at either preset, but a step size beyond which it does.
+# On CIFAR-10 at the published $2/30$ none of three seeds diverged in 10,000 iterations, thirteen times as many as the
+# published run took to blow up. The sharpness passes $2/\eta$ within 100 iterations and stays about one and a half times above it; the loss
+# oscillates, and falls, to an accuracy of 82 %: unstable convergence without an activation function. At $2/10$ every
+# setting diverged. A network without activation is linear in its inputs, but not in its parameters, and cross-entropy flattens towards confident
+# predictions; so the quadratic argument (fact 1) does not apply to it either.
 
 # %%
 linear_runs = collect(experiments["linear"])
