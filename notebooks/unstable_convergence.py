@@ -1171,7 +1171,7 @@ claims.measure(
 # digits with the mean squared error (`half-sum`: one half of the sum over classes), which sharpen enough on 500 examples
 # to become unstable, and runs a fixed number of iterations instead of stopping at 95 %, which is reached there before the
 # onset. The `paper` preset runs on the exact pixels of 5,085 training images, those for which the book had the original
-# file; the paper took the official first 5,000. All deviations of the book stand on [one page](../book/deviations.md).
+# file; the paper took the official first 5,000. SGD runs there for 100 of the paper's 300 epochs. All deviations of the book stand on [one page](../book/deviations.md).
 #
 # ## Try it
 #
