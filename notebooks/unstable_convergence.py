@@ -966,7 +966,7 @@ claims.measure(
 claims.measure("eos/aligned", {case(r): after_onset(r).alignment.median() for r in exp3}, exp3)
 
 # %% [markdown]
-# #### Is the gradient parallel to the top eigenvector?
+# ### Is the gradient parallel to the top eigenvector?
 #
 # Section 4.4 concludes from "$\nabla f$ is approximately parallel to the top eigenvector" that the sharpness lies at $2/\eta$ or slightly
 # above. On CIFAR-10 it is not parallel to it (figure above, right), and the sharpness lies a third above $2/\eta$ at $\eta = 2/30$, a tenth and less at
