@@ -159,8 +159,9 @@ class SharpnessTracker:
         return top_eigenpairs(point.hvp, inside.lift(found.vectors), self.k, self.tolerance)
 
     def measure(self, point, step_size: float) -> dict[str, float | list[float]]:
-        """Observables at an `objective.Expansion`: sharpness λ₁ (and `eigenvalues`, λ₁…λ_k, if k > 1), its
-        relative residual, products spent, and the alignment |⟨∇f, u₁⟩|/‖∇f‖ of the gradient with u₁."""
+        """Observables at an `objective.Expansion`: sharpness λ₁, its relative residual, products spent, and the
+        alignment |⟨∇f, u₁⟩|/‖∇f‖ of the gradient with u₁. If k > 1, also `eigenvalues`, λ₁…λ_k, and the
+        alignment with the span of those uᵢ whose λᵢ ≥ 2/η."""
         spectrum = self.at(point)
         gradient = point.gradient
         row = {
@@ -169,7 +170,11 @@ class SharpnessTracker:
             "alignment": ((spectrum.vectors[0] @ gradient).abs() / gradient.norm()).item(),
             "products": float(spectrum.products),
         }
-        return row | ({"eigenvalues": spectrum.values.tolist()} if self.k > 1 else {})
+        if self.k > 1:
+            unstable = spectrum.vectors[spectrum.values >= 2 / step_size]
+            row["eigenvalues"] = spectrum.values.tolist()
+            row["unstable_alignment"] = ((unstable @ gradient).norm() / gradient.norm()).item()
+        return row
 
     def state(self) -> dict:
         """All that the next measurement depends on."""

@@ -401,7 +401,7 @@ def provenance(*groups: Sequence[runs.Run]) -> None:
 # What an iterative search found is right to its tolerance: a better search must not make recorded runs wrong. An
 # eigenvalue is right to a relative 1e-3, a cosine with an eigenvector to the angle by which that may be off.
 EIGENVALUES = ("sharpness", "eigenvalues", "segment_sharpness", "preconditioned_sharpness")
-COSINES = ("alignment",)
+COSINES = ("alignment", "unstable_alignment")
 # What it cost and how far it went is no result.
 DIAGNOSTICS = ("products", "sharpness_residual")
 

@@ -32,6 +32,7 @@ VARIABLES: dict[str, Variable] = {
     "sharpness": Variable("sharpness λ_max(∇²f(θ))"),
     "sharpness_residual": Variable("residual ‖Hu − λu‖ / |λ| of the top eigenpair"),
     "alignment": Variable("alignment |⟨∇f, u₁⟩| / ‖∇f‖ of the gradient with the top eigenvector"),
+    "unstable_alignment": Variable("alignment of the gradient with the eigenvectors of eigenvalues ≥ 2/η"),
     "eigenvalues": Variable("top Hessian eigenvalues", dims=("eigenvalue",)),
     "products": Variable("Hessian-vector products spent"),
     "segment_smoothness": Variable("directional smoothness L(θ; ητ∇f(θ)) along the step", dims=("tau",)),

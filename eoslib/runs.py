@@ -231,10 +231,11 @@ def verify() -> list[str]:
 
 
 def record(run: Run) -> Path:
-    """Copy a finished run to recorded/: scalars as float32, compressed; a curve of more than 20,000 points is
-    thinned by `thin`. The manifest goes with it. Returns the trace's path."""
+    """Copy a finished run to recorded/, compressed: scalars as float32 unless it was computed in float64; a curve of
+    more than 20,000 points is thinned by `thin`. The manifest goes with it. Returns the trace's path."""
     target = recorded() / run.identity["chapter"] / f"{run.identity['experiment']}-{run.key}.nc"
-    small = single(thin(run.trace))
+    # what was computed in double precision is kept so: an identity that holds to rounding would not survive float32
+    small = thin(run.trace) if run.identity.get("precision") == "float64" else single(thin(run.trace))
     encoding = {name: {"zlib": True, "complevel": 9, "shuffle": True} for name in small.data_vars}
     content = _netcdf(small, encoding)
     write_atomically(target, content)

@@ -240,15 +240,20 @@ def test_a_tracker_follows_a_turning_matrix():
 def test_what_a_tracker_reports(k):
     objective, theta = network_problem()
     point = objective.expand(theta)
-    row = SharpnessTracker(k=k, tolerance=1e-8).measure(point, step_size=0.1)
     values, vectors = torch.linalg.eigh(hessian(lambda t: objective.forward(t)[0])(theta))
+    step_size = 2 / values[-2:].mean().item()  # the second eigenvalue is stable, the first is not
+    row = SharpnessTracker(k=k, tolerance=1e-8).measure(point, step_size)
     assert row["sharpness"] == pytest.approx(values[-1].item(), rel=1e-7)
     assert row["sharpness_residual"] <= 1e-8
     alignment = abs(vectors[:, -1] @ point.gradient) / point.gradient.norm()
     assert row["alignment"] == pytest.approx(alignment.item(), rel=1e-5)
     assert row["products"] == objective.products
-    assert ("eigenvalues" in row) == (k > 1)
+    assert ("eigenvalues" in row) == ("unstable_alignment" in row) == (k > 1)
     if k > 1:
+        assert row["unstable_alignment"] == pytest.approx(alignment.item(), rel=1e-5)
+        both = SharpnessTracker(k=k, tolerance=1e-8).measure(point, 2 / values[-2].item() * 1.0001)
+        share = (vectors[:, -2:].T @ point.gradient).norm() / point.gradient.norm()
+        assert both["unstable_alignment"] == pytest.approx(share.item(), rel=1e-5)
         assert row["eigenvalues"] == pytest.approx(values.flip(0)[:k].tolist(), rel=1e-7)
 
 

@@ -645,6 +645,15 @@ def test_listing_tells_finished_from_unfinished_and_has_the_hash_of_the_values()
     assert runs.inventory() == {run.key: run.manifest["values_sha256"]}
 
 
+def test_what_was_computed_in_float64_is_recorded_so():
+    run = runs.carry_on(Walk(), IDENTITY | {"precision": "float64"})
+    runs.record(run)
+    (found,) = runs.recorded_runs()
+    for name in run.trace.data_vars:
+        np.testing.assert_array_equal(found.trace[name], run.trace[name])
+        assert found.trace[name].dtype == np.float64
+
+
 def test_recorded_runs_are_found_as_float32(monkeypatch, tmp_path):
     run = runs.carry_on(Walk(), IDENTITY)
     path = runs.record(run)
