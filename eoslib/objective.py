@@ -36,11 +36,34 @@ def mse_half_sum(outputs: Tensor, labels: Tensor) -> Tensor:
     return mse_sum(outputs, labels) / 2
 
 
+def mse_binary(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of (f − y)², without ½ (Damian et al. 2023), the output f being (n, 1) and y = −1 for label
+    0, +1 for label 1."""
+    f, y = _binary(outputs, labels)
+    return ((f - y) ** 2).mean()
+
+
+def logistic(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of log(1 + exp(−yf)); f and y as for `mse_binary`."""
+    f, y = _binary(outputs, labels)
+    return -F.logsigmoid(y * f).mean()
+
+
+def _binary(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """f and y = ±1, both (n,); raises ValueError unless `outputs` is (n, 1)."""
+    if outputs.shape[1] != 1:
+        raise ValueError(f"a binary loss takes one output for each example, not {outputs.shape[1]}")
+    return outputs[:, 0], 2 * labels - 1
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross-entropy": cross_entropy,
     "mse-half-sum": mse_half_sum,
     "mse-sum": mse_sum,
+    "mse-binary": mse_binary,
+    "logistic": logistic,
 }
+BINARY_LOSSES = ("mse-binary", "logistic")  # of one output and two classes
 
 
 PRINCIPAL = 100  # directions of the inputs in a `Restriction`
@@ -77,12 +100,21 @@ class Expansion:
         (product,) = torch.autograd.grad(self._gradient, self._theta, v, retain_graph=True)
         return product
 
-    def third(self, u: Tensor) -> Tensor:
-        """∇³f(θ)(u, u) = ∇_θ(uᵀ∇²f(θ)u) for fixed u, shape (p,): the gradient of the sharpness when u is the
-        top unit eigenvector (Damian et al. 2023, section 3). Costs about two products and is counted so."""
+    def third(self, u: Tensor, v: Tensor | None = None) -> Tensor:
+        """∇³f(θ)(u, v) = ∇_θ(uᵀ∇²f(θ)v) for fixed u and v, shape (p,); v defaults to u. ∇³f(u, u) is the gradient of
+        the sharpness when u is the top unit eigenvector (Damian et al. 2023, section 3). Costs about two products
+        and is counted so."""
         self._objective.products += 2
         (hu,) = torch.autograd.grad(self._gradient, self._theta, u, create_graph=True)
-        (result,) = torch.autograd.grad(hu @ u, self._theta, retain_graph=True)
+        (result,) = torch.autograd.grad(hu @ (u if v is None else v), self._theta, retain_graph=True)
+        return result
+
+    def fourth(self, u: Tensor) -> Tensor:
+        """∇⁴f(θ)(u, u, u) = ∇_θ(∇³f(θ)(u, u, u)) for fixed u, shape (p,). Counted as four products."""
+        self._objective.products += 4
+        (hu,) = torch.autograd.grad(self._gradient, self._theta, u, create_graph=True)
+        (third,) = torch.autograd.grad(hu @ u, self._theta, create_graph=True)
+        (result,) = torch.autograd.grad(third @ u, self._theta, retain_graph=True)
         return result
 
     def restricted(self) -> "Restriction | None":
@@ -154,8 +186,8 @@ class Objective:
 class SupervisedObjective(Objective):
     """f(θ) = loss(network(θ, inputs), labels).
 
-    network: a module whose forward maps inputs (n, d) to outputs (n, c); only its shapes are used, the
-    parameters are those of θ in the order of `networks.flatten`. loss: a name of `LOSSES`.
+    network: a module whose forward maps inputs (n, d) to outputs (n, c), c = 1 for `BINARY_LOSSES`; only its shapes
+    are used, the parameters are those of θ in the order of `networks.flatten`. loss: a name of `LOSSES`.
     """
 
     def __init__(self, network: torch.nn.Module, inputs: Tensor, labels: Tensor, loss: str):
@@ -168,8 +200,15 @@ class SupervisedObjective(Objective):
     def of(
         cls, network: torch.nn.Module, data: Dataset, loss: str, device: torch.device, dtype: torch.dtype
     ) -> "SupervisedObjective":
-        """The loss on a whole data set, held on `device` with inputs in `dtype`."""
-        inputs, labels = data.inputs.to(device, dtype), data.labels.to(device)
+        """The loss on a whole data set, held on `device` with inputs in `dtype`; tokens stay integers.
+
+        Raises ValueError for a binary loss on other than two classes.
+        """
+        if loss in BINARY_LOSSES and data.n_classes != 2:
+            raise ValueError(f"the loss {loss} is for two classes; {data.name} has {data.n_classes}")
+        inputs, labels = data.inputs.to(device), data.labels.to(device)
+        if inputs.is_floating_point():
+            inputs = inputs.to(dtype)
         return cls(network.to(device, dtype), inputs, labels, loss)
 
     def forward(self, theta: Tensor) -> tuple[Tensor, Tensor]:

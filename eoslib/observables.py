@@ -46,6 +46,43 @@ VARIABLES: dict[str, Variable] = {
     "expected_relation_se": Variable("standard error of the right-hand side of (6)"),
     "decreasing_share": Variable("share of the minibatches whose step decreases f"),
     "preconditioned_sharpness": Variable("preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})"),
+    "midpoint_sharpness": Variable("sharpness at the midpoint (θ_t + θ_{t+1})/2"),
+    "constrained_loss": Variable("loss f(θ†) of the constrained trajectory"),
+    "constrained_sharpness": Variable("sharpness λ_max(∇²f(θ†)) of the constrained trajectory"),
+    "constrained_residual": Variable("residual ‖Hu − λu‖ / |λ| of the top eigenpair at θ†"),
+    "next_eigenvalue": Variable("largest eigenvalue of ∇²f(θ†) that is not constrained, λ₂ if one is"),
+    "distance": Variable("distance ‖θ − θ†‖ to the constrained trajectory"),
+    "flow_loss": Variable("loss of gradient flow"),
+    "flow_sharpness": Variable("sharpness of gradient flow"),
+    "flow_distance": Variable("distance of gradient flow to the constrained trajectory"),
+    "alpha": Variable("progressive sharpening α = −∇f·∇S⊥ at θ†"),
+    "beta": Variable("strength of self-stabilization β = ‖∇S⊥‖² at θ†"),
+    "delta": Variable("size of the deviation δ = √(2α/β)"),
+    "epsilon": Variable("ε = η√α"),
+    "sharpness_slope": Variable("slope ∇S·u of the sharpness along u at θ†"),
+    "x": Variable("deviation x = u·(θ − θ†)"),
+    "y": Variable("deviation y = ∇S⊥·(θ − θ†)"),
+    "predicted_x": Variable("predicted x"),
+    "predicted_y": Variable("predicted y"),
+    "predicted_loss": Variable("predicted loss f(θ†) + x²/η"),
+    "predicted_sharpness": Variable("predicted sharpness 2/η + y + (∇S·u)x"),
+    "predicted_distance": Variable("predicted distance ‖v‖ to the constrained trajectory"),
+    "predicted_error": Variable("error ‖v − (θ − θ†)‖ of the predicted deviation"),
+    "generalised_x": Variable("x by the generalised prediction"),
+    "generalised_y": Variable("y by the generalised prediction"),
+    "generalised_loss": Variable("generalised prediction f(θ†) + x²/η + F(x) of the loss"),
+    "generalised_sharpness": Variable("generalised prediction 2/η + y + F″(x) of the sharpness"),
+    "generalised_distance": Variable("distance to the constrained trajectory by the generalised prediction"),
+    "generalised_error": Variable("error of the deviation by the generalised prediction"),
+    "limiting_sharpness": Variable("limit 2/η − F′(δ)/δ + F″(δ) of the sharpness"),
+    "rho_3": Variable("ρ₃ = ‖∇³f(θ†)‖, by power iteration"),
+    "rho_4": Variable("ρ₄ = ‖∇⁴f(θ†)‖, by power iteration"),
+    "sharpening_alignment": Variable("alignment −∇f·∇S⊥ / (‖∇f‖‖∇S⊥‖) at θ†"),
+    "restoring_ratio": Variable("‖∇S⊥‖ / ρ₃"),
+    "fourth_order_ratio": Variable("ρ₄ / (ηρ₃²)"),
+    "third_order_ratio_v": Variable("‖∇³f(v⊥, v⊥)‖ / (ρ₃‖v⊥‖²), v = θ − θ†"),
+    "third_order_ratio_gradient": Variable("‖∇³f(∇f, ∇f)‖ / (ρ₃‖∇f‖²)"),
+    "second_order_ratio_v": Variable("|v⊥·∇²f v⊥| / (S‖v⊥‖²), v = θ − θ†"),
     "outcome": Variable("outcome of each point, see eoslib.basins.Outcome", dims=("row", "column"), dtype="uint8"),
     "points": Variable("number of points of each outcome", dims=("kind",)),
     "point_steps": Variable("steps that all points took together"),
@@ -76,8 +113,9 @@ def directional_smoothness(v: Tensor, gradient: Tensor, gradient_after: Tensor, 
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> float:
-    """Share of examples whose largest output (n, c) is at their label (n,)."""
-    return (outputs.argmax(1) == labels).double().mean().item()
+    """Share of examples whose largest output (n, c) is at their label (n,); of a single output the sign decides."""
+    predicted = outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(1)
+    return (predicted == labels).double().mean().item()
 
 
 def distance(theta: Tensor, other: Tensor) -> float:
