@@ -37,8 +37,11 @@
 #
 # ```{math}
 # :label: chen-sets
-# V_\eta = \{\theta_0 : \theta_k \to \theta^*\}, \qquad
-# U_\eta = \{\theta_0 \in V_\eta : f(\theta_{k+1}) < f(\theta_k) \text{ as long as } \theta_k \ne \theta^*\},
+# \begin{aligned}
+# V_\eta &= \{\theta_0 : \theta_k \to \theta^*\},\\
+# U_\eta &= \{\theta_0 \in V_\eta : f(\theta_{k+1}) < f(\theta_k)\\
+# &\qquad \text{as long as } \theta_k \ne \theta^*\},
+# \end{aligned}
 # ```
 #
 # the *convergent* and the *stable* starts; $V_\eta\setminus U_\eta$ are the *unstable* ones. (In the paper's (30) the inequality is
@@ -46,8 +49,10 @@
 #
 # $$
 # \begin{aligned}
-# f_1 &= x^2 + y^2 + x^2y + x^3 + y^3, & f_2 &= x^2 + y^2 + x^2y + x^4 + y^4,\\
-# f_3 &= x^4y^2 + x^2y^4 - 3x^2y^2 + 1, & f_4 &= (1-xy)^2 + \tfrac{1}{20}(x^2+y^2),
+# f_1 &= x^2 + y^2 + x^2y + x^3 + y^3,\\
+# f_2 &= x^2 + y^2 + x^2y + x^4 + y^4,\\
+# f_3 &= x^4y^2 + x^2y^4 - 3x^2y^2 + 1,\\
+# f_4 &= (1-xy)^2 + \tfrac{1}{20}(x^2+y^2),
 # \end{aligned}
 # $$
 #
@@ -362,7 +367,10 @@ claims.measure("fig2/axes-are-no-minima", {case(r): share(r, Outcome.DEGENERATE)
 #
 # ```{math}
 # :label: chen-limit
-# F(F(s)) = s - 2(a^2+b)\,s^3 + \dots, \qquad c = a^2 + b = \frac{f'''^2}{\lambda^2} - \frac{f''''}{3\lambda} .
+# \begin{aligned}
+# F(F(s)) &= s - 2c\,s^3 + \dots,\\
+# c = a^2 + b &= \frac{f'''^2}{\lambda^2} - \frac{f''''}{3\lambda} .
+# \end{aligned}
 # ```
 #
 # If $c > 0$ the iterates do approach, ever more slowly: $s_t \approx 1/\sqrt{2ct}$, which reaches $10^{-6}$ after some $10^{10}$ steps. For $f_3$
@@ -462,7 +470,10 @@ claims.measure("fig3/stable", {"": bool(membership(stable_path).outcome[0] == Ou
 #
 # ```{math}
 # :label: chen-descent
-# f(\theta - \alpha\nabla f(\theta)) - f(\theta) \le -C\alpha\,\|\nabla f(\theta)\|^2, \qquad C = 1 - \tfrac{\eta M}{2} > 0 .
+# \begin{gathered}
+# f(\theta - \alpha\nabla f(\theta)) - f(\theta) \le -C\alpha\,\|\nabla f(\theta)\|^2,\\
+# C = 1 - \tfrac{\eta M}{2} > 0 .
+# \end{gathered}
 # ```
 #
 # The proof says that such radii exist. We compute them. For $M$ we take the middle of $(\lambda_{\max}(\theta^*), 2/\eta)$:
@@ -560,7 +571,10 @@ claims.measure(
 #
 # ```{math}
 # :label: chen-u
-# U = \{\theta : \|\theta-\theta^*\| < t',\ f(\theta) < f^*\}, \qquad F(U)\subseteq U .
+# \begin{gathered}
+# U = \{\theta : \|\theta-\theta^*\| < t',\ f(\theta) < f^*\},\\
+# F(U)\subseteq U .
+# \end{gathered}
 # ```
 #
 # Let $\alpha$ grow from 0 to $\eta$. To leave $U$, the point $\theta-\alpha\nabla f(\theta)$ would have to cross the sphere,
