@@ -2,7 +2,7 @@
 
 Network 3072-200-200-10 (tanh) with 5,000 examples: CIFAR-10 if it is here, else generated inputs of the same shape.
 Maps of starting points against vectorised NumPy and a plain loop in Numba. Writes benchmarks/results.json,
-benchmarks/scaling.png and benchmarks/maps.png, and prints a table.
+benchmarks/scaling.png, benchmarks/maps.png and the table in the README.
 """
 
 import functools
@@ -175,11 +175,13 @@ def draw_scaling(path: Path) -> None:
     objective, theta, _ = problem(1250)
     times = []
     for count in counts:
-        together = [GradientDescent(objective, theta, 2 / (30 + i), steps=10**6) for i in range(count)]
-        times.append(seconds(lambda group=together: [descent.step() for descent in group], 5))
+        group = [GradientDescent(objective, theta, 2 / (30 + i), steps=10**6) for i in range(count)]
+        times.append(seconds(lambda descents=group: [descent.step() for descent in descents], 5))
     axes[2].loglog(counts, times, "o-", color=GREEN)
     axes[2].set(xlabel="step sizes, advanced side by side", title="one step of each, n = 1,250")
-    for ax in axes:
+    for ax, ticks in zip(axes, (sizes, widths, counts), strict=True):
+        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.set_xticks([], minor=True)
         ax.grid(True, which="both", alpha=0.3)
     figure.savefig(path, dpi=150)
 
@@ -288,6 +290,25 @@ def draw_maps(path: Path, grids: tuple[int, ...] = (256, 512, 1024)) -> float:
     return statistics.median(per_step)
 
 
+def table(results: dict) -> str:
+    """The rows as a Markdown table, the machine below."""
+    lines = ["| measured | value | unit | bound |", "|---|---:|---|---|"]
+    for r in results["rows"]:
+        verdict = f"{r['bound'].replace('<=', '≤').replace('>=', '≥')}{'' if r['holds'] else ', does not hold'}"
+        lines.append(f"| {r['id']} | {r['value']:.3g} | {r['unit']} | {verdict} |")
+    m = results["machine"]
+    lines += ["", f"{m['processor']}, {m['threads']} threads, PyTorch {m['torch']}, data: {m['data']}."]
+    return "\n".join(lines)
+
+
+def put_into_readme(text: str) -> None:
+    """Replace what stands between the two marks in the README."""
+    path = FOLDER.parent / "README.md"
+    before, _, rest = path.read_text().partition("<!-- benchmarks -->\n")
+    _, mark, after = rest.partition("<!-- end of benchmarks -->")
+    path.write_text(f"{before}<!-- benchmarks -->\n{text}\n{mark}{after}")
+
+
 def main() -> None:
     """Measure, judge, write."""
     warnings.simplefilter("ignore")  # of the peers
@@ -343,8 +364,10 @@ def main() -> None:
 
     draw_scaling(FOLDER / "scaling.png")
     machine = runs.machine() | {"threads": torch.get_num_threads(), "data": data}
-    (FOLDER / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    print(f"wrote {FOLDER / 'results.json'}")
+    results = {"machine": machine, "rows": rows}
+    (FOLDER / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    put_into_readme(table(results))
+    print(f"wrote {FOLDER / 'results.json'} and the table in README.md")
 
 
 if __name__ == "__main__":
