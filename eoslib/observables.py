@@ -27,6 +27,8 @@ VARIABLES: dict[str, Variable] = {
     "loss": Variable("training loss f(θ)"),
     "gradient_norm": Variable("gradient norm ‖∇f(θ)‖"),
     "accuracy": Variable("training accuracy"),
+    "test_loss": Variable("loss on held-out examples"),
+    "test_accuracy": Variable("accuracy on held-out examples"),
     "relative_progress": Variable("relative progress RP(θ)"),
     "directional_smoothness": Variable("directional smoothness L(θ; η∇f(θ))"),
     "sharpness": Variable("sharpness λ_max(∇²f(θ))"),
@@ -55,6 +57,10 @@ VARIABLES: dict[str, Variable] = {
     "flow_loss": Variable("loss of gradient flow"),
     "flow_sharpness": Variable("sharpness of gradient flow"),
     "flow_distance": Variable("distance of gradient flow to the constrained trajectory"),
+    "central_loss": Variable("time average f(w) + Sσ²/2 of the loss by the central flow"),
+    "central_sharpness": Variable("sharpness of the central flow"),
+    "central_variance": Variable("variance σ² of the oscillation along u by the central flow"),
+    "central_distance": Variable("distance of the central flow to the constrained trajectory"),
     "alpha": Variable("progressive sharpening α = −∇f·∇S⊥ at θ†"),
     "beta": Variable("strength of self-stabilization β = ‖∇S⊥‖² at θ†"),
     "delta": Variable("size of the deviation δ = √(2α/β)"),
@@ -62,6 +68,8 @@ VARIABLES: dict[str, Variable] = {
     "sharpness_slope": Variable("slope ∇S·u of the sharpness along u at θ†"),
     "x": Variable("deviation x = u·(θ − θ†)"),
     "y": Variable("deviation y = ∇S⊥·(θ − θ†)"),
+    "projected_gradient_norm": Variable("‖P∇f‖ at θ†, P the projection orthogonal to u and ∇S"),
+    "projection_error": Variable("error ‖θ†_{t+1} − θ†_t + ηP∇f‖ / (η‖∇f‖) of the first-order form of the update"),
     "predicted_x": Variable("predicted x"),
     "predicted_y": Variable("predicted y"),
     "predicted_loss": Variable("predicted loss f(θ†) + x²/η"),
@@ -189,6 +197,26 @@ class SegmentSmoothness:
         """Observables at an `objective.Expansion` or `Evaluation` with its θ."""
         values = segment_smoothness(self.objective, point.theta, point.gradient, step_size, self.taus)
         return {"segment_smoothness": values}
+
+    def state(self) -> dict:
+        """Nothing carries over from one measurement to the next."""
+        return {}
+
+    def load(self, state: dict) -> None:
+        """Nothing to load."""
+
+
+class HeldOut:
+    """Measures loss and accuracy on other examples, those of `objective`, at the steps divisible by `every`."""
+
+    def __init__(self, objective: SupervisedObjective, every: int):
+        self.objective, self.every = objective, every
+
+    def measure(self, point, step_size: float) -> dict[str, float]:
+        """Observables at an `objective.Expansion`."""
+        with torch.no_grad():
+            loss, outputs = self.objective.forward(point.theta)
+        return {"test_loss": loss.item(), "test_accuracy": accuracy(outputs, self.objective.labels)}
 
     def state(self) -> dict:
         """Nothing carries over from one measurement to the next."""

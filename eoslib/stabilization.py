@@ -180,6 +180,10 @@ class CubicExpansion:
         """v⊥ = v − u (u·v), shape (p,)."""
         return v - self.u * (self.u @ v)
 
+    def tangent(self, v: Tensor) -> Tensor:
+        """v without its components along u and ∇S, shape (p,): lemma 13's projection."""
+        return self.outside(v) - self.perpendicular * (self.perpendicular @ v) / self.beta
+
     def predict(self, v: Tensor, displaced: Evaluation | Expansion | None = None) -> Tensor:
         """The deviation after the next step, predicted from v (p,); all of shape (p,).
 
@@ -237,6 +241,24 @@ def limiting_sharpness(objective: Objective, cubic: CubicExpansion) -> float:
     return (2 / cubic.step_size + (sum(second) - sum(first)) / 2).item()
 
 
+# ------------------------------------------------------------------------------------------------ the central flow
+
+CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
+
+
+def central_velocity(point: Expansion, spectrum: Spectrum, step_size: float, duration: float) -> tuple[Tensor, Tensor]:
+    """σ² () and −∇f − ½σ²∇S (p,) of the central flow at `point`, for one unstable eigenvalue (Cohen et al. 2025).
+
+    Gradient descent that oscillates by ±σu around w has the mean gradient ∇f(w) + ½σ²∇S(w). The flow along it takes the
+    smallest σ² ≥ 0 that keeps S at most 2/η. spectrum: the top eigenpair. duration: of the Euler step, at whose end
+    S ≤ 2/η to first order.
+    """
+    normal = point.third(spectrum.vectors[0])
+    excess = (spectrum.values[0] - 2 / step_size) / duration - point.gradient @ normal
+    variance = (2 * excess / (normal @ normal)).clamp(min=0)
+    return variance, -point.gradient - variance / 2 * normal
+
+
 # -------------------------------------------------------------------------------------------------- assumptions
 
 
@@ -286,24 +308,28 @@ def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
 
 
 class SelfStabilization:
-    """Gradient descent, and from its onset of instability on the constrained trajectory, gradient flow and predictions.
+    """Gradient descent, and from its onset of instability on the constrained trajectory, flows and predictions.
 
     The onset is the first θ_t for which the sharpness at the midpoint of θ_t and θ_{t+1} is at least 2/η. The last
     of every `every` steps is checked for it, and when that is unstable, all steps of the stretch. At the onset
-    θ† = project(θ), the flow starts from θ, and both predictions from θ − θ†.
+    θ† = project(θ), gradient flow and central flow start from θ; both predictions start from θ − θ†, there or later.
 
-    objective: f in float64. theta: start (p,). approach: f in the precision of `theta`, for the steps before the onset;
-    by default `objective`. The paper has float32 there, and it matters: while gradient descent is stable, its
-    oscillation along u decays to the rounding errors, and the instability grows from what is left. steps: at most so
-    many in all. tracked: at most so many after the onset. unstable: k, how many eigenvalues are constrained to 2/η;
-    predictions are made for k = 1 only. every: what costs more is observed at the steps after the onset that are
-    divisible by it. Ends too when λ_{k+1}(θ†), observed at those, exceeds 1.9/η, or when a loss is not finite
+    objective: f in float64. theta: start (p,). approach: f in the precision of `theta`, for the steps before the
+    onset; by default `objective`. The paper has float32 there, and it matters: while gradient descent is stable,
+    its oscillation along u decays to the rounding errors, and the instability grows from what is left. steps: at
+    most so many in all. tracked: at most so many after the onset. unstable: k, how many eigenvalues are constrained
+    to 2/η; predictions and the central flow are made for k = 1 only. every: what costs more is observed at the
+    steps after the onset that are divisible by it. predict_from: the predictions start at the first step with |x| ≥
+    predict_from · δ; 0, the onset, is the paper's. While |x| ≪ δ, x is not so much an oscillation as a smooth
+    offset that the theory neglects, and theorem 1 does not hold; a prediction from there errs in the time of the
+    first blow-up. Ends too when λ_{k+1}(θ†), observed with the costly, exceeds 1.9/η, or when a loss is not finite
     (`diverged_at`).
 
     onset: its step, None before. cubic: f's `CubicExpansion` at the θ† of the last step, if k = 1.
     """
 
-    _POINTS = ("theta", "constrained", "flow", "predicted", "generalised")  # tensors (p,), None until the onset
+    # tensors (p,), None until the onset
+    _POINTS = ("theta", "constrained", "flow", "central", "predicted", "generalised")
 
     def __init__(
         self,
@@ -315,18 +341,20 @@ class SelfStabilization:
         tracked: int = 2000,
         unstable: int = 1,
         every: int = 50,
+        predict_from: float = 0.0,
     ):
         if not step_size > 0:
             raise ValueError(f"step_size must be positive, got {step_size}")
         self.objective, self.approach = objective, approach or objective
         self.step_size, self.steps, self.tracked = step_size, steps, tracked
-        self.unstable, self.every = unstable, every
+        self.unstable, self.every, self.predict_from = unstable, every, predict_from
         self.theta = theta.detach()
-        self.constrained = self.flow = self.predicted = self.generalised = None
+        self.constrained = self.flow = self.central = self.predicted = self.generalised = None
         self.trackers = {
             "theta": SharpnessTracker(),
             "flow": SharpnessTracker(),
             "constrained": CyclicTracker(unstable, 1 + REPETITIONS),
+            "central": CyclicTracker(1, CENTRAL_PARTS),
             "next": SharpnessTracker(k=unstable + 1),  # audits the former: what that missed, exceeds 1.9/η here
         }
         self.t = 0
@@ -395,9 +423,7 @@ class SelfStabilization:
                 self.onset = self.t + len(self._approaching)
                 self.theta = self.theta.double()
                 self.constrained = project(self.objective, self.theta, self.step_size, self.trackers["constrained"])
-                self.flow = self.theta.clone()  # a state's tensors must not share memory
-                self.predicted = self.theta - self.constrained
-                self.generalised = self.predicted.clone()
+                self.flow, self.central = self.theta.clone(), self.theta.clone()  # a state's tensors share no memory
 
     def _descend(self, check_all: bool) -> bool:
         """At most `every` steps, up to the first checked one whose midpoint is unstable; whether there was one."""
@@ -437,12 +463,18 @@ class SelfStabilization:
         if due:
             row["next_eigenvalue"] = self.trackers["next"].at(point).values[-1].item()
         if self.unstable == 1:
-            row |= self._predict(point, spectrum.values[0], due)
+            row |= self._predict(point, spectrum.values[0], due) | self._central_flow()
         if _finite(row):
             self.theta = self.theta - self.step_size * gradient
             self._flow(flow_gradient, flow_sharpness)
             ahead = self.constrained - self.step_size * point.gradient
+            before = self.constrained
             self.constrained = project(self.objective, ahead, self.step_size, self.trackers["constrained"])
+            if self.unstable == 1:
+                moved = (self.constrained - before) / self.step_size
+                tangent = self.cubic.tangent(point.gradient)
+                row["projected_gradient_norm"] = tangent.norm().item()
+                row["projection_error"] = ((moved + tangent).norm() / point.gradient.norm()).item()
         return row | {"products": float(self.objective.products - products)}
 
     def _seen(self, name: str) -> tuple[float, Tensor, float]:
@@ -456,15 +488,30 @@ class SelfStabilization:
         for i in range(parts):
             self.flow = self.flow - self.step_size / parts * (self.objective.gradient(self.flow) if i else gradient)
 
+    def _central_flow(self) -> dict[str, float]:
+        """Observe the central flow, then move it by time η."""
+        distance = observables.distance(self.central, self.constrained)
+        for i in range(CENTRAL_PARTS):
+            point = self.objective.expand(self.central)
+            spectrum = self.trackers["central"].at(point)
+            duration = self.step_size / CENTRAL_PARTS
+            variance, velocity = central_velocity(point, spectrum, self.step_size, duration)
+            if i == 0:
+                row = {
+                    "central_loss": (point.value + spectrum.values[0] * variance / 2).item(),
+                    "central_sharpness": spectrum.values[0].item(),
+                    "central_variance": variance.item(),
+                    "central_distance": distance,
+                }
+            self.central = self.central + duration * velocity
+        return row
+
     def _predict(self, point: Expansion, sharpness: Tensor, due: bool) -> dict[str, float]:
         """Observe the predictions of step t beside what they predict, then move them."""
         u = self.trackers["constrained"].history[-1][0]  # unlike `spectrum`, keeps the sign
         self.cubic = cubic = CubicExpansion(point, sharpness, u, self.step_size)
         v = self.theta - self.constrained
         x, y = cubic.coordinates(v)
-        predicted_x, predicted_y = cubic.coordinates(self.predicted)
-        generalised_x, generalised_y = cubic.coordinates(self.generalised)
-        displaced = self.objective.expand(self.constrained + generalised_x * u)
         row = {
             "alpha": cubic.alpha,
             "beta": cubic.beta,
@@ -473,9 +520,26 @@ class SelfStabilization:
             "sharpness_slope": cubic.slope,
             "x": x,
             "y": y,
+        }
+        if self.predicted is None and x.abs() >= self.predict_from * row["delta"]:
+            self.predicted, self.generalised = v, v.clone()  # a state's tensors share no memory
+        if self.predicted is not None:
+            row |= self._move_predictions(cubic, v)
+        row = {name: value.item() for name, value in row.items()}
+        if due:
+            row |= assumption_ratios(cubic, v)
+            row["limiting_sharpness"] = limiting_sharpness(self.objective, cubic)
+        return row
+
+    def _move_predictions(self, cubic: CubicExpansion, v: Tensor) -> dict[str, Tensor]:
+        """Observe the predictions of v, then move them."""
+        predicted_x, predicted_y = cubic.coordinates(self.predicted)
+        generalised_x, generalised_y = cubic.coordinates(self.generalised)
+        displaced = self.objective.expand(self.constrained + generalised_x * cubic.u)
+        row = {
             "predicted_x": predicted_x,
             "predicted_y": predicted_y,
-            "predicted_loss": point.value + predicted_x**2 / self.step_size,
+            "predicted_loss": cubic.point.value + predicted_x**2 / self.step_size,
             "predicted_sharpness": 2 / self.step_size + predicted_y + cubic.slope * predicted_x,
             "predicted_distance": self.predicted.norm(),
             "predicted_error": (self.predicted - v).norm(),
@@ -483,14 +547,10 @@ class SelfStabilization:
             "generalised_y": generalised_y,
             # f(θ†) + x²/η + F(x) and 2/η + y + F″(x), see `limiting_sharpness`
             "generalised_loss": displaced.value,
-            "generalised_sharpness": generalised_y + displaced.hvp(u) @ u,
+            "generalised_sharpness": generalised_y + displaced.hvp(cubic.u) @ cubic.u,
             "generalised_distance": self.generalised.norm(),
             "generalised_error": (self.generalised - v).norm(),
         }
-        row = {name: value.item() for name, value in row.items()}
-        if due:
-            row |= assumption_ratios(cubic, v)
-            row["limiting_sharpness"] = limiting_sharpness(self.objective, cubic)
         self.predicted = cubic.predict(self.predicted)
         self.generalised = cubic.predict(self.generalised, displaced)
         return row

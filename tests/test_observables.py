@@ -10,6 +10,7 @@ from eoslib import networks, observables
 from eoslib.landscapes import LANDSCAPES
 from eoslib.objective import BINARY_LOSSES, LOSSES, Objective, SupervisedObjective
 from eoslib.observables import (
+    HeldOut,
     SegmentSmoothness,
     directional_smoothness,
     gauss_legendre,
@@ -166,6 +167,19 @@ def test_accuracy_and_distance_by_hand():
     assert observables.accuracy(outputs, torch.tensor([2, 1, 1, 0])) == 0.75
     assert observables.accuracy(torch.tensor([[0.3], [-2], [5], [-0.1]]), torch.tensor([1, 1, 1, 0])) == 0.75
     assert observables.distance(torch.tensor([3.0, 0]), torch.tensor([0.0, 4])) == 5
+
+
+def test_held_out_examples_are_measured_at_the_same_parameters():
+    network = networks.mlp(4, (3,), 2, "tanh", seed=0)
+    inputs = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(10) % 2
+    train, test = (
+        SupervisedObjective(network, inputs[part], labels[part], "cross-entropy") for part in (slice(6), slice(6, 10))
+    )
+    theta = networks.flatten(network)
+    row = HeldOut(test, every=2).measure(train.expand(theta), 0.1)
+    there = test.evaluate(theta)
+    assert row == {"test_loss": there.value.item(), "test_accuracy": observables.accuracy(there.outputs, test.labels)}
 
 
 def test_every_trace_variable_is_labelled():

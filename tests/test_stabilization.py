@@ -24,6 +24,7 @@ from eoslib.stabilization import (
     CyclicTracker,
     SelfStabilization,
     assumption_ratios,
+    central_velocity,
     conserved_quantity,
     flow_extremes,
     limiting_sharpness,
@@ -488,6 +489,43 @@ def test_the_assumption_ratios_against_full_tensors():
     assert ratios["second_order_ratio_v"] == pytest.approx(abs(w @ d.h @ w) / d.S, rel=1e-4)
 
 
+# ------------------------------------------------------------------------------------------------ the central flow
+
+
+@given(alpha=positive, beta=positive, y=st.floats(-1, 1), duration=st.floats(0.01, 1))
+def test_the_central_flow_of_the_toy_loss(alpha, beta, y, duration):
+    """Its variance takes away what of the excess over 2/η there is and what the Euler step would add."""
+    point = toy(0.05, alpha, beta).expand(vector(0, y / beta**0.5, 0))
+    variance, velocity = central_velocity(point, CyclicTracker(1, 1).at(point), 0.05, duration)
+    assert variance.item() == pytest.approx(max(0, 2 * (alpha + y / duration) / beta), rel=1e-6, abs=1e-9)
+    ahead = 40 + y + duration * beta**0.5 * velocity[1].item()  # S at x = 0
+    assert ahead == pytest.approx(min(40, 40 + y + duration * alpha), rel=1e-9)
+    assert (velocity[0].item(), velocity[2].item()) == pytest.approx((0, 1), abs=1e-9)
+
+
+def test_the_mean_gradient_of_an_oscillation_is_that_of_the_central_flow():
+    objective, theta = trained()
+    point = objective.expand(theta)
+    spectrum = CyclicTracker(1, 1).at(point)
+    u = spectrum.vectors[0]
+    variance, velocity = central_velocity(point, spectrum, 2 / (spectrum.values[0].item() - 0.1), 1.0)
+    assert variance > 0
+    small = 1e-3  # the mean over ±small·u differs from ∇f by ½ small² ∇S + O(small⁴)
+    mean = (objective.gradient(theta + small * u) + objective.gradient(theta - small * u)) / 2
+    expected = (mean - point.gradient) * variance / small**2
+    torch.testing.assert_close(-velocity - point.gradient, expected, rtol=1e-3, atol=1e-5 * expected.norm().item())
+
+
+def test_the_tangent_is_orthogonal_to_u_and_the_gradient_of_the_sharpness():
+    objective, theta = trained()
+    cubic = cubic_at(objective, theta)
+    v = torch.randn(len(theta), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    tangent = cubic.tangent(v)
+    normals = torch.stack([cubic.u, cubic.point.third(cubic.u)])
+    torch.testing.assert_close(normals @ tangent, torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(tangent @ tangent, tangent @ v)  # and nothing else was taken away
+
+
 # -------------------------------------------------------------------------------------------------- the process
 
 
@@ -551,10 +589,32 @@ def test_the_trajectories_are_what_they_should_be(rows):
 
 
 def test_products_per_expansion_are_few(rows):
-    """A step expands f at θ, at the flow, at θ†, at θ† + xu and three times in the projection."""
+    """A step expands f at θ, at the flow, at θ†, at θ† + xu, three times in the projection and twice on the central
+    flow."""
     usual = [row["products"] for row in tracked(rows)[5:] if "rho_3" not in row]
-    # 4 ∇³f (2 each), 3 for the predictions, and 6 spectra
-    assert np.median(usual) <= 3 + 4 * 2 + 6 * 3
+    # 6 ∇³f (2 each), 3 for the predictions, and 8 spectra
+    assert np.median(usual) <= 3 + 6 * 2 + 8 * 3
+
+
+def test_the_first_order_form_of_the_constrained_update_holds(rows):
+    """Lemma 13, with a constant of 5, and lemma 14: the loss falls by some multiple of η‖P∇f‖²."""
+    late = tracked(rows)
+    assert all(row["projection_error"] < 5 * row["epsilon"] ** 2 for row in late[1:])
+    for row, after in pairwise(late[1:]):
+        fall = row["constrained_loss"] - after["constrained_loss"]
+        assert fall == pytest.approx(STEP_SIZE * row["projected_gradient_norm"] ** 2, rel=0.5)
+
+
+def test_predictions_start_where_the_oscillation_is_large_enough(rows):
+    threshold = max(abs(row["x"]) / row["delta"] for row in tracked(rows)) / 2
+    late = tracked(carried(network_process(predict_from=threshold)))
+    start = next(i for i, row in enumerate(late) if "predicted_x" in row)
+    assert 0 < start < len(late) - 1
+    assert all(abs(row["x"]) < threshold * row["delta"] for row in late[:start])
+    assert abs(late[start]["x"]) >= threshold * late[start]["delta"]
+    assert late[start]["predicted_error"] == late[start]["generalised_error"] == 0
+    assert all("predicted_x" in row for row in late[start:])
+    assert [row["x"] for row in late] == [row["x"] for row in tracked(rows)]  # the trajectories do not mind
 
 
 def test_the_flow_takes_small_enough_steps():

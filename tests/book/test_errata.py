@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from eoslib import basins, landscapes
+from eoslib import basins, landscapes, stabilization
 
 
 def test_the_example_against_proposition_1():
@@ -75,3 +75,11 @@ def test_gradient_descent_comes_to_rest_on_the_axes_of_f3():
     starts = (torch.tensor(v) for v in basins.pixel_centres((-3.0, 3.0, -3.0, 3.0), 400))
     rest = basins.classify(f3, 1 / 20, *starts).outcome == basins.Outcome.DEGENERATE
     assert round(100 * rest.mean(), 1) == 8.4
+
+
+def test_corollary_1_of_self_stabilization():
+    delta = math.sqrt(2)  # α = β = 1
+    x, y = stabilization.flow_extremes(delta / 10, 1.0, 1.0)
+    assert round(y, 2) == 1.90 and round(math.sqrt(math.log(10)), 2) == 1.52
+    assert round(x / delta, 2) == 2.55 and round(1 + math.sqrt(math.log(10)), 2) == 2.52
+    assert y <= math.sqrt(2 * math.log(10)) and x / delta <= 1 + math.sqrt(2 * math.log(10))
