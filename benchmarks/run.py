@@ -193,7 +193,8 @@ def main() -> None:
     # matrix products of the gradient's own dominant shape, forward and backward
     x, w, delta = objective.inputs, torch.randn(HIDDEN[0], 3072), torch.randn(N, HIDDEN[0])
     products = [a * b for a, b in itertools.pairwise([3072, *HIDDEN, 10])]
-    operations = (3 * sum(products) - products[0]) / (2 * 3072 * HIDDEN[0])  # of a gradient, over those of the two products
+    # operations of a gradient over those of the two products
+    operations = (3 * sum(products) - products[0]) / (2 * 3072 * HIDDEN[0])
     gradient, peak = together(lambda: objective.evaluate(theta), lambda: (x @ w.T, delta.T @ x))
     row("gradient", statistics.median(gradient), "s")
     share = statistics.median(operations * p / g for g, p in zip(gradient, peak, strict=True))
