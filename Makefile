@@ -29,7 +29,7 @@ test: setup browser  ## lint and run all tests (no GPU, no download, at most 30 
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-bench: setup  ## measure against public peers; writes benchmarks/results.json and benchmarks/scaling.png
+bench: setup  ## measure against public peers; writes benchmarks/results.json and two pictures
 	$(BIN)/pip install --quiet --no-deps -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/run.py
 

@@ -1,9 +1,11 @@
 """Benchmarks of the numerical core against public peers, all in one process and one run.
 
 Network 3072-200-200-10 (tanh) with 5,000 examples: CIFAR-10 if it is here, else generated inputs of the same shape.
-Writes benchmarks/results.json and benchmarks/scaling.png, and prints a table.
+Maps of starting points against vectorised NumPy and a plain loop in Numba. Writes benchmarks/results.json,
+benchmarks/scaling.png, benchmarks/maps.png and the table in the README.
 """
 
+import functools
 import itertools
 import json
 import statistics
@@ -12,10 +14,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
+import numpy as np
 import torch
 from scipy.sparse.linalg import eigsh
 
-from eoslib import datasets, networks, runs
+from eoslib import basins, datasets, landscapes, networks, runs
 from eoslib.curvature import SharpnessTracker, top_eigenpairs
 from eoslib.descent import GradientDescent
 from eoslib.figures import BLUE, GREEN, ORANGE
@@ -171,13 +175,138 @@ def draw_scaling(path: Path) -> None:
     objective, theta, _ = problem(1250)
     times = []
     for count in counts:
-        together = [GradientDescent(objective, theta, 2 / (30 + i), steps=10**6) for i in range(count)]
-        times.append(seconds(lambda group=together: [descent.step() for descent in group], 5))
+        group = [GradientDescent(objective, theta, 2 / (30 + i), steps=10**6) for i in range(count)]
+        times.append(seconds(lambda descents=group: [descent.step() for descent in descents], 5))
     axes[2].loglog(counts, times, "o-", color=GREEN)
     axes[2].set(xlabel="step sizes, advanced side by side", title="one step of each, n = 1,250")
-    for ax in axes:
+    for ax, ticks in zip(axes, (sizes, widths, counts), strict=True):
+        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.set_xticks([], minor=True)
         ax.grid(True, which="both", alpha=0.3)
     figure.savefig(path, dpi=150)
+
+
+def map_by_numpy(landscape, step_size, x, y, traps, max_steps=5000) -> np.ndarray:
+    """0 where a start is stable, 1 where it converges otherwise, else 2; by arrays from which decided points leave.
+
+    traps: for each minimiser x, y and the square of its radius, (number of minimisers, 3).
+    """
+    outcome, where = np.full(x.size, 2), np.arange(x.size)
+    x, y, rose, moved = x.ravel(), y.ravel(), np.zeros(x.size, bool), np.full(x.size, np.inf)
+    f = landscape.value(x, y)
+    for _ in range(max_steps):
+        caught = np.zeros(len(x), bool)
+        for mx, my, radius2 in traps:
+            caught |= (x - mx) * (x - mx) + (y - my) * (y - my) < radius2
+        outcome[where[caught]] = rose[caught]
+        stays = ~caught & (x * x + y * y < 1e6) & (moved >= basins.REST**2)
+        if not stays.all():
+            x, y, f, rose, where = x[stays], y[stays], f[stays], rose[stays], where[stays]
+        if not len(x):
+            break
+        g, h = landscape.gradient(x, y)
+        dx, dy = step_size * g, step_size * h
+        x, y, moved = x - dx, y - dy, dx * dx + dy * dy
+        after = landscape.value(x, y)
+        rose = rose | ~(after < f)
+        f = after
+    return outcome
+
+
+def plain_loop(landscape) -> Callable:
+    """The same map by a parallel loop over points, each followed to its end."""
+    value, gradient = numba.njit(landscape.value), numba.njit(landscape.gradient)
+
+    @numba.njit(parallel=True)
+    def loop(step_size, x_all, y_all, traps, max_steps, rest2, outcome):
+        for i in numba.prange(x_all.size):
+            x, y = x_all[i], y_all[i]
+            f, rose, outcome[i] = value(x, y), 0, 2
+            for _ in range(max_steps):
+                caught = False
+                for m in range(len(traps)):
+                    caught |= (x - traps[m, 0]) ** 2 + (y - traps[m, 1]) ** 2 < traps[m, 2]
+                if caught:
+                    outcome[i] = rose
+                    break
+                if not x * x + y * y < 1e6:
+                    break
+                g, h = gradient(x, y)
+                x, y = x - step_size * g, y - step_size * h
+                after = value(x, y)
+                if not after < f:
+                    rose = 1
+                f = after
+                if (step_size * g) ** 2 + (step_size * h) ** 2 < rest2:
+                    break
+
+    return loop
+
+
+def compare_maps(grid: int = 1024) -> dict[str, float]:
+    """Seconds for five maps of f₄, by `basins.classify` and by both peers on as many cores, all the same maps."""
+    landscape = landscapes.get("f4")
+    x, y = basins.pixel_centres((-2.5, 2.5, -2.5, 2.5), grid)
+    loop = plain_loop(landscape)
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    total = {"ours": 0.0, "numpy": 0.0, "numba": 0.0}
+    for fraction in (0.2, 0.4, 0.6, 0.8, 0.99):
+        eta = fraction * 10 / 19
+        traps = np.array([(*m, (0.5 * basins.trap_radius(landscape, eta, m)) ** 2) for m in landscape.minimisers])
+        outcome = np.empty(x.size, np.int64)
+        by_loop = (eta, x.ravel(), y.ravel(), traps, 5000, basins.REST**2, outcome)
+        ours = np.minimum(basins.classify(landscape, eta, x, y).outcome.ravel(), 2)
+        loop(*by_loop)
+        assert np.array_equal(outcome, ours) and np.array_equal(map_by_numpy(landscape, eta, x, y, traps), ours)
+        total["ours"] += seconds(lambda e=eta: basins.classify(landscape, e, x, y), 3)
+        total["numba"] += seconds(lambda given=by_loop: loop(*given), 3)
+        total["numpy"] += seconds(lambda e=eta, t=traps: map_by_numpy(landscape, e, x, y, t), 1)
+    return total
+
+
+def draw_maps(path: Path, grids: tuple[int, ...] = (256, 512, 1024)) -> float:
+    """Seconds of a map against the number of looks at its undecided points, one a step and one at the start. Returns
+    the nanoseconds a look, the median over the maps."""
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    per_step = []
+    for name, largest, half, colour in (
+        ("f1", 1, 0.75, BLUE), ("f2", 1, 0.75, ORANGE), ("f3", 1 / 6, 2.5, GREEN), ("f4", 10 / 19, 2.5, "0.4")
+    ):  # fmt: skip
+        points = []
+        for grid, fraction in itertools.product(grids, (0.2, 0.6, 0.99)):
+            x, y = basins.pixel_centres((-half, half, -half, half), grid)
+            classify = functools.partial(basins.classify, landscapes.get(name), fraction * largest, x, y)
+            looks = (classify().steps + 1).sum(dtype=np.int64)  # a start that is decided at once costs a look too
+            points.append((looks, seconds(classify, 3)))
+        per_step += [1e9 * took / looks for looks, took in points]
+        ax.loglog(*zip(*points, strict=True), "o", color=colour, label=name)
+    ends = np.array(ax.get_xlim())
+    ax.loglog(ends, statistics.median(per_step) * 1e-9 * ends, color="0.7", zorder=0)
+    ax.set(xlabel="looks at undecided points: steps, and the starts", ylabel="seconds")
+    ax.legend()
+    figure.savefig(path, dpi=150)
+    return statistics.median(per_step)
+
+
+def table(results: dict) -> str:
+    """The rows as a Markdown table, the machine below."""
+    lines = ["| measured | value | unit | bound |", "|---|---:|---|---|"]
+    for r in results["rows"]:
+        verdict = f"{r['bound'].replace('<=', '≤').replace('>=', '≥')}{'' if r['holds'] else ', does not hold'}"
+        lines.append(f"| {r['id']} | {r['value']:.3g} | {r['unit']} | {verdict} |")
+    m = results["machine"]
+    lines += ["", f"{m['processor']}, {m['threads']} threads, PyTorch {m['torch']}, data: {m['data']}."]
+    return "\n".join(lines)
+
+
+def put_into_readme(text: str) -> None:
+    """Replace what stands between the two marks in the README."""
+    path = FOLDER.parent / "README.md"
+    before, _, rest = path.read_text().partition("<!-- benchmarks -->\n")
+    _, mark, after = rest.partition("<!-- end of benchmarks -->")
+    path.write_text(f"{before}<!-- benchmarks -->\n{text}\n{mark}{after}")
 
 
 def main() -> None:
@@ -226,10 +355,19 @@ def main() -> None:
     faster = min(compared["curvlinops"][0], compared["pyhessian"][0]) / compared["ours"][0]
     row("tracked-sharpness/faster-than-peers", faster, "times", ">= 4", faster >= 4)
 
+    maps = compare_maps()
+    row("map/ours", maps["ours"], "s")
+    for peer, bound in (("numpy", 10), ("numba", 1)):
+        faster = maps[peer] / maps["ours"]
+        row(f"map/faster-than-{peer}", faster, "times", f">= {bound}", faster >= bound)
+    row("map/look-at-a-point", draw_maps(FOLDER / "maps.png"), "ns")
+
     draw_scaling(FOLDER / "scaling.png")
     machine = runs.machine() | {"threads": torch.get_num_threads(), "data": data}
-    (FOLDER / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    print(f"wrote {FOLDER / 'results.json'}")
+    results = {"machine": machine, "rows": rows}
+    (FOLDER / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    put_into_readme(table(results))
+    print(f"wrote {FOLDER / 'results.json'} and the table in README.md")
 
 
 if __name__ == "__main__":

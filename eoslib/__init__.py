@@ -5,6 +5,7 @@ paper is a criterion on those observables. Each noun is a module.
 """
 
 from eoslib import (
+    basins,
     curvature,
     datasets,
     descent,
@@ -18,6 +19,7 @@ from eoslib import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "basins",
     "curvature",
     "datasets",
     "descent",

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from eoslib import datasets, landscapes, networks, runs
+from eoslib.basins import BasinMap, BasinSizes
 from eoslib.curvature import SegmentSharpness, SharpnessTracker
 from eoslib.descent import SGD, Adam, GradientDescent
 from eoslib.objective import Objective, SupervisedObjective
@@ -112,6 +113,38 @@ class ManyStarts(Experiment):
 
     def cost(self) -> tuple[float, float]:
         return self.steps * 3e-4, 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapRun(Experiment):
+    """The outcome of gradient descent from each pixel of box = (left, right, bottom, top), see `basins.BasinMap`."""
+
+    kind: ClassVar[str] = "MapRun"
+
+    landscape: str
+    box: tuple[float, float, float, float]
+    grid: int
+
+    def process(self, device: torch.device) -> BasinMap:
+        return BasinMap(landscapes.get(self.landscape), self.step_size, self.box, self.grid, self.steps, device)
+
+    def cost(self) -> tuple[float, float]:
+        # compiling takes seconds, a band some overhead, and a point at most some 200 steps of 5 ns on average
+        return 5 + self.steps * 5e-3 + self.grid**2 * 1e-6, 30 * self.grid**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizesRun(MapRun):
+    """Areas and boundaries of U_η and V_η at `steps` step sizes up to `step_size`, see `basins.BasinSizes`."""
+
+    kind: ClassVar[str] = "SizesRun"
+
+    def process(self, device: torch.device) -> BasinSizes:
+        return BasinSizes(landscapes.get(self.landscape), self.step_size, self.box, self.grid, self.steps, device)
+
+    def cost(self) -> tuple[float, float]:
+        seconds, memory = super().cost()
+        return self.steps * seconds, 3 * memory
 
 
 class Position:
@@ -293,7 +326,10 @@ class AdaptiveRun(NetworkRun):
         return self.steps * (1 + 3 / self.sharpness_every) * seconds, memory
 
 
-KINDS = {kind.kind: kind for kind in (LandscapeRun, ManyStarts, TrainingRun, SegmentRun, SGDRun, AdaptiveRun)}
+KINDS = {
+    kind.kind: kind
+    for kind in (LandscapeRun, ManyStarts, MapRun, SizesRun, TrainingRun, SegmentRun, SGDRun, AdaptiveRun)
+}
 
 
 def from_identity(identity: dict) -> Experiment:

@@ -15,11 +15,12 @@ from eoslib.objective import Evaluation, Objective, SupervisedObjective
 
 
 class Variable(NamedTuple):
-    """How a trace variable is labelled: long_name, units, and its dimensions beside `step`."""
+    """How a trace variable is labelled: long_name, units, its dimensions beside `step`, and the type it is kept in."""
 
     long_name: str
     units: str = "1"
     dims: tuple[str, ...] = ()
+    dtype: str = "float64"
 
 
 VARIABLES: dict[str, Variable] = {
@@ -45,6 +46,15 @@ VARIABLES: dict[str, Variable] = {
     "expected_relation_se": Variable("standard error of the right-hand side of (6)"),
     "decreasing_share": Variable("share of the minibatches whose step decreases f"),
     "preconditioned_sharpness": Variable("preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})"),
+    "outcome": Variable("outcome of each point, see eoslib.basins.Outcome", dims=("row", "column"), dtype="uint8"),
+    "points": Variable("number of points of each outcome", dims=("kind",)),
+    "point_steps": Variable("steps that all points took together"),
+    "last_rise": Variable("last step at which f rose from a point that converges, the latest of all"),
+    "eta": Variable("step size η"),
+    "stable_area": Variable("area of U_η in the box"),
+    "convergent_area": Variable("area of V_η in the box"),
+    "stable_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of U_η crosses", dims=("size",)),
+    "convergent_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of V_η crosses", dims=("size",)),
 }
 
 

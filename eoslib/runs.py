@@ -8,7 +8,7 @@ stops at a budget and resumes, bit for bit. In the store (`EOSLIB_RUNS`, default
     trace.nc, manifest.json                             once finished; manifest.json commits the trace
 
 Every file is written under another name, flushed to the disk and renamed, and carries a checksum that is
-verified before use. `recorded/` holds finished traces as float32, smaller, read-only to a build.
+verified before use. `recorded/` holds finished traces, floats as float32, smaller, read-only to a build.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Process(Protocol):
     @property
     def finished(self) -> bool: ...
     def step(self) -> None: ...
-    def observe(self) -> dict[str, float | list[float]]: ...
+    def observe(self) -> dict[str, float | list[float] | np.ndarray]: ...
     def state(self) -> dict: ...
     def load(self, state: dict) -> None: ...
 
@@ -267,9 +267,10 @@ def windowed(trace: xr.Dataset, window: int) -> xr.Dataset:
 
 
 def single(trace: xr.Dataset) -> xr.Dataset:
-    """A trace as float32; what that cannot hold becomes infinite."""
+    """A trace with its float64 as float32; what that cannot hold becomes infinite."""
+    wide = [name for name, values in trace.data_vars.items() if values.dtype == "float64"]
     with np.errstate(over="ignore"):
-        return trace.astype("float32", keep_attrs=True)
+        return trace.assign(trace[wide].astype("float32", keep_attrs=True))
 
 
 def trace_of(rows: list[dict]) -> xr.Dataset:
@@ -430,10 +431,10 @@ class _Journal:
 
 
 def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
-    """Rows of observables as one float64 array for each name; nan where an observable was not measured."""
+    """Rows of observables as one array for each name; nan where an observable was not measured."""
     names = dict.fromkeys(name for row in rows for name in row)
     blank = {n: np.full(np.shape(next(r[n] for r in rows if n in r)), np.nan) for n in names}
-    return {n: np.array([row.get(n, blank[n]) for row in rows], dtype=np.float64) for n in names}
+    return {n: np.array([row.get(n, blank[n]) for row in rows], dtype=VARIABLES[n].dtype) for n in names}
 
 
 def _labelled(columns: dict[str, np.ndarray]) -> xr.Dataset:

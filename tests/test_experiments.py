@@ -16,8 +16,10 @@ from eoslib.experiments import (
     AdaptiveRun,
     LandscapeRun,
     ManyStarts,
+    MapRun,
     SegmentRun,
     SGDRun,
+    SizesRun,
     TrainingRun,
     from_identity,
 )
@@ -38,7 +40,13 @@ ADAPTIVE = AdaptiveRun(
 STARTS = ManyStarts(
     chapter="test", experiment="s", step_size=2 / 4, steps=10, landscape="tanh_neuron", starts=5, box=3.0, seed=0
 )
-EACH = (GD, SGD, LANDSCAPE, SEGMENT, ADAPTIVE, STARTS)
+MAP = MapRun(
+    chapter="test", experiment="m", step_size=0.4, steps=4, landscape="f4", box=(-2.0, 3.0, -1.0, 2.0), grid=32
+)
+SIZES = SizesRun(
+    chapter="test", experiment="a", step_size=0.5, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=64
+)
+EACH = (GD, SGD, LANDSCAPE, SEGMENT, ADAPTIVE, STARTS, MAP, SIZES)
 ALL = pytest.mark.parametrize("experiment", EACH, ids=lambda e: e.kind)
 
 
@@ -235,7 +243,7 @@ def test_a_recorded_run_is_recomputed_bit_for_bit(experiment):
 
 @ALL
 def test_one_unit_in_the_last_place_is_noticed_on_the_same_machine(experiment):
-    name = "batch_loss" if experiment is SGD else "loss"
+    name = {"SGDRun": "batch_loss", "MapRun": "point_steps", "SizesRun": "eta"}.get(experiment.kind, "loss")
     run = tampered(recorded(experiment), name, 1 + 2**-23)
     (difference,) = experiments.audit(run)
     assert difference.startswith(f"step 1: {name} is ")

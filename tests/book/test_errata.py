@@ -2,6 +2,10 @@
 
 import math
 
+import torch
+
+from eoslib import basins, landscapes
+
 
 def test_the_example_against_proposition_1():
     def f(x):
@@ -33,3 +37,41 @@ def test_the_update_of_example_4():
     eigenvalue, step_size, theta, h = 3.0, 0.05, 0.7, 1e-6
     gradient = (eigenvalue * (theta + h) ** 2 - eigenvalue * (theta - h) ** 2) / (2 * h)
     assert math.isclose(theta - step_size * gradient, (1 - 2 * step_size * eigenvalue) * theta, rel_tol=1e-8)
+
+
+def test_convergence_at_the_largest_step_size_of_f4():
+    eta, minimum = 10 / 19, math.sqrt(1.9)
+
+    def step(s):  # f₄ on x = y is (1 − s²/2)² + s²/20
+        return s - eta * (-2 * (1 - s * s / 2) * s + s / 10)
+
+    s, steps = minimum + 0.01, 10_000
+    for _ in range(steps):
+        s = step(s)
+    distance = abs(s - minimum)
+    c = 36 * 1.9 / 3.8**2 - 6 / (3 * 3.8)
+    assert math.isclose(c, 80 / 19)
+    assert round(distance, 4) == 0.0032
+    # 1/d² grows by 2c a step, from 1/0.01²
+    assert math.isclose(distance, (2 * c * steps + 1e4) ** -0.5, rel_tol=0.02)
+
+
+def test_convergence_of_a_quartic_at_equality():
+    x, at = 0.3, {}
+    for k in range(1, 100_001):
+        x = -x * (1 - 4 * x * x)
+        at[k] = abs(x)
+    assert (round(at[10], 4), round(at[1000], 4), round(at[100_000], 5)) == (0.0962, 0.0111, 0.00112)
+    assert math.isclose(at[100_000], 1 / math.sqrt(8e5), rel_tol=0.01)
+
+
+def test_gradient_descent_comes_to_rest_on_the_axes_of_f3():
+    f3 = landscapes.get("f3")
+    x, y = 2.0, 0.1
+    for _ in range(2000):
+        g, h = f3.gradient(x, y)
+        x, y = x - g / 40, y - h / 40
+    assert round(x, 5) == 1.98606 and abs(y) < 1e-12 and round(2 * x * x * (x * x - 3), 2) == 7.45
+    starts = (torch.tensor(v) for v in basins.pixel_centres((-3.0, 3.0, -3.0, 3.0), 400))
+    rest = basins.classify(f3, 1 / 20, *starts).outcome == basins.Outcome.DEGENERATE
+    assert round(100 * rest.mean(), 1) == 8.4
