@@ -76,7 +76,7 @@ unstable_step_sizes: list[PositiveFloat] = [2 / 4, 2 / 5, 2 / 6]
 stable_step_sizes: list[PositiveFloat] = [2 / 40, 2 / 50, 2 / 60]
 diverging_step_size: PositiveFloat = 2 / 0.25
 stop_accuracy: float | None = None
-steps: PositiveInt = 1200
+steps: PositiveInt = 1000
 stable_steps: PositiveInt = 600
 sharpness_every: PositiveInt = 20
 # experiments 1 and 6 to 9, the linear network, adaptive methods
@@ -98,16 +98,16 @@ spectrum_steps: PositiveInt = 400
 spectrum_eigenvalues: Annotated[int, Interval(ge=2)] = 5
 # experiments 6 to 9: ReLU networks of two depths, and SGD
 exp6_step_sizes: list[PositiveFloat] = [2 / 10, 2 / 14]
-exp6_steps: PositiveInt = 1000
+exp6_steps: PositiveInt = 800
 exp6_depths: list[PositiveInt] = [2, 4]
 sgd_step_sizes: list[PositiveFloat] = [2 / 15, 2 / 30]
 batch_size: PositiveInt = 32
 epochs: PositiveInt = 40
-estimates: Annotated[int, Interval(ge=2)] = 20
+estimates: Annotated[int, Interval(ge=2)] = 12
 # the linear network, and adaptive methods
 linear_step_sizes: list[PositiveFloat] = [2 / 4, 2 / 8]
 linear_seeds: Annotated[list[NonNegativeInt], Len(1)] = [0]
-linear_steps: PositiveInt = 300
+linear_steps: PositiveInt = 200
 rmsprop_step_size: PositiveFloat = 1e-3
 adam_step_size: PositiveFloat = 1e-2
 adaptive_steps: PositiveInt = 450
