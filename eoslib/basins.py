@@ -69,11 +69,15 @@ def trap_radius(landscape: Polynomial, step_size: float, minimiser: tuple[float,
     dx, dy = radius * np.cos(angle), radius * np.sin(angle)
 
     def holds(r: float) -> bool:
-        xx, xy, yy = landscape.hessian(x + r * dx, y + r * dy)
-        mean, half_gap = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-        return bool(np.all((mean - half_gap > 0) & (mean + half_gap < 2 / step_size)))
+        smallest, largest = landscape.eigenvalues(x + r * dx, y + r * dy)
+        return bool(np.all((smallest > 0) & (largest < 2 / step_size)))
 
-    low, high = 0.0, 10.0
+    return largest_radius(holds, 10.0)
+
+
+def largest_radius(holds: Callable[[float], bool], most: float) -> float:
+    """The largest radius r < most (to 1 %) at which `holds`, which holds at all smaller ones too; 0 if below 1e-9."""
+    low, high = 0.0, most
     while high - low > 0.01 * high and high > 1e-9:
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
@@ -120,8 +124,7 @@ def classify(
 def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The outcome of bounded iterates (x, y) that no trap caught."""
     x_step, y_step = (step_size * g for g in landscape.gradient(x, y))
-    xx, xy, yy = landscape.hessian(x, y)
-    smallest = (xx + yy) / 2 - np.hypot((xx - yy) / 2, xy)
+    smallest, _ = landscape.eigenvalues(x, y)
     rests = x_step * x_step + y_step * y_step < REST * REST
     for i in np.flatnonzero(rests & (smallest > 1e-6)):
         raise ValueError(f"({x[i]}, {y[i]}) is a strict minimum of {landscape.name}, but not among its minimisers")
@@ -248,13 +251,8 @@ def pixel_centres(box: tuple[float, float, float, float], grid: int) -> tuple[np
     return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom)))
 
 
-class BasinMap:
-    """`classify` for each pixel of a box, as a process whose step is a band of rows, from the bottom up.
-
-    box, grid: see `pixel_centres`. steps: the number of bands, which divides grid. device: a GPU computes with
-    tensors. Every band observes the outcomes of its pixels (grid / steps, grid), how many there are of each, and how
-    many steps its points took together.
-    """
+class _OnPixels:
+    """What the two processes below share: they classify pixels of a box, and carry nothing from step to step."""
 
     def __init__(
         self,
@@ -265,8 +263,6 @@ class BasinMap:
         steps: int,
         device: torch.device,
     ):
-        if grid % steps:
-            raise ValueError(f"{steps} bands do not divide {grid} rows")
         self.landscape, self.step_size, self.steps, self.device = landscape, step_size, steps, device
         self.x, self.y = pixel_centres(box, grid)
         self.t = self.gradients = 0
@@ -274,8 +270,34 @@ class BasinMap:
 
     @property
     def finished(self) -> bool:
-        """Whether the last band is done."""
+        """Whether the last step is done."""
         return self.t >= self.steps
+
+    def observe(self) -> dict:
+        """The observables of the last step, by names of `observables.VARIABLES`."""
+        return self._row
+
+    def state(self) -> dict:
+        """All that the next step depends on."""
+        return {"t": self.t, "gradients": self.gradients, "products": 0}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.t, self.gradients = state["t"], state["gradients"]
+
+
+class BasinMap(_OnPixels):
+    """`classify` for each pixel of a box, as a process whose step is a band of rows, from the bottom up.
+
+    box, grid: see `pixel_centres`. steps: the number of bands, which divides grid. device: a GPU computes with
+    tensors. Every band observes the outcomes of its pixels (grid / steps, grid), how many there are of each, and how
+    many steps its points took together.
+    """
+
+    def __init__(self, landscape, step_size, box, grid, steps, device):
+        if grid % steps:
+            raise ValueError(f"{steps} bands do not divide {grid} rows")
+        super().__init__(landscape, step_size, box, grid, steps, device)
 
     def step(self) -> None:
         """Classify the next band."""
@@ -291,45 +313,17 @@ class BasinMap:
         self.gradients += point_steps
         self.t += 1
 
-    def observe(self) -> dict:
-        """The observables of the last band, by names of `observables.VARIABLES`."""
-        return self._row
 
-    def state(self) -> dict:
-        """All that the next step depends on."""
-        return {"t": self.t, "gradients": self.gradients, "products": 0}
-
-    def load(self, state: dict) -> None:
-        """Continue from `state`."""
-        self.t, self.gradients = state["t"], state["gradients"]
-
-
-class BasinSizes:
+class BasinSizes(_OnPixels):
     """Areas of U_η and V_η in a box and box counts of their boundaries, at `steps` step sizes up to `step_size`.
 
     Step t classifies the whole grid at η = (t + 1) / steps · step_size.
     """
 
-    def __init__(
-        self,
-        landscape: Polynomial,
-        step_size: float,
-        box: tuple[float, float, float, float],
-        grid: int,
-        steps: int,
-        device: torch.device,
-    ):
-        self.landscape, self.step_size, self.steps, self.device = landscape, step_size, steps, device
-        self.x, self.y = pixel_centres(box, grid)
+    def __init__(self, landscape, step_size, box, grid, steps, device):
+        super().__init__(landscape, step_size, box, grid, steps, device)
         left, right, bottom, top = box
         self.area = (right - left) * (top - bottom)
-        self.t = self.gradients = 0
-        self._row: dict = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether the largest step size is done."""
-        return self.t >= self.steps
 
     def step(self) -> None:
         """Measure at the next step size."""
@@ -345,18 +339,6 @@ class BasinSizes:
             "convergent_boxes": box_counts(boundary(convergent)),
         }
         self.gradients += int(basins.steps.sum(dtype=np.int64))
-
-    def observe(self) -> dict:
-        """The observables of the last step size, by names of `observables.VARIABLES`."""
-        return self._row
-
-    def state(self) -> dict:
-        """All that the next step depends on."""
-        return {"t": self.t, "gradients": self.gradients, "products": 0}
-
-    def load(self, state: dict) -> None:
-        """Continue from `state`."""
-        self.t, self.gradients = state["t"], state["gradients"]
 
 
 def _classify_on(device: torch.device, landscape: Polynomial, step_size: float, x: np.ndarray, y: np.ndarray) -> Basins:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from flint import arb
 
+from eoslib.basins import largest_radius
 from eoslib.landscapes import Polynomial
 
 RAYS, RINGS = 128, 64  # of the samples that `construct` looks at
@@ -87,7 +88,7 @@ def largest_curvature(landscape: Polynomial, minima: Minima, r: float) -> float:
     """g(r), equation (10): the largest eigenvalue of ∇²f on N_r, on a sample."""
     rho = r * np.linspace(-1, 1, 2 * RINGS + 1)[:, None]
     points = minima.at(rho, np.linspace(0, 2 * np.pi, RAYS, endpoint=False))
-    return float(_eigenvalues(landscape.hessian(*points))[1].max())
+    return float(landscape.eigenvalues(*points)[1].max())
 
 
 def construct(landscape: Polynomial, minima: Minima, step_size: float) -> Construction:
@@ -106,7 +107,7 @@ def construct(landscape: Polynomial, minima: Minima, step_size: float) -> Constr
         rays = [landscape.value(*minima.at(side * ring, angle)) for side in (-r, r)]
         return all((np.diff(f, axis=0) > 0).all() for f in rays) and largest_curvature(landscape, minima, r) <= bound
 
-    outer = ROOM * _largest(tame) if bound > sharpness else 0
+    outer = ROOM * largest_radius(tame, 2.0) if bound > sharpness else 0
     if outer == 0:
         raise ValueError(f"step_size must be positive and less than {2 / sharpness:.6g}, 2/λ_max, got {step_size}")
 
@@ -115,7 +116,7 @@ def construct(landscape: Polynomial, minima: Minima, step_size: float) -> Constr
         gx, gy = landscape.gradient(x, y)
         return all((minima.gap(x - a * gx, y - a * gy) <= outer**2).all() for a in np.linspace(0, step_size, 9))
 
-    radius = ROOM * _largest(stays)
+    radius = ROOM * largest_radius(stays, 2.0)
     lowest = landscape.value(*minima.at(0, angle)).min()
     angle = np.linspace(0, 2 * np.pi, 32 * RAYS)  # dense, lest a narrow valley slips through
     rim = min(landscape.value(*minima.at(r, angle)).min() for r in (-radius, radius))
@@ -165,8 +166,8 @@ def openness_radius(construction: Construction, x: float, y: float, stable: bool
     xs, ys = np.array(path).T
     around = xs[:, None, None] + disc_x, ys[:, None, None] + disc_y
     M1 = np.hypot(*f.gradient(*around)).max()
-    M2 = np.abs(_eigenvalues(f.hessian(*around))).max()
-    slack = [1.0, _largest(lambda r: construction.contains(x + r * disc_x, y + r * disc_y).all())]
+    M2 = np.abs(f.eigenvalues(*around)).max()
+    slack = [1.0, largest_radius(lambda r: construction.contains(x + r * disc_x, y + r * disc_y).all(), 2.0)]
     if stable and len(path) > 1:
         slack.append(-np.diff(f.value(xs, ys)).max() / (2 * M1))
     K = len(path) - 1
@@ -295,16 +296,16 @@ def certify_directly(construction: Construction) -> dict[str, Proof]:
 def _core(construction: Construction) -> tuple[float, float]:
     """Radius of a ball and μ such that all eigenvalues on it lie in [μ, 2/η − μ] and it lies in U, on a sample."""
     f, minima, eta = construction.landscape, construction.minima, construction.step_size
-    smallest, largest = _eigenvalues(f.hessian(*minima.centre))
+    smallest, largest = f.eigenvalues(*minima.centre)
     mu = min(smallest, 2 / eta - largest) / 2
     angle, ring = np.linspace(0, 2 * np.pi, RAYS), np.linspace(0, 1, RINGS)[:, None]
 
     def holds(r: float) -> bool:
         x, y = minima.at(r * ring, angle)
-        smallest, largest = _eigenvalues(f.hessian(x, y))
+        smallest, largest = f.eigenvalues(x, y)
         return bool(construction.contains(x, y).all() and smallest.min() >= mu and largest.max() <= 2 / eta - mu)
 
-    return _largest(holds) / 2, mu
+    return largest_radius(holds, 2.0) / 2, mu
 
 
 def _about_middle(x, y):
@@ -341,19 +342,3 @@ def _above(hessian, bound) -> list:
     """Positive if and only if bound·I − H is positive definite."""
     xx, xy, yy = hessian
     return [bound - xx, (bound - xx) * (bound - yy) - xy * xy]
-
-
-def _eigenvalues(hessian):
-    """The smallest and the largest."""
-    xx, xy, yy = hessian
-    mean, half_gap = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-    return mean - half_gap, mean + half_gap
-
-
-def _largest(holds: Callable[[float], bool]) -> float:
-    """The largest radius r < 2 (to 1 %) at which `holds`, which holds at all smaller ones too; 0 if below 1e-9."""
-    low, high = 0.0, 2.0
-    while high - low > 0.01 * high and high > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low

@@ -425,9 +425,9 @@ class Cifar10(_Files, _Images):
 
         files = [*_CIFAR10_FILES["train"], *_CIFAR10_FILES["test"]]
         with tempfile.TemporaryDirectory(dir=cache) as temporary, tarfile.open(archive) as tar:
-            members = [tar.getmember(f"{_CIFAR10_FOLDER}/{file}") for file in files]
-            tar.extractall(temporary, members, filter="data")
-            fresh, folder = Path(temporary) / _CIFAR10_FOLDER, cache / _CIFAR10_FOLDER
+            fresh, folder = Path(temporary), cache / _CIFAR10_FOLDER
+            for file in files:
+                (fresh / file).write_bytes(tar.extractfile(f"{_CIFAR10_FOLDER}/{file}").read())
             fingerprints = {split: _cifar10_fingerprint(fresh, split) for split in self.splits}
             record = {"md5": _CIFAR10_MD5, "fingerprints": fingerprints}
             (fresh / _RECORD).write_text(json.dumps(record, indent=1))

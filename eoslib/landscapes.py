@@ -9,6 +9,7 @@ squares, have a curve of minimisers, and belong to that paper's extension.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,6 +80,12 @@ class Polynomial(Landscape):
     value: Callable
     gradient: Callable
     hessian: Callable
+
+    def eigenvalues(self, x, y):
+        """The smallest and the largest eigenvalue of the Hessian at (x, y), numbers or arrays."""
+        xx, xy, yy = self.hessian(x, y)
+        mean, half_gap = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+        return mean - half_gap, mean + half_gap
 
 
 def _polynomial(name, formula, value, gradient, hessian, minimisers, sharpness, equation) -> Polynomial:

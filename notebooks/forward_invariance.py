@@ -135,7 +135,6 @@ experiments = {
 # %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
-import torch
 from IPython.display import HTML, display
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.patches import Patch
@@ -499,21 +498,14 @@ import dataclasses
 
 from eoslib import basins, certificates
 
-theorem_names = ["f1", "f2", "f3", "f4"]
-minimisers = {name: landscapes.get(name).minimisers[0] for name in theorem_names}
-
-
-def largest_step_size(name):
-    """2/λ_max at the minimisers, the bound (6) of the paper."""
-    landscape = landscapes.get(name)
-    return 2 / float(landscape.sharpness(torch.tensor(minimisers[name], dtype=torch.float64)))
+minimisers = {name: landscapes.get(name).minimisers[0] for name in largest}
 
 
 constructions = {
     (name, s): certificates.construct(
-        landscapes.get(name), certificates.single(*minimisers[name]), s * largest_step_size(name)
+        landscapes.get(name), certificates.single(*minimisers[name]), s * largest[name]
     )
-    for name in theorem_names
+    for name in largest
     for s in step_fractions
 }
 certified = {key: certificates.certify(c) for key, c in constructions.items()}
@@ -663,7 +655,7 @@ with panels(
     alt="Four maps of the starts that reach a minimiser, each with a small closed outline inside. Magnified, the "
     "outline fills a dashed circle where the valley is round and is a thin crescent where it is narrow.",
 ) as axes:  # fmt: skip
-    for column, name in enumerate(theorem_names):
+    for column, name in enumerate(largest):
         c = constructions[name, shown]
         near = np.meshgrid(*(centre + 1.3 * np.linspace(-c.radius, c.radius, 256) for centre in c.minima.centre))
         for ax, (x, y, outcome) in zip(
@@ -688,7 +680,7 @@ with panels(
     caption=r"The share of $U_\eta$, the set of all stable starts, that the set $U$ of the proof covers, against the step size.",
     alt="Four falling curves on a logarithmic scale, one for each function.",
 ) as (ax,):  # fmt: skip
-    for name, colour in zip(theorem_names, colours(4), strict=True):
+    for name, colour in zip(largest, colours(4), strict=True):
         ax.semilogy(
             step_fractions, [shares[name, s] for s in step_fractions], "o-", color=colour, label=rf"$f_{name[1]}$"
         )
@@ -698,7 +690,7 @@ with panels(
 # %% tags=["hide-input"]
 claims.measure("thm2/stable", {theorem_case(k): stable_share_of_u(c) for k, c in constructions.items()})
 claims.measure("thm2/small", {theorem_case(k): share for k, share in shares.items()})
-claims.measure("thm2/shrinks", {name: [shares[name, s] for s in sorted(step_fractions)] for name in theorem_names})
+claims.measure("thm2/shrinks", {name: [shares[name, s] for s in sorted(step_fractions)] for name in largest})
 
 # %% [markdown]
 # The proof finds a small part of $U_\eta$ only, and ever less of it as $\eta$ approaches the largest step size: there $M$ has to stay
@@ -749,7 +741,7 @@ def sampled_balls(name, kind, count=12):
 
 
 balls = {
-    kind: {name: sampled_balls(name, kind) for name in theorem_names}
+    kind: {name: sampled_balls(name, kind) for name in largest}
     for kind in (basins.Outcome.STABLE, basins.Outcome.UNSTABLE)
 }
 

@@ -36,7 +36,7 @@ def load_assets(app, pagename, templatename, context, doctree) -> None:
     if doctree and any(doctree.findall(explorer)):
         app.add_css_file(f"{ASSETS}/explorer.css")
         for script in ("worker.js", "explorer.js"):
-            app.add_js_file(f"{ASSETS}/{script}", loading_method="defer")
+            app.add_js_file(f"{ASSETS}/{script}", loading_method="defer", priority=100)  # before MathJax, which is slow
 
 
 def setup(app):

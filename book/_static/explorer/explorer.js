@@ -127,7 +127,7 @@
         if (data.generation === generation) received(data);
         giveWork(worker);
       };
-      idle.add(worker);
+      giveWork(worker);
     }
   }
 
@@ -479,7 +479,6 @@
   // --- start -------------------------------------------------------------------------------------------------------
 
   const root = document.querySelector(".basin-explorer");
-  startWorkers();
   root.innerHTML = HTML;  // in place of what readers without JavaScript see
   const [map, overlay, loss] = root.querySelectorAll("canvas");
   const [select, slider] = root.querySelectorAll("select, input");
@@ -510,6 +509,12 @@
   }
   window.addEventListener("hashchange", followAddress);
   if (!followAddress()) show(initial("f4"));
+  // The first picture is computed here: workers need a while to start, and the page, busy with its mathematics, to hear them.
+  while (queue.length > 0 && queue[0].stride === COARSE_TO_FINE[0]) {
+    const work = queue.shift();
+    received({ ...work, outcomes: basins.band(work) });
+  }
+  startWorkers();
 
   const redraw = () => { drawOverlay(); drawLoss(); };
   new ResizeObserver(redraw).observe(root);
