@@ -181,7 +181,7 @@ fig6_setting = dict(
 
 experiments = {
     "fig1": [descend(experiment="fig1", **first, step_size=fig1_step_size, steps=fig1_steps, every=fig1_every)],
-    "mlp": [stabilize(experiment="mlp", **first, step_size=eta, tracked=tracked) for eta in step_sizes],
+    "fig4": [stabilize(experiment="fig4", **first, step_size=eta, tracked=tracked) for eta in step_sizes],
     "cnn": [
         stabilize(
             experiment="cnn", dataset=cnn_dataset, data_options=cnn_data_options, n=cnn_n, loss=cnn_loss,
@@ -575,7 +575,7 @@ claims.measure(
 # `quick` and `standard` the predictions therefore start at the first step with $|x| \ge \delta/10$ (the parameter `predict_from`; the paper's is 0).
 
 # %%
-mlp = unstable(collect(experiments["mlp"]))
+mlp = unstable(collect(experiments["fig4"]))
 cnn = unstable(collect(experiments["cnn"]))
 transformer = unstable(collect(experiments["transformer"]))
 fig4 = [*mlp, *cnn, *transformer]
