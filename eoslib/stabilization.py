@@ -75,7 +75,7 @@ class CyclicTracker:
     """The k top eigenpairs, to a residual of 1e-6 λ₁, at points that come in cycles: `period` of them at each step.
 
     From one point to the next the eigenvectors turn much as they did at the same place of the last cycles. Continuing
-    the last two turns linearly starts the search so close that it takes a third of the products which it takes
+    the last two turns linearly starts the search so close that it takes less than half of the products which it takes
     from the eigenvectors of the point before. A start cannot see an eigenvalue that is missing from it: compare with
     a `SharpnessTracker` now and then.
 
@@ -95,7 +95,7 @@ class CyclicTracker:
         vectors = spectrum.vectors
         if vectors.isfinite().all():
             if self.history:
-                left, _, right = torch.linalg.svd(self.history[-1] @ vectors.T)
+                left, _, right = torch.linalg.svd(self.history[-1].to(vectors) @ vectors.T)
                 vectors = left @ right @ vectors
             self.history = [*self.history[-2 * self.period :], vectors]
         return spectrum
@@ -125,9 +125,9 @@ def project(objective: Objective, theta: Tensor, step_size: float, tracker: Cycl
     """The projection of θ (p,) to the stable set M, by three linearised steps, each from a new expansion.
 
     With one eigenvalue (tracker.k = 1), as the authors do it after lemma 13: θ − max(0, S − 2/η) ∇S⊥/‖∇S⊥‖² −
-    u (u·∇f)/S, where ∇S⊥ = ∇S − u (u·∇S). With k > 1 (section 8.2), those of the k largest eigenvalues that are above
-    2/η are set to 2/η by moving in span{∇³f(uᵢ, uⱼ)} over the pairs of their eigenvectors. The tracker finds them;
-    a `SharpnessTracker` should have tolerance 1e-6.
+    u (u·∇f)/S, where ∇S⊥ = ∇S − u (u·∇S). With k > 1 (section 8.2), ∇f·uᵢ = 0 is sought for all k, and those of the
+    eigenvalues that are above 2/η are set to 2/η by moving in span{∇³f(uᵢ, uⱼ)} over the pairs of their eigenvectors;
+    nan where these are linearly dependent. The tracker finds them; a `SharpnessTracker` should have tolerance 1e-6.
     """
     for _ in range(REPETITIONS):
         point = objective.expand(theta)
@@ -148,7 +148,8 @@ def _to_stable_set(point: Expansion, spectrum: Spectrum, step_size: float) -> Te
     normals = torch.stack([point.third(vectors[i], vectors[j]) for i, j in pairs])
     normals = normals - (normals @ vectors.T) @ vectors
     wanted = torch.stack([excess[i] if i == j else torch.zeros_like(excess[i]) for i, j in pairs])
-    return step - torch.linalg.solve(normals @ normals.T, wanted) @ normals
+    shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted)
+    return step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan where nothing moves the eigenvalues
 
 
 # ------------------------------------------------------------------------------------------ predicted dynamics
@@ -202,7 +203,7 @@ class CubicExpansion:
 
 
 def transported(v: Tensor, u: Tensor, u_next: Tensor) -> Tensor:
-    """v (p,) with its component along u put along u_next, and the rest made orthogonal to both, as in (6)."""
+    """v (p,) with its component along u put along u_next, and the rest made orthogonal to u_next, as in (6)."""
     x = u @ v
     rest = v - x * u
     return rest - u_next * (u_next @ rest) + x * u_next
@@ -307,11 +308,15 @@ def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------------ the process
 
 
+NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
+
+
 class SelfStabilization:
     """Gradient descent, and from its onset of instability on the constrained trajectory, flows and predictions.
 
     The onset is the first θ_t for which the sharpness at the midpoint of θ_t and θ_{t+1} is at least 2/η. The last
-    of every `every` steps is checked for it, and when that is unstable, all steps of the stretch. At the onset
+    of every `every` steps is checked for it; when that is unstable, all steps of the stretch, and when it is at least
+    1.5/η, all of the next. At the onset
     θ† = project(θ), gradient flow and central flow start from θ; both predictions start from θ − θ†, there or later.
 
     objective: f in float64. theta: start (p,). approach: f in the precision of `theta`, for the steps before the
@@ -345,6 +350,9 @@ class SelfStabilization:
     ):
         if not step_size > 0:
             raise ValueError(f"step_size must be positive, got {step_size}")
+        for name, number in {"tracked": tracked, "unstable": unstable, "every": every}.items():
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         self.objective, self.approach = objective, approach or objective
         self.step_size, self.steps, self.tracked = step_size, steps, tracked
         self.unstable, self.every, self.predict_from = unstable, every, predict_from
@@ -355,7 +363,7 @@ class SelfStabilization:
             "flow": SharpnessTracker(),
             "constrained": CyclicTracker(unstable, 1 + REPETITIONS),
             "central": CyclicTracker(1, CENTRAL_PARTS),
-            "next": SharpnessTracker(k=unstable + 1),  # audits the former: what that missed, exceeds 1.9/η here
+            "next": SharpnessTracker(k=unstable + 1, audit_every=4),  # what the former missed, exceeds 1.9/η here
         }
         self.t = 0
         self.onset: int | None = None
@@ -416,14 +424,17 @@ class SelfStabilization:
     def _approach(self) -> None:
         """Take the next `every` steps of gradient descent, or those to the onset if it lies among them."""
         start, tracker = self.theta, self.trackers["theta"].state()
-        if self._descend(check_all=False):
+        near = self._row.get("midpoint_sharpness", 0) >= NEAR / self.step_size
+        unstable = self._descend(check_all=near)
+        if unstable and not near:
             self.theta = start
             self.trackers["theta"].load(tracker)
-            if self._descend(check_all=True):
-                self.onset = self.t + len(self._approaching)
-                self.theta = self.theta.double()
-                self.constrained = project(self.objective, self.theta, self.step_size, self.trackers["constrained"])
-                self.flow, self.central = self.theta.clone(), self.theta.clone()  # a state's tensors share no memory
+            unstable = self._descend(check_all=True)
+        if unstable:
+            self.onset = self.t + len(self._approaching)
+            self.theta = self.theta.double()
+            self.constrained = project(self.objective, self.theta, self.step_size, self.trackers["constrained"])
+            self.flow, self.central = self.theta.clone(), self.theta.clone()  # a state's tensors share no memory
 
     def _descend(self, check_all: bool) -> bool:
         """At most `every` steps, up to the first checked one whose midpoint is unstable; whether there was one."""

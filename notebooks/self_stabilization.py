@@ -218,7 +218,9 @@ experiments = {
 
 # %% tags=["hide-input"]
 import numpy as np
+import pandas as pd
 import torch
+from IPython.display import HTML, display
 from scipy.stats import spearmanr
 
 from eoslib import networks
@@ -306,13 +308,18 @@ def predicted_part(run):
     return trace.isel(step=slice(int(started.argmax()), None))
 
 
-def relative_error(run, name, of="loss"):
-    """Median of |predicted − true| / true."""
+def error(run, kind, quantity):
+    """Mean of |predicted − true| over the mean size of what is to be predicted, over all steps with a prediction.
+
+    That is the fluctuation: of loss and sharpness, as two-step averages, around θ†'s; distance and |x| themselves.
+    """
     trace = predicted_part(run)
-    true, predicted = trace[of].values, trace[name].values
-    if of == "loss":
-        true, predicted = smooth(true), smooth(predicted)
-    return median(abs(predicted - true) / true)
+    true, predicted = trace[quantity].values, trace[f"{kind}_{quantity}"].values
+    if quantity in ("loss", "sharpness"):
+        baseline = trace[f"constrained_{quantity}"].values
+        true, predicted = smooth(true - baseline), smooth(predicted - baseline)
+    difference = abs(abs(predicted) - abs(true)) if quantity == "x" else abs(predicted - true)
+    return float(np.where(np.isfinite(difference), difference, np.inf).mean() / abs(true).mean())
 
 
 def sharpness_error(run, kind):
@@ -548,7 +555,30 @@ with panels(
     for ax in (left, right):
         ax.set(xlabel="$X$", ylabel="$Y$")
 
+# %% [markdown]
+# That the map {eq}`damian-simplified` follows the flow up to $O(\eta)$ we check by halving $\eta$: the largest distance of $(|x_t|, y_t)$ from $(X(\eta t), Y(\eta t))$ over
+# $\eta t \le 10$, more than a cycle from $X(0) = 0.1$, should halve, too.
+
+# %%
+
+
+def distance_from_flow(step_size, time=10.0, x0=0.1):
+    """The largest distance of the map, for α = β = 1, from the flow."""
+    x, y = x0, 0.0
+    path = []
+    for _ in range(round(time / step_size) + 1):
+        path.append((abs(x), y))
+        x, y = -(1 + step_size * y) * x, y + step_size * (1 - x**2 / 2)
+    flow = simplified_flow(step_size * np.arange(len(path)), x0, 1.0, 1.0)
+    return np.linalg.norm(np.array(path).T - flow, axis=0).max()
+
+
+map_step_sizes = 0.02 / 2.0 ** np.arange(5)
+map_errors = [distance_from_flow(eta) for eta in map_step_sizes]
+map_exponent = np.polyfit(np.log(map_step_sizes), np.log(map_errors), 1)[0]
+
 # %% tags=["hide-input"]
+claims.measure("eq3/follows-the-flow", {"": map_exponent})
 log_ratio = {x0: np.log(np.sqrt(2) / x0) for x0 in starts}
 named = {f"X(0) = {x0:g}": x0 for x0 in starts}
 claims.measure(
@@ -574,16 +604,18 @@ claims.measure(
 # neglects, and theorem 1 assumes $|x| \ge c\,\delta$. A prediction that starts there is right about everything but *when* the first blow-up happens: $\log|x|$ grows from a wrong start. At
 # `quick` and `standard` the predictions therefore start at the first step with $|x| \ge \delta/10$ (the parameter `predict_from`; the paper's is 0).
 
-# %%
-mlp = unstable(collect(experiments["fig4"]))
-cnn = unstable(collect(experiments["cnn"]))
-transformer = unstable(collect(experiments["transformer"]))
-fig4 = [*mlp, *cnn, *transformer]
+# %% tags=["gallery"]
+fig4 = unstable(collect(experiments["fig4"]))
 
 # %% tags=["hide-input"]
 COLUMNS = {
     "loss": "loss", "sharpness": r"sharpness $\cdot\,\eta/2$", "distance": r"distance to $\theta^\dagger$", "x": "$|x|$",
     "y": r"$y\,\eta/2$",
+}  # fmt: skip
+PREDICTIONS = {"predicted": (ORANGE, "--"), "generalised": (SKY, ":")}
+NETWORKS = {
+    "mlp": "fully connected network", "cnn": "convolutional network", "resnet18": "residual network",
+    "transformer": "transformer",
 }  # fmt: skip
 
 
@@ -597,15 +629,15 @@ def curve(trace, variable, step_size):
     return trace.step, abs(values)
 
 
-def draw_run(axes, run, trace, kinds):
-    """The five columns for some of the steps of a run; kinds: of predictions, with their colours."""
+def draw_run(axes, run, trace):
+    """The five columns for some of the steps of a run."""
     for ax, quantity in zip(axes, COLUMNS, strict=True):
         curves = [(quantity, BLUE, "-", "gradient descent")]
         if quantity in ("loss", "sharpness"):
             curves.append((f"constrained_{quantity}", GREEN, "-", r"$\theta^\dagger$"))
         if quantity in ("loss", "sharpness", "distance"):
             curves.append((f"flow_{quantity}", PURPLE, "-", "gradient flow"))
-        curves += [(f"{kind}_{quantity}", colour, "--", kind) for kind, colour in kinds.items()]
+        curves += [(f"{kind}_{quantity}", colour, style, kind) for kind, (colour, style) in PREDICTIONS.items()]
         shown = {}
         for variable, colour, style, text in curves:
             if variable not in trace:  # no prediction was made
@@ -618,7 +650,7 @@ def draw_run(axes, run, trace, kinds):
         )
         low, high = np.nanmin(framing), np.nanmax(framing)
         room = 0.4 * (high - low)
-        predicted = np.concatenate([values for name, values in shown.items() if name.split("_")[0] in kinds])
+        predicted = np.concatenate([values for name, values in shown.items() if name.split("_")[0] in PREDICTIONS])
         predicted = np.clip(predicted[np.isfinite(predicted)], low - room, high + room)
         low, high = min([low, *predicted]), max([high, *predicted])
         ax.set(ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)))
@@ -636,7 +668,7 @@ def first_cycle(trace):
     return trace.isel(step=slice(max(0, peak - width), peak + width))
 
 
-def draw_dynamics(runs, name, text, kinds):
+def draw_dynamics(runs, name, text):
     with panels(
         2 * max(len(runs), 1), len(COLUMNS), name=name, width=14, height=2.1,
         caption=text + r" For each step size the top row enlarges the first cycle. Dotted: $2/\eta$, and $\delta$ in the column of $|x|$. Sharpness is averaged over two steps.",
@@ -645,8 +677,8 @@ def draw_dynamics(runs, name, text, kinds):
         rows = np.reshape(axes, (-1, len(COLUMNS)))
         for i, run in enumerate(runs):
             trace = after(run)
-            draw_run(rows[2 * i], run, first_cycle(trace), kinds)
-            draw_run(rows[2 * i + 1], run, trace, kinds)
+            draw_run(rows[2 * i], run, first_cycle(trace))
+            draw_run(rows[2 * i + 1], run, trace)
             rows[2 * i][0].set(title=label(run))
             for ax, title in zip(rows[2 * i], COLUMNS.values(), strict=True):
                 ax.set(title=f"{label(run)}: {title}" if ax is rows[2 * i][0] else title)
@@ -657,19 +689,32 @@ def draw_dynamics(runs, name, text, kinds):
             axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-plain = {"predicted": ORANGE}
-draw_dynamics(mlp, "fig4-mlp", "Figure 4, fully connected network.", plain)
-draw_dynamics(cnn, "fig4-cnn", "Figure 4, convolutional network.", plain)
-draw_dynamics(transformer, "fig4-transformer", "Figure 4, transformer.", plain)
+draw_dynamics(fig4, "fig4", f"Figure 4, {NETWORKS[architecture]}.")
 
 # %% tags=["hide-input"]
+cnn, transformer = unstable(collect(experiments["cnn"])), unstable(collect(experiments["transformer"]))
+draw_dynamics(cnn, "fig4-cnn", "Figure 4, convolutional network.")
+draw_dynamics(transformer, "fig4-transformer", "Figure 4, transformer.")
+fig4 += [*cnn, *transformer]
 
+# %% [markdown]
+# **What it cost.** All of a step, that is gradient descent with its sharpness, the constrained trajectory with four eigenvectors, both flows and both predictions, in Hessian-vector products (a gradient and its
+# graph come on top at every point); and how accurate the eigenvectors at $\theta^\dagger$ are.
 
-def x_error(run, kind="predicted"):
-    """Mean of ||x̂| − |x|| over the mean of |x|."""
-    trace = predicted_part(run)
-    difference = abs(abs(trace[f"{kind}_x"].values) - abs(trace.x.values))
-    return float(np.where(np.isfinite(difference), difference, np.inf).mean() / abs(trace.x.values).mean())
+# %% tags=["hide-input"]
+cost = [
+    {
+        "setting": case(run),
+        "onset": onset(run),
+        "steps tracked": after(run).sizes["step"],
+        "products a step, median": f"{float(after(run).products.median()):.0f}",
+        "largest residual / S": f"{float(after(run).constrained_residual.max()):.1e}",
+    }
+    for run in fig4
+]
+display(HTML(pd.DataFrame(cost).to_html(index=False)))
+
+# %% tags=["hide-input"]
 
 
 def ratio(run, above, below, share=4):
@@ -678,13 +723,17 @@ def ratio(run, above, below, share=4):
     return float(abs(trace[above]).mean() / abs(trace[below]).mean())
 
 
+def flow_exponent(run):
+    """The exponent of the flow's distance to θ† as a power of the time since the onset, from the tenth step on."""
+    distances = after(run).flow_distance.values[10:]
+    return float(np.polyfit(np.log(np.arange(10, 10 + len(distances))), np.log(distances), 1)[0])
+
+
 foretold = with_prediction(fig4)
-claims.measure("fig4/loss", {case(r): relative_error(r, "predicted_loss") for r in foretold}, foretold)
-claims.measure("fig4/sharpness", {case(r): sharpness_error(r, "predicted") for r in foretold}, foretold)
-claims.measure(
-    "fig4/distance", {case(r): relative_error(r, "predicted_distance", "distance") for r in foretold}, foretold
-)
-claims.measure("fig4/x", {case(r): x_error(r) for r in foretold}, foretold)
+for quantity in ("loss", "sharpness", "distance", "x"):
+    claims.measure(f"fig4/{quantity}", {case(r): error(r, "predicted", quantity) for r in foretold}, foretold)
+claims.measure("fig4/within-delta", {case(r): after(r).distance.max() / after(r).delta.max() for r in fig4}, fig4)
+claims.measure("fig4/flow-is-linear", {case(r): flow_exponent(r) for r in fig4}, fig4)
 claims.measure("fig4/flow-leaves", {case(r): ratio(r, "flow_distance", "distance") for r in fig4}, fig4)
 claims.measure("fig4/fixed-point", {case(r): ratio(r, "x", "delta") for r in fig4}, fig4)
 claims.measure("fig4/distance-is-delta", {case(r): ratio(r, "distance", "delta") for r in fig4}, fig4)
@@ -875,10 +924,7 @@ claims.measure(
 # below $2/\eta$ for a sub-quadratic loss ($F < 0$) and above it for a super-quadratic one.
 
 # %% tags=["hide-input"]
-draw_dynamics(
-    appf, "appF", "Appendix G, a setting in which the plain predictions (orange) fail; light blue: the generalised ones.",
-    {"predicted": ORANGE, "generalised": SKY},
-)  # fmt: skip
+draw_dynamics(appf, "appF", "Appendix G, settings in which the plain predictions fail.")
 
 with panels(
     1, max(len(appf), 1), name="appF-limit", height=2.8, width=6,
