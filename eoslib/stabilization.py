@@ -314,9 +314,9 @@ NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the
 class SelfStabilization:
     """Gradient descent, and from its onset of instability on the constrained trajectory, flows and predictions.
 
-    The onset is the first θ_t for which the sharpness at the midpoint of θ_t and θ_{t+1} is at least 2/η. The last
-    of every `every` steps is checked for it; when that is unstable, all steps of the stretch, and when it is at least
-    1.5/η, all of the next. At the onset
+    The onset is the first θ_t for which the sharpness at the midpoint of θ_t and θ_{t+1} is at least 2/η. Of
+    each `every` steps the last is checked for it; all are checked at the start, where the last is unstable, and where
+    the last before was at least 1.5/η. At the onset
     θ† = project(θ), gradient flow and central flow start from θ; both predictions start from θ − θ†, there or later.
 
     objective: f in float64. theta: start (p,). approach: f in the precision of `theta`, for the steps before the
@@ -424,7 +424,7 @@ class SelfStabilization:
     def _approach(self) -> None:
         """Take the next `every` steps of gradient descent, or those to the onset if it lies among them."""
         start, tracker = self.theta, self.trackers["theta"].state()
-        near = self._row.get("midpoint_sharpness", 0) >= NEAR / self.step_size
+        near = self._row.get("midpoint_sharpness", math.inf) >= NEAR / self.step_size  # at the start, too
         unstable = self._descend(check_all=near)
         if unstable and not near:
             self.theta = start
