@@ -72,13 +72,13 @@
 # networks on 5,000 images of CIFAR-10 and a transformer on 5,000 phrases of SST-2. `quick`, computed by every build, has networks of the same kinds with
 # a few hundred to thousand parameters on digits and generated data, with two classes and one output, which keeps the second eigenvalue far below the first.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "gallery"]
 from typing import Annotated, Literal
 
 from annotated_types import Interval, Len
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "gallery"]
 preset: Literal["quick", "standard", "paper"] = "quick"
 # figure 4: the first setting, and its step sizes; sizes: the arguments of the architecture's function in eoslib.networks
 dataset: Literal["digits", "power_law", "cifar10", "sst2"] = "digits"
@@ -153,7 +153,7 @@ fig6_every: PositiveInt = 10
 # %% [markdown]
 # The experiments follow, each a list of runs. `python -m eoslib compute self_stabilization --list` shows what they cost.
 
-# %% tags=["experiments", "hide-input"]
+# %% tags=["experiments", "hide-input", "gallery"]
 from functools import partial
 
 from eoslib.experiments import DescentRun, StabilizationRun
@@ -216,7 +216,7 @@ experiments = {
     ],
 }  # fmt: skip
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "gallery"]
 import numpy as np
 import pandas as pd
 import torch
@@ -605,9 +605,9 @@ claims.measure(
 # `quick` and `standard` the predictions therefore start at the first step with $|x| \ge \delta/10$ (the parameter `predict_from`; the paper's is 0).
 
 # %% tags=["gallery"]
-fig4 = unstable(collect(experiments["fig4"]))
+fig4 = appe = unstable(collect(experiments["fig4"]))  # the settings that figure 4 and appendix E show
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "gallery"]
 COLUMNS = {
     "loss": "loss", "sharpness": r"sharpness $\cdot\,\eta/2$", "distance": r"distance to $\theta^\dagger$", "x": "$|x|$",
     "y": r"$y\,\eta/2$",
@@ -695,13 +695,13 @@ draw_dynamics(fig4, "fig4", f"Figure 4, {NETWORKS[architecture]}.")
 cnn, transformer = unstable(collect(experiments["cnn"])), unstable(collect(experiments["transformer"]))
 draw_dynamics(cnn, "fig4-cnn", "Figure 4, convolutional network.")
 draw_dynamics(transformer, "fig4-transformer", "Figure 4, transformer.")
-fig4 += [*cnn, *transformer]
+fig4 = [*fig4, *cnn, *transformer]
 
 # %% [markdown]
 # **What it cost.** All of a step, that is gradient descent with its sharpness, the constrained trajectory with four eigenvectors, both flows and both predictions, in Hessian-vector products (a gradient and its
 # graph come on top at every point); and how accurate the eigenvectors at $\theta^\dagger$ are.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "gallery"]
 cost = [
     {
         "setting": case(run),
@@ -714,7 +714,7 @@ cost = [
 ]
 display(HTML(pd.DataFrame(cost).to_html(index=False)))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "gallery"]
 
 
 def ratio(run, above, below, share=4):
@@ -865,7 +865,7 @@ claims.measure("cor4/smallest-gradient", {case(r): smallest_gradient(r) for r in
 appf = unstable(collect(experiments["appf"]))
 appe = [*fig4, *appf]
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "gallery"]
 PANELS = {
     "alpha": r"$\alpha$", "epsilon": r"$\varepsilon$", "sharpening_alignment": r"$-\nabla L\cdot\nabla S^\perp/\|\cdot\|\|\cdot\|$",
     "restoring_ratio": r"$\|\nabla S^\perp\|/\rho_3$", "fourth_order_ratio": r"$\rho_4/\eta\rho_3^2$",
@@ -895,7 +895,7 @@ with panels(
     if appe:
         axes[0].legend(fontsize="x-small")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "gallery"]
 RATIOS = ("third_order_ratio_v", "third_order_ratio_gradient", "second_order_ratio_v")
 claims.measure("assumption1/progressive-sharpening", {case(r): (after(r).alpha > 0).mean() for r in appe}, appe)
 claims.measure("definition6/epsilon-small", {case(r): after(r).epsilon.max() for r in appe}, appe)
@@ -943,12 +943,6 @@ with panels(
 # %% tags=["hide-input"]
 
 
-def limit_error(run):
-    """|mean sharpness − mean limit| · η/2 over the last half of the tracked steps."""
-    trace = last(after(run), 2)
-    return float(abs(trace.sharpness.mean() - trace.limiting_sharpness.mean()) * run.step_size / 2)
-
-
 def side_agrees(run):
     """The share of the measured limits that lie on the side of 2/η that the sign of F(δ) says; F is taken at the one of
     the ten steps before and after at which |x̂| is nearest to δ."""
@@ -973,10 +967,20 @@ claims.measure(
     {case(r): sharpness_error(r, "generalised") / sharpness_error(r, "predicted") for r in failing},
     failing,
 )
+claims.measure("appF/side", {case(r): side_agrees(r) for r in failing}, failing)
+
+# %% tags=["hide-input", "gallery"]
+
+
+def limit_error(run):
+    """|mean sharpness − mean limit| · η/2 over the last half of the tracked steps."""
+    trace = last(after(run), 2)
+    return float(abs(trace.sharpness.mean() - trace.limiting_sharpness.mean()) * run.step_size / 2)
+
+
 foretold = with_prediction(appe)
 claims.measure("appF/generalised-tracks", {case(r): sharpness_error(r, "generalised") for r in foretold}, foretold)
 claims.measure("appF/limiting-sharpness", {case(r): limit_error(r) for r in appe}, appe)
-claims.measure("appF/side", {case(r): side_agrees(r) for r in failing}, failing)
 
 # %% [markdown]
 # **What to see.** At `quick` both settings have $\rho_4/\eta\rho_3^2$ of 4 to 19, against 0.5 in those of figure 4. With the squared error on the generated data (top) the plain prediction overflows within five steps of the blow-up, since it lacks what limits $x$ below;
@@ -1338,5 +1342,8 @@ claims.measure(
 #
 # ## Provenance
 
+# %% tags=["gallery"]
+provenance(appe)
+
 # %%
-provenance(fig1, mlp, cnn, transformer, appf, fig5, several_runs, fig6)
+provenance(fig1, fig5, several_runs, fig6)
