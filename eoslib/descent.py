@@ -130,9 +130,10 @@ class GradientDescent:
 
 
 class InverseSharpnessDescent(GradientDescent):
-    """Gradient descent with η_t = min(η, 1/S(θ_t)): it stays stable (Damian et al. 2023, figure 6).
+    """Gradient descent with η_t = min(η, 1/S(θ_t)), the stable schedule of Damian et al. 2023, figure 6.
 
-    S is the sharpness as last measured, so that a `SharpnessTracker` must be among the measurements.
+    S is the sharpness as last measured, so that a `SharpnessTracker` must be among the measurements, and measure often
+    enough for S to be still true. The paper has no largest η; ours keeps the first steps within the figure's range.
     """
 
     def __init__(self, *arguments, **options):

@@ -438,8 +438,9 @@ class DescentRun(ArchitectureRun):
     """Full-batch gradient descent on any architecture.
 
     every, eigenvalues: see `SharpnessTracker`. test_n: so many held-out examples are observed at the same steps: of the
-    test split, or, of data that have none, those that follow the training examples. schedule: constant, or
-    inverse-sharpness for η_t = min(η, 1/S(θ_t)).
+    test split, or, of data that have none, those that follow the training examples; per channel they are
+    standardised with the statistics of the whole training set, or of both. schedule: constant, or inverse-sharpness
+    for η_t = min(η, 1/S(θ_t)).
     """
 
     kind: ClassVar[str] = "DescentRun"
@@ -456,6 +457,8 @@ class DescentRun(ArchitectureRun):
             dtype = PRECISIONS[self.precision]
             held_out = SupervisedObjective.of(self.network(), self._held_out(), self.loss, device, dtype)
             measurements.append(HeldOut(held_out, self.every))
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
         return SCHEDULES[self.schedule](objective, theta, self.step_size, self.steps, measurements)
 
     def cost(self) -> tuple[float, float]:
@@ -564,10 +567,12 @@ DIAGNOSTICS = ("products", "sharpness_residual", "constrained_residual")
 def audit(run: runs.Run, steps: int = 20) -> list[str]:
     """Recompute the first steps of a run and compare with its trace: bit for bit (as float32) on the machine that
     made it, with its number of threads; elsewhere to a relative 1e-3, and so `EIGENVALUES` always. `COSINES` may
-    differ by 0.01, and `DIAGNOSTICS` are left out. A thinned trace is compared in whole windows. Returns the
-    differences found."""
+    differ by 0.01, and `DIAGNOSTICS` are left out. A thinned trace is compared in whole windows. A
+    `StabilizationRun` is recomputed to so many steps after its onset. Returns the differences found."""
     here = run.manifest["machine"] == runs.machine()
     window = int(run.trace.attrs.get("window", 1))
+    if "constrained_loss" in run.trace:
+        steps += int(np.isfinite(run.trace.constrained_loss.values).argmax())
     threads = torch.get_num_threads()
     torch.set_num_threads(run.manifest["threads"])
     try:

@@ -18,6 +18,7 @@ from eoslib.datasets import Dataset
 # TF32 keeps 10 bits of mantissa: enough to train, not to see an eigenvalue cross 2/η.
 torch.backends.cuda.matmul.allow_tf32 = False
 torch.backends.cudnn.allow_tf32 = False
+torch.backends.cudnn.deterministic = True  # or a convolution's backward pass would not resume bit for bit
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:

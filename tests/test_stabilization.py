@@ -59,9 +59,13 @@ def vector(*x):
     return torch.tensor(x, dtype=torch.float64)
 
 
-def toy(step_size=0.05, alpha=1.0, beta=1.0, quartic=0.0):
-    """The toy loss, with F(x) = quartic · x⁴ beside it."""
-    return Objective(lambda theta: toy_loss(theta, step_size, alpha, beta) + quartic * theta[0] ** 4)
+def toy(step_size=0.05, alpha=1.0, beta=1.0, quartic=0.0, cubic=0.0):
+    """The toy loss, with F(x) = quartic · x⁴ + cubic · x³ beside it."""
+
+    def f(theta):
+        return toy_loss(theta, step_size, alpha, beta) + quartic * theta[0] ** 4 + cubic * theta[0] ** 3
+
+    return Objective(f)
 
 
 def cubic_at(objective, theta, step_size=STEP_SIZE):
@@ -309,6 +313,33 @@ def test_two_eigenvalues_are_projected_together():
     np.testing.assert_allclose(after[-2:], [before[-2], 20], atol=1e-6)
 
 
+def test_one_repetition_with_two_eigenvalues_is_the_shortest_way(monkeypatch, precise):
+    """Among all Δ ⟂ u₁, u₂ with ∇³f(uᵢ, uⱼ)·Δ = −(λᵢ − 2/η)δᵢⱼ, the shortest; on a network whose normals are no
+    orthogonal set."""
+    monkeypatch.setattr(stabilization, "REPETITIONS", 1)
+    objective, theta = trained()
+    d, tensor = dense(objective, theta), third_tensor(objective, theta)
+    values, u = np.linalg.eigh(d.h)
+    (second, first), u = values[-2:], u[:, -2:]
+    step_size = 2 / (second - 0.05)
+    conditions = np.stack([tensor @ u[:, i] @ u[:, j] for i, j in ((0, 0), (0, 1), (1, 1))])
+    conditions = np.r_[conditions, u.T]
+    wanted = np.r_[-(second - 2 / step_size), 0, -(first - 2 / step_size), 0, 0]
+    shortest = np.linalg.lstsq(conditions, wanted, rcond=None)[0]
+    newton = -u @ ((u.T @ d.g) / np.array([second, first]))
+    projected = project(objective, theta, step_size, CyclicTracker(2, 1))
+    np.testing.assert_allclose(projected - theta, shortest + newton, atol=1e-9)
+    assert np.linalg.norm(shortest) > 10 * np.linalg.norm(newton) > 0
+
+
+def test_where_nothing_moves_the_sharpness_there_is_no_projection():
+    """Where ∇S = 0 and S > 2/η the constrained trajectory does not exist, which ends a run as divergence."""
+    objective = Objective(lambda theta: 11 * theta[0] ** 2 + theta[1] ** 4)
+    assert project(objective, vector(0.1, 0.2), 0.1, CyclicTracker(1, 3)).isnan().all()
+    process = SelfStabilization(objective, vector(0.1, 0.2), 0.1, 50)
+    assert len(carried(process)) == 1 and process.onset == process.diverged_at == 0
+
+
 # ------------------------------------------------------------------------------- predictions, written out densely
 
 
@@ -318,6 +349,14 @@ def dense_project(objective, theta):
         push = max(0.0, d.S - 2 / STEP_SIZE) * d.perp / (d.perp @ d.perp)
         theta = theta - torch.from_numpy(push + d.u * (d.u @ d.g) / d.S)
     return theta
+
+
+def dense_central(objective, w):
+    """The full tensors at w, and σ² and dw/dt of the central flow there, whose Euler steps take half of η."""
+    d = dense(objective, w)
+    wanted = d.dS @ d.g - 2 * (d.S - 2 / STEP_SIZE) / STEP_SIZE  # dS/dt without oscillation is −∇S·∇f
+    variance = max(0.0, -2 * wanted / (d.dS @ d.dS))
+    return d, variance, -d.g - variance / 2 * d.dS
 
 
 def dense_step(d, v, along):
@@ -335,7 +374,7 @@ def test_seventy_steps_against_full_tensors(precise):
     process = SelfStabilization(objective, theta, STEP_SIZE, 70, every=8)
     process.step()
     assert process.onset == 0
-    descent = theta
+    descent = flow = central = theta
     constrained = dense_project(objective, theta)
     plain = generalised = (theta - constrained).numpy()
     largest = 0.0
@@ -344,6 +383,13 @@ def test_seventy_steps_against_full_tensors(precise):
         u = d.u * np.sign(d.u @ process.cubic.u.numpy())
         v = (descent - constrained).numpy()
         close = partial(pytest.approx, rel=1e-6, abs=1e-8)
+        assert row["distance"] == close(np.linalg.norm(v))
+        assert row["flow_distance"] == close((flow - constrained).norm().item())
+        assert row["flow_loss"] == close(objective.value(flow).item())
+        assert row["central_distance"] == close((central - constrained).norm().item())
+        c, variance, _ = dense_central(objective, central)
+        assert row["central_sharpness"] == close(c.S) and row["central_variance"] == close(variance)
+        assert row["central_loss"] == close(objective.value(central).item() + c.S * variance / 2)
         assert row["constrained_loss"] == close(objective.value(constrained).item())
         assert row["constrained_sharpness"] == close(d.S)
         assert row["alpha"] == close(-d.g @ d.perp)
@@ -366,6 +412,12 @@ def test_seventy_steps_against_full_tensors(precise):
         along = d.u @ objective.gradient(constrained + d.u @ generalised * torch.from_numpy(d.u)).numpy()
         generalised = dense_step(d, generalised, along)
         descent = descent - STEP_SIZE * objective.gradient(descent)
+        parts = math.ceil(STEP_SIZE * dense(objective, flow).S)
+        for _ in range(parts):
+            flow = flow - STEP_SIZE / parts * objective.gradient(flow)
+        for _ in range(2):
+            _, _, velocity = dense_central(objective, central)
+            central = central + STEP_SIZE / 2 * torch.from_numpy(velocity)
         constrained = dense_project(objective, constrained - STEP_SIZE * torch.from_numpy(d.g))
         process.step()
     assert largest > 1.5 * row["delta"]  # there was something to predict
@@ -395,7 +447,8 @@ def test_with_a_quartic_term_only_the_generalised_prediction_is_exact():
 
 @pytest.mark.parametrize("quartic", [-0.3, 0.0, 0.5])
 def test_the_limiting_sharpness_is_that_of_appendix_f2(quartic):
-    objective = toy(0.1, alpha=2.0, beta=0.5, quartic=quartic)  # F = cx⁴, δ² = 8: −F′(δ)/δ + F″(δ) = 8cδ²
+    # F's even part is cx⁴, and δ² = 8: −F′(δ)/δ + F″(δ) = 8cδ²
+    objective = toy(0.1, alpha=2.0, beta=0.5, quartic=quartic, cubic=0.7)
     cubic = cubic_at(objective, vector(0, 0, 0), 0.1)
     assert limiting_sharpness(objective, cubic) == pytest.approx(20 + 64 * quartic)
 
@@ -660,6 +713,14 @@ def test_divergence_is_a_result():
     assert all(finite[:-1]) and not finite[-1]
 
 
+def test_divergence_before_the_onset_is_a_result():
+    concave = Objective(lambda theta: theta[1] ** 2 - theta[0] ** 4)
+    process = SelfStabilization(concave, vector(1, 0), 0.1, 100, every=10)
+    rows = carried(process)
+    assert process.onset is None and process.diverged_at == len(rows) - 1 < 20
+    assert math.isfinite(rows[-2]["loss"]) and not math.isfinite(rows[-1]["loss"])
+
+
 def test_two_constrained_eigenvalues():
     """Section 8.2: with both constrained, θ† has nowhere to go; constraining only λ₁ ends where λ₂ becomes unstable."""
     one, two = (
@@ -676,6 +737,12 @@ def test_two_constrained_eigenvalues():
 def test_an_unusable_step_size_is_named():
     with pytest.raises(ValueError, match="step_size must be positive, got 0"):
         SelfStabilization(toy(), vector(0, 0, 0), 0, 10)
+
+
+@pytest.mark.parametrize("name", ["tracked", "unstable", "every"])
+def test_an_unusable_number_is_named(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        SelfStabilization(toy(), vector(0, 0, 0), 0.1, 10, **{name: 0})
 
 
 # ---------------------------------------------------------------------------------------------------- resuming
@@ -705,6 +772,17 @@ def test_a_restored_process_continues_with_the_same_bits(k, rows, tmp_path):
     assert restored.state()["products"] == saved.state()["products"]
     for name in SelfStabilization._POINTS:
         assert torch.equal(getattr(restored, name), getattr(saved, name))
+
+
+@pytest.mark.parametrize("options", [{"unstable": 2}, {"predict_from": 0.5}])
+def test_so_does_one_with_other_options(options, tmp_path):
+    whole = carried(network_process(**options))
+    saved = network_process(**options)
+    for _ in range(len(whole) - 9):
+        saved.step()
+    restored = network_process(**options)
+    restored.load(through_files(saved.state(), tmp_path))
+    assert carried(restored) == whole[-9:]
 
 
 def test_a_run_can_be_interrupted_and_ends_in_a_trace(rows):
