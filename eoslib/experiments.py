@@ -23,7 +23,7 @@ from eoslib import datasets, landscapes, networks, runs
 from eoslib.basins import BasinMap, BasinSizes
 from eoslib.curvature import SegmentSharpness, SharpnessTracker
 from eoslib.descent import SGD, Adam, GradientDescent, InverseSharpnessDescent
-from eoslib.objective import BINARY_LOSSES, Objective, SupervisedObjective
+from eoslib.objective import BINARY_LOSSES, CHUNK, Objective, SupervisedObjective
 from eoslib.observables import HeldOut, SegmentSmoothness
 from eoslib.stabilization import SelfStabilization
 
@@ -400,7 +400,8 @@ class ArchitectureRun(SupervisedRun):
             network(example)
         item = PRECISIONS[self.precision].itemsize
         seconds = 3 * examples * counter.get_total_flops() / _multiply_rate() * item / 4 + 1e-4 * len(numbers)
-        return seconds, item * (4 * examples * sum(numbers) + 20 * len(networks.flatten(network)))
+        held = min(examples, CHUNK)
+        return seconds, item * (9 * held * sum(numbers) + 20 * len(networks.flatten(network)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -430,7 +431,7 @@ class StabilizationRun(ArchitectureRun):
         approach, _ = self.gradient_cost(self.n)
         seconds, memory = dataclasses.replace(self, precision="float64").gradient_cost(self.n)
         products = 45 + 240 / self.every  # a step, as measured; gradients among them
-        return self.steps * approach + min(self.tracked, self.steps) * products * seconds, 4 * memory
+        return self.steps * approach + min(self.tracked, self.steps) * products * seconds, 5 * memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.func import grad, hessian, jvp
 
 from eoslib import datasets, networks
+from eoslib import objective as objective_module
 from eoslib.curvature import top_eigenpairs
 from eoslib.landscapes import LANDSCAPES
 from eoslib.objective import BINARY_LOSSES, LOSSES, Objective, SupervisedObjective
@@ -295,3 +296,20 @@ def test_there_is_no_restriction_where_it_saves_nothing(few_directions):
     linear, theta = problem("cross-entropy", d=30, activation="linear")
     assert linear.expand(theta).restricted() is None
     assert Objective(torch.sum).expand(torch.zeros(3)).restricted() is None
+
+
+def test_many_examples_are_taken_part_by_part(monkeypatch):
+    """Seven at a time, the last part being smaller: what is held is less, what is found the same."""
+    f, theta = problem("mse-sum", n=30)
+    u, v = torch.randn(2, len(theta), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def everything():
+        at = f.expand(theta)
+        seen = [at.value, at.gradient, at.outputs, at.hvp(u), at.third(u), at.third(u, v), at.fourth(u)]
+        return [*f.evaluate(theta), *seen]
+
+    whole, counted = everything(), (f.gradients, f.products)
+    monkeypatch.setattr(objective_module, "CHUNK", 7)
+    assert [len(part.inputs) for _, part in f.parts()] == [7, 7, 7, 7, 2]
+    torch.testing.assert_close(everything(), whole, rtol=1e-12, atol=1e-12)
+    assert (f.gradients, f.products) == (2 * counted[0], 2 * counted[1])
