@@ -318,7 +318,7 @@ def test_a_recorded_run_is_recomputed_bit_for_bit(experiment):
 def test_one_unit_in_the_last_place_is_noticed_on_the_same_machine(experiment):
     name = {"SGDRun": "batch_loss", "MapRun": "point_steps", "SizesRun": "eta"}.get(experiment.kind, "loss")
     run = recorded(experiment)
-    begin = int(np.isfinite(run.trace.constrained_loss).argmax()) if experiment.kind == "StabilizationRun" else 0
+    begin = int(np.isfinite(run.trace.constrained_loss.values).argmax()) if experiment.kind == "StabilizationRun" else 0
     run = tampered(run, name, 1 + 2**-23, begin + 1)
     (difference,) = experiments.audit(run)
     assert difference.startswith(f"step {begin + 1}: {name} is ")
