@@ -619,14 +619,14 @@ def _show_not_run(missing: Sequence[Experiment]) -> None:
     from IPython.display import display
 
     first = missing[0]
-    preset = os.environ.get("EOSLIB_PRESET", "quick")
-    command = f"python -m eoslib compute {first.chapter} --preset {preset} --only {first.experiment}"
+    options = os.environ.get("EOSLIB_OPTIONS", "--preset quick")
+    command = f"python -m eoslib compute {first.chapter} {options} --only {first.experiment}"
     minutes = sum(e.cost()[0] for e in missing) / 60
     text = f"{first.experiment}: {len(missing)} run(s) not run at this preset"
     record = {"experiment": first.experiment, "missing": len(missing), "command": command, "minutes": minutes}
     box = (
         f'<div class="eos-box eos-not-run"><strong>Not run at this preset:</strong> {len(missing)} run(s) of '
-        f"{first.experiment}. <code>{command}</code> computes them, in at most {minutes:.0f} minutes on this "
-        "machine's CPU.</div>"
+        f"{first.experiment}. <code>{html.escape(command)}</code> computes them, in at most {minutes:.0f} minutes on "
+        "this machine's CPU.</div>"
     )
     display({"text/plain": text, "text/html": box, "application/vnd.eoslib.notrun+json": record}, raw=True)

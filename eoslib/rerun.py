@@ -24,6 +24,7 @@ import logging
 import operator
 import os
 import platform
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -327,7 +328,7 @@ def execute(
     environment = {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "EOSLIB_COMPUTE": "1" if compute else "0",
-        "EOSLIB_PRESET": preset,
+        "EOSLIB_OPTIONS": options(preset, overrides),
         # of tqdm, where a library imports it in a kernel without ipywidgets: no fault of the chapter
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"])),
         # the kernel imports this very library, whether or not it is installed
@@ -363,6 +364,12 @@ def execute(
     runs.write_atomically(out, nbformat.writes(notebook).encode())
     partial.unlink()
     return notebook
+
+
+def options(preset: str, overrides: Mapping[str, Any] | None = None) -> str:
+    """Preset and overrides as options of the command line."""
+    given = (f"-p {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in (overrides or {}).items())
+    return " ".join([f"--preset {preset}", *given])
 
 
 @contextlib.contextmanager

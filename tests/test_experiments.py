@@ -240,7 +240,7 @@ def test_collect_computes_what_is_missing_in_order(shown):
 def test_collect_shows_what_it_may_not_compute_with_the_command_that_does(shown, monkeypatch):
     experiments.carry_on(SGD)
     monkeypatch.setenv("EOSLIB_COMPUTE", "0")
-    monkeypatch.setenv("EOSLIB_PRESET", "paper")
+    monkeypatch.setenv("EOSLIB_OPTIONS", "--preset paper")
     twice = [GD, dataclasses.replace(GD, seed=1)]
     collected = experiments.collect([SGD, *twice, LANDSCAPE])
     assert [run.identity["kind"] for run in collected] == ["SGDRun", "LandscapeRun"]  # landscapes cost nothing

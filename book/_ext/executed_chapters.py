@@ -23,10 +23,8 @@ Environment variables: EOSLIB_PRESET (default ``quick``; ``published`` takes eac
 
 import base64
 import hashlib
-import json
 import multiprocessing
 import os
-import shlex
 import shutil
 import sys
 from collections import Counter
@@ -334,10 +332,9 @@ def closing(chapter: Chapter, executed) -> str:
     file, key = f"{chapter.name}.ipynb", ran["key"][:12]
     command = ""
     if isinstance(chapter, GalleryPage):
-        given = " ".join(f"-p {shlex.quote(f'{k}={json.dumps(v)}')}" for k, v in chapter.parameters.items())
         command = (
             f"The whole chapter with these parameters:\n\n```bash\npython -m eoslib run {chapter.chapter} "
-            f"--preset {chapter.preset} {given}\n```\n\n"
+            f"{rerun.options(chapter.preset, chapter.parameters)}\n```\n\n"
         )
     return command + (
         f'<p class="eoslib-download">Executed notebook: <a href="{file}" download>{file}</a> (preset '
