@@ -21,6 +21,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import operator
 import os
 import platform
@@ -367,8 +368,11 @@ def execute(
 
 
 def options(preset: str, overrides: Mapping[str, Any] | None = None) -> str:
-    """Preset and overrides as options of the command line."""
-    given = (f"-p {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in (overrides or {}).items())
+    """Preset and overrides as options of the command line, which `parameters` reads back."""
+    given = []
+    for name, value in (overrides or {}).items():
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).split("\n")[0]
+        given.append(f"-p {shlex.quote(f'{name}={text}')}")
     return " ".join([f"--preset {preset}", *given])
 
 
