@@ -17,7 +17,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from eoslib import datasets, landscapes, networks, runs
 from eoslib.basins import BasinMap, BasinSizes
@@ -389,19 +388,21 @@ class ArchitectureRun(SupervisedRun):
         raise ValueError(f"unknown architecture {self.architecture!r}; there are mlp, cnn, resnet18, transformer")
 
     def gradient_cost(self, examples: int) -> tuple[float, float]:
-        """Seconds for a gradient on so many examples, from the operations of one example counted and this machine's
-        rate, and bytes of memory."""
-        network = self.network()
+        """Seconds for a gradient on so many examples, as timed here with a few, and bytes of memory."""
+        dtype, few = PRECISIONS[self.precision], min(examples, 100)
+        network = self.network().to(dtype)
         numbers = []  # in the output of each module
         for module in network.modules():
             module.register_forward_hook(lambda module, inputs, output: numbers.append(output.numel()))
-        example = torch.zeros(1, self._d_in, dtype=torch.int64 if self._source.tokens else torch.float32)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(example)
-        item = PRECISIONS[self.precision].itemsize
-        seconds = 3 * examples * counter.get_total_flops() / _multiply_rate() * item / 4 + 1e-4 * len(numbers)
+        inputs = torch.zeros(few, self._d_in, dtype=torch.int64 if self._source.tokens else dtype)
+        for _ in range(2):  # the first is slower
+            numbers.clear()
+            start = time.perf_counter()
+            network(inputs).sum().backward()
+            seconds = time.perf_counter() - start
         held = min(examples, CHUNK)
-        return seconds, item * (9 * held * sum(numbers) + 20 * len(networks.flatten(network)))
+        memory = dtype.itemsize * (9 * held * sum(numbers) / few + 20 * len(networks.flatten(network)))
+        return seconds * examples / few, memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -430,8 +431,8 @@ class StabilizationRun(ArchitectureRun):
     def cost(self) -> tuple[float, float]:
         approach, _ = self.gradient_cost(self.n)
         seconds, memory = dataclasses.replace(self, precision="float64").gradient_cost(self.n)
-        products = 45 + 240 / self.every  # a step, as measured; gradients among them
-        return self.steps * approach + min(self.tracked, self.steps) * products * seconds, 5 * memory
+        gradients = (65 if self.architecture == "mlp" else 150) + 600 / self.every  # as long as these, a step took
+        return self.steps * approach + min(self.tracked, self.steps) * gradients * seconds, 5 * memory
 
 
 @dataclass(frozen=True, kw_only=True)
