@@ -83,34 +83,34 @@ preset: Literal["quick", "standard", "paper"] = "quick"
 # figure 4: the first setting, and its step sizes; sizes: the arguments of the architecture's function in eoslib.networks
 dataset: Literal["digits", "power_law", "cifar10", "sst2"] = "digits"
 data_options: dict = {"classes": [8, 9]}
-n: PositiveInt = 200
+n: PositiveInt = 340
 standardisation: Literal["per-pixel", "per-channel"] = "per-channel"
 loss: Literal["mse-binary", "logistic", "mse-sum", "mse-half-sum", "cross-entropy"] = "mse-binary"
 architecture: Literal["mlp", "cnn", "resnet18", "transformer"] = "mlp"
-sizes: dict = {"hidden": [16, 16]}
+sizes: dict = {"hidden": [24, 24]}
 activation: Literal["swish", "tanh", "elu", "softplus", "gelu"] = "swish"
 bias_init: Literal["default", "zero"] = "zero"
 seed: NonNegativeInt = 0
-step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 24, 2 / 28]
+step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 45]
 steps: PositiveInt = 3000
-tracked: PositiveInt = 150
+tracked: PositiveInt = 180
 every: PositiveInt = 50
 predict_from: Annotated[float, Interval(ge=0)] = 0.1
 # its second and third setting, otherwise as the first
 cnn_dataset: Literal["digits", "cifar10"] = "digits"
 cnn_data_options: dict = {"classes": [8, 9]}
-cnn_n: PositiveInt = 60
+cnn_n: PositiveInt = 40
 cnn_loss: Literal["mse-binary", "logistic", "mse-sum", "mse-half-sum", "cross-entropy"] = "mse-binary"
-cnn_sizes: dict = {"width": 4}
-cnn_step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 11]
-cnn_tracked: PositiveInt = 100
+cnn_sizes: dict = {"width": 2}
+cnn_step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 30.5]
+cnn_tracked: PositiveInt = 190
 transformer_dataset: Literal["digits", "cifar10", "sst2"] = "digits"
-transformer_data_options: dict = {"classes": [8, 9]}
-transformer_n: PositiveInt = 40
+transformer_data_options: dict = {"classes": [3, 8]}
+transformer_n: PositiveInt = 100
 transformer_loss: Literal["mse-binary", "logistic", "mse-sum", "mse-half-sum", "cross-entropy"] = "mse-binary"
 transformer_sizes: dict = {"width": 8, "heads": 2, "layers": 1}
-transformer_step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 24]
-transformer_tracked: PositiveInt = 75
+transformer_step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 70]
+transformer_tracked: PositiveInt = 165
 # appendices F and G: settings in which the plain predictions fail; for each step size its loss
 appf_dataset: Literal["digits", "power_law", "cifar10", "sst2"] = "power_law"
 appf_data_options: dict = {"n_classes": 2}
@@ -123,10 +123,10 @@ appf_architecture: Literal["mlp", "cnn", "resnet18", "transformer"] = "mlp"
 appf_sizes: dict = {"hidden": [16, 16]}
 appf_activation: Literal["swish", "tanh", "elu", "softplus", "gelu"] = "tanh"
 appf_step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 80, 2 / 40]
-appf_tracked: PositiveInt = 120
+appf_tracked: PositiveInt = 100
 appf_every: PositiveInt = 25
 # figure 1: the first setting, longer
-fig1_step_size: PositiveFloat = 2 / 28
+fig1_step_size: PositiveFloat = 2 / 45
 fig1_steps: PositiveInt = 500
 fig1_every: PositiveInt = 5
 # figure 5 and section 8.2: several unstable eigenvalues
@@ -136,18 +136,18 @@ fig5_loss: Literal["mse-sum", "mse-half-sum", "cross-entropy"] = "mse-sum"
 fig5_sizes: dict = {"hidden": [32, 32]}
 fig5_activation: Literal["swish", "tanh", "elu", "softplus", "gelu"] = "tanh"
 fig5_step_size: PositiveFloat = 2 / 24
-fig5_steps: PositiveInt = 500
-fig5_every: PositiveInt = 4
+fig5_steps: PositiveInt = 400
+fig5_every: PositiveInt = 5
 fig5_eigenvalues: Annotated[int, Interval(ge=2, le=7)] = 4
 several: Annotated[int, Interval(ge=2)] = 2
 several_tracked: PositiveInt = 150
 # figure 6
 fig6_dataset: Literal["digits", "cifar10"] = "digits"
-fig6_n: PositiveInt = 100
+fig6_n: PositiveInt = 60
 fig6_test_n: PositiveInt = 1000
 fig6_sizes: dict = {"widths": [4, 8], "groups": 2}
 fig6_step_sizes: Annotated[list[PositiveFloat], Len(2, 6)] = [0.05, 0.2, 0.5]
-fig6_steps: PositiveInt = 120
+fig6_steps: PositiveInt = 100
 fig6_every: PositiveInt = 10
 
 # %% [markdown]
