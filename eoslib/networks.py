@@ -116,7 +116,7 @@ class CNN(nn.Module):
 
 class ResNet(nn.Module):
     """A residual network with group normalisation: a 3×3 convolution to widths[0] channels, for each of `widths` a
-    stage of two `ResidualBlock`s, of which every stage but the first halves the image, global mean, dense layer.
+    stage of two blocks (`ResidualBlock`), every stage but the first halving the image, global mean, dense layer.
     Widths 16, 32, 64, 128 are the ResNet-18 of Damian et al. 2023, appendix D.1.
 
     shape: as for `CNN`. groups: of the normalisation; must divide every width, else ValueError. Convolutions have

@@ -465,7 +465,7 @@ def draw_stages(ax, horizontal, vertical):
 
 
 with panels(
-    1, 3, name="fig2", width=11,
+    1, 3, name="fig2", width=10,
     caption=r"Figure 2. Gradient descent on the toy loss ($\alpha = \beta = 1$, $\eta = 0.02$), coloured by stage: the size of the oscillation (left; dashed: $\delta$), the sharpness "
     r"(middle; dashed: $2/\eta$), and both against each other (right).",
     alt="Sharpness rises through its threshold, then the oscillation grows and passes delta, the sharpness falls below the threshold, the oscillation "
@@ -605,14 +605,14 @@ claims.measure(
 # `quick` and `standard` the predictions therefore start at the first step with $|x| \ge \delta/10$ (the parameter `predict_from`; the paper's is 0).
 #
 # The errors in the verdicts are relative to what there is to predict: to the fluctuation of loss and sharpness around those of $\theta^\dagger$, and to the distance and $|x|$ themselves, each as a mean over all steps for which there is a prediction. The plain predictions are judged here; the *generalised*
-# ones, drawn beside them, are those of appendix F, [below](#appendices-f-and-g-when-the-loss-is-not-quadratic-along-u).
+# ones, drawn beside them, are those of appendix F, explained below.
 
-# %% tags=["gallery"]
+# %% tags=["hide-input", "gallery"]
 fig4 = appe = unstable(collect(experiments["fig4"]))  # the settings that figure 4 and appendix E show
 
 # %% tags=["hide-input", "gallery"]
-COLUMNS = {
-    "loss": "loss", "sharpness": r"sharpness $\cdot\,\eta/2$", "distance": r"distance to $\theta^\dagger$", "x": "$|x|$",
+QUANTITIES = {
+    "loss": "loss", "sharpness": r"$S\,\eta/2$", "distance": r"$\|\theta-\theta^\dagger\|$", "x": "$|x|$",
     "y": r"$y\,\eta/2$",
 }  # fmt: skip
 PREDICTIONS = {"predicted": (ORANGE, "--"), "generalised": (SKY, ":")}
@@ -623,7 +623,7 @@ NETWORKS = {
 
 
 def curve(trace, variable, step_size):
-    """A column's curve: steps and values."""
+    """A quantity's curve: steps and values."""
     values = trace[variable].values
     if variable.endswith("sharpness"):
         return smooth(trace.step), smooth(values) * step_size / 2
@@ -633,8 +633,8 @@ def curve(trace, variable, step_size):
 
 
 def draw_run(axes, run, trace):
-    """The five columns for some of the steps of a run."""
-    for ax, quantity in zip(axes, COLUMNS, strict=True):
+    """The five quantities for some of the steps of a run."""
+    for ax, quantity in zip(axes, QUANTITIES, strict=True):
         curves = [(quantity, BLUE, "-", "gradient descent")]
         if quantity in ("loss", "sharpness"):
             curves.append((f"constrained_{quantity}", GREEN, "-", r"$\theta^\dagger$"))
@@ -672,32 +672,31 @@ def first_cycle(trace):
 
 
 def draw_dynamics(runs, name, text):
-    with panels(
-        2 * max(len(runs), 1), len(COLUMNS), name=name, width=14, height=2.1,
-        caption=text + r" For each step size the top row enlarges the first cycle. Dotted: $2/\eta$, and $\delta$ in the column of $|x|$. Sharpness is averaged over two steps.",
-        alt="Rows of five panels: loss, sharpness, distance, x and y against step. Where the prediction is good the dashed curve covers that of gradient descent.",
-    ) as axes:  # fmt: skip
-        rows = np.reshape(axes, (-1, len(COLUMNS)))
-        for i, run in enumerate(runs):
-            trace = after(run)
-            draw_run(rows[2 * i], run, first_cycle(trace))
-            draw_run(rows[2 * i + 1], run, trace)
-            rows[2 * i][0].set(title=label(run))
-            for ax, title in zip(rows[2 * i], COLUMNS.values(), strict=True):
-                ax.set(title=f"{label(run)}: {title}" if ax is rows[2 * i][0] else title)
-            for ax in rows[2 * i + 1]:
+    """A figure for each run: the first cycle, and all tracked steps."""
+    for i, run in enumerate(runs, start=1):
+        with panels(
+            len(QUANTITIES), 2, name=f"{name}-{i}", height=1.5, sharex="col",
+            caption=f"{text}, {label(run)}: the first cycle (left) and all tracked steps (right). Dotted in black: $2/\\eta$, and $\\delta$ beside $|x|$. Sharpness is averaged over two steps.",
+            alt="Loss, sharpness, distance, x and y against step. Where a prediction is good, its broken line covers that of gradient descent.",
+        ) as axes:  # fmt: skip
+            left, right = np.reshape(axes, (-1, 2)).T
+            draw_run(left, run, first_cycle(after(run)))
+            draw_run(right, run, after(run))
+            for ax, text_of_axis in zip(left, QUANTITIES.values(), strict=True):
+                ax.set(ylabel=text_of_axis)
+            for ax in (left[-1], right[-1]):
                 ax.set(xlabel="step $t$")
-        if runs:
-            handles, _ = rows[0][0].get_legend_handles_labels()
-            axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+            handles, _ = left[0].get_legend_handles_labels()
+            left[0].figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+            left[0].figure.align_ylabels()
 
 
-draw_dynamics(fig4, "fig4", f"Figure 4, {NETWORKS[architecture]}.")
+draw_dynamics(fig4, "fig4", f"Figure 4, {NETWORKS[architecture]}")
 
 # %% tags=["hide-input"]
 cnn, transformer = unstable(collect(experiments["cnn"])), unstable(collect(experiments["transformer"]))
-draw_dynamics(cnn, "fig4-cnn", "Figure 4, convolutional network.")
-draw_dynamics(transformer, "fig4-transformer", "Figure 4, transformer.")
+draw_dynamics(cnn, "fig4-cnn", "Figure 4, convolutional network")
+draw_dynamics(transformer, "fig4-transformer", "Figure 4, transformer")
 fig4 = [*fig4, *cnn, *transformer]
 
 # %% [markdown]
@@ -882,7 +881,7 @@ PANELS = {
     "second_order_ratio_v": r"$|v^\perp\cdot\nabla^2L\,v^\perp|/S\|v^\perp\|^2$",
 }  # fmt: skip
 with panels(
-    2, 4, name="appE", width=13, height=2.5,
+    4, 2, name="appE", height=2, sharex=True,
     caption="Appendix E. The quantities that the assumptions bound, along the constrained trajectory of each setting, against the step from the onset on. The dotted line is 1.",
     alt="Eight panels. Alpha is positive and epsilon small; alignment and restoring ratio are of order one; the fourth-order ratio is small for squared error and large for "
     "the logistic loss; the last three ratios are well below one.",
@@ -897,11 +896,12 @@ with panels(
             ax.set(title=title)
     for ax in axes[2:4] + axes[5:]:
         ax.set(ylim=(0, 1))
-    axes[4].axhline(1, color="0.3", linestyle=":", linewidth=0.9)
-    for ax in axes[4:]:
+    for ax in axes[-2:]:
         ax.set(xlabel="step from the onset on")
     if appe:
-        axes[0].legend(fontsize="x-small")
+        axes[4].axhline(1, color="0.3", linestyle=":", linewidth=0.9)
+        handles, _ = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 # %% tags=["hide-input", "gallery"]
 RATIOS = ("third_order_ratio_v", "third_order_ratio_gradient", "second_order_ratio_v")
@@ -932,7 +932,7 @@ claims.measure(
 # below $2/\eta$ for a sub-quadratic loss ($F < 0$) and above it for a super-quadratic one.
 
 # %% tags=["hide-input"]
-draw_dynamics(appf, "appF", "Appendix G, settings in which the plain predictions fail.")
+draw_dynamics(appf, "appF", "Appendix G, a setting in which the plain predictions fail")
 
 with panels(
     1, max(len(appf), 1), name="appF-limit", height=2.8, width=6,
@@ -1010,7 +1010,7 @@ scheduled = [r for r in fig6 if r.identity["schedule"] != "constant"]
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="fig6", width=12,
+    1, 3, name="fig6", width=10,
     caption=r"Figure 6. Training loss, held-out accuracy and sharpness (dashed: $2/\eta$) of a residual network at several step sizes, and with $\eta_t = 1/S(\theta_t)$ (black).",
     alt="The loss falls faster and the accuracy on held-out examples is higher for larger step sizes; the sharpness settles at two over the step size.",
 ) as (left, middle, right):  # fmt: skip
@@ -1290,7 +1290,7 @@ def averaged(values):
 
 
 with panels(
-    max(len(fig4), 1), 3, name="central", width=12, height=2.2,
+    max(len(fig4), 1), 3, name="central", width=9.5, height=2.2,
     caption=f"Ours: gradient descent averaged over {WINDOW} steps (blue, each step in light blue), the central flow (vermilion, dashed) and the constrained trajectory (green). Loss, sharpness "
     r"in units of $2/\eta$, and the mean square of $x$ beside the flow's $\sigma^2$.",
     alt="In each row the dashed line of the central flow runs through the middle of the averaged curves of gradient descent once the first cycles have passed.",
@@ -1352,8 +1352,8 @@ claims.measure(
 #
 # ## Provenance
 
-# %% tags=["gallery"]
+# %% tags=["hide-input", "gallery"]
 provenance(appe)
 
-# %%
+# %% tags=["hide-input"]
 provenance(fig1, fig5, several_runs, fig6)
