@@ -213,6 +213,7 @@ class _Source:
     """What the functions above need to know of a data set. As it stands here, of one that needs no files.
 
     A subclass gives description, source, licence, how_to_get, splits, n_classes, and:
+    - d: the numbers, or tokens, in an example;
     - examples(split): all raw inputs (N, d) and labels (N,) of a split;
     - fingerprint(split): sha256 of the training set and, for the test split, of the test examples after it.
     tokens: whether the inputs are tokens; balanced: whether `load` takes equally many examples of each class.
@@ -278,6 +279,7 @@ class Digits(_Images):
     licence = "CC BY 4.0"
     how_to_get = "embedded in scikit-learn"
     splits = ("train",)
+    d = 64
 
     def rows(self, split):
         """All inputs and labels of the ten classes."""
@@ -388,7 +390,7 @@ class Cifar10(_Files, _Images):
         "or set EOSLIB_DATA to a folder that holds cifar-10-batches-bin"
     )
     splits = ("train", "test")
-    channels = 3
+    d, channels = 3072, 3
 
     def rows(self, split):
         """All inputs and labels of the ten classes."""
@@ -520,6 +522,10 @@ class Sst2(_Files):
     n_classes = 2
     tokens = True
     balanced = True
+
+    @property
+    def d(self):
+        return self.length
 
     def __post_init__(self):
         if self.vocabulary < 3:

@@ -221,12 +221,6 @@ class SupervisedRun(Experiment):
         return datasets.SOURCES[self.dataset](**self.data_options)
 
     @property
-    def _d_in(self) -> int:
-        """Numbers, or tokens, in an example."""
-        sizes = {"cifar10": 3072, "digits": 64}
-        return sizes.get(self.dataset) or getattr(self._source, "d", None) or self._source.length
-
-    @property
     def _d_out(self) -> int:
         return 1 if self.loss in BINARY_LOSSES else self._source.n_classes
 
@@ -241,12 +235,12 @@ class NetworkRun(SupervisedRun):
     hidden: tuple[int, ...]
 
     def network(self) -> torch.nn.Module:
-        return networks.mlp(self._d_in, self.hidden, self._d_out, self.activation, self.bias_init, seed=self.seed)
+        return networks.mlp(self._source.d, self.hidden, self._d_out, self.activation, self.bias_init, seed=self.seed)
 
     def gradient_cost(self, examples: int) -> tuple[float, float]:
         """Seconds for a gradient on so many examples, from multiplications counted and this machine's rate, and
         bytes of memory."""
-        widths = [self._d_in, *self.hidden, self._d_out]
+        widths = [self._source.d, *self.hidden, self._d_out]
         products = [a * b for a, b in itertools.pairwise(widths)]
         # forward, backward to weights, and backward to activations except the input's
         operations = 2 * examples * (3 * sum(products) - products[0])
@@ -370,7 +364,8 @@ class ArchitectureRun(SupervisedRun):
     sizes: dict
 
     def network(self) -> torch.nn.Module:
-        source, d = self._source, self._d_in
+        source = self._source
+        d = source.d
         side = math.isqrt(d // source.channels)
         options = {"d_out": self._d_out, "activation": self.activation, "seed": self.seed, **self.sizes}
         if self.architecture != "resnet18":  # which has no biases of its own
@@ -394,7 +389,7 @@ class ArchitectureRun(SupervisedRun):
         numbers = []  # in the output of each module
         for module in network.modules():
             module.register_forward_hook(lambda module, inputs, output: numbers.append(output.numel()))
-        inputs = torch.zeros(few, self._d_in, dtype=torch.int64 if self._source.tokens else dtype)
+        inputs = torch.zeros(few, self._source.d, dtype=torch.int64 if self._source.tokens else dtype)
         for _ in range(2):  # the first is slower
             numbers.clear()
             start = time.perf_counter()
