@@ -554,7 +554,7 @@ def provenance(*groups: Sequence[runs.Run]) -> None:
 # eigenvalue is right to a relative 1e-3, a cosine with an eigenvector to the angle by which that may be off.
 EIGENVALUES = (
     "sharpness", "eigenvalues", "segment_sharpness", "preconditioned_sharpness", "midpoint_sharpness",
-    "constrained_sharpness", "next_eigenvalue", "flow_sharpness", "central_sharpness",
+    "constrained_sharpness", "constrained_eigenvalues", "next_eigenvalue", "flow_sharpness", "central_sharpness",
 )  # fmt: skip
 COSINES = ("alignment", "unstable_alignment")
 # What it cost and how far it went is no result.

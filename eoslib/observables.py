@@ -51,6 +51,7 @@ VARIABLES: dict[str, Variable] = {
     "midpoint_sharpness": Variable("sharpness at the midpoint (θ_t + θ_{t+1})/2"),
     "constrained_loss": Variable("loss f(θ†) of the constrained trajectory"),
     "constrained_sharpness": Variable("sharpness λ_max(∇²f(θ†)) of the constrained trajectory"),
+    "constrained_eigenvalues": Variable("constrained eigenvalues of ∇²f(θ†), if several", dims=("eigenvalue",)),
     "constrained_residual": Variable("residual ‖Hu − λu‖ / |λ| of the top eigenpair at θ†"),
     "next_eigenvalue": Variable("largest eigenvalue of ∇²f(θ†) that is not constrained, λ₂ if one is"),
     "distance": Variable("distance ‖θ − θ†‖ to the constrained trajectory"),

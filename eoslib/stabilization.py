@@ -473,7 +473,9 @@ class SelfStabilization:
         }
         if due:
             row["next_eigenvalue"] = self.trackers["next"].at(point).values[-1].item()
-        if self.unstable == 1:
+        if self.unstable > 1:
+            row["constrained_eigenvalues"] = spectrum.values.tolist()
+        else:
             row |= self._predict(point, spectrum.values[0], due) | self._central_flow()
         if _finite(row):
             self.theta = self.theta - self.step_size * gradient

@@ -730,6 +730,7 @@ def test_two_constrained_eigenvalues():
     assert len(carried(one)) == 1  # λ₂ is past 1.9/η at once
     assert len(rows) == 30 and not any("x" in row for row in rows)
     assert all(row["constrained_sharpness"] == pytest.approx(20, rel=1e-6) for row in rows[1:])
+    assert all(row["constrained_eigenvalues"] == pytest.approx([20, 20], rel=1e-6) for row in rows[1:])
     assert all(row["constrained_loss"] == pytest.approx(0, abs=1e-3) for row in rows[1:])
     assert max(row["distance"] for row in rows) > 1 and rows[-1]["flow_loss"] < -5
 
