@@ -123,7 +123,7 @@ appf_architecture: Literal["mlp", "cnn", "resnet18", "transformer"] = "mlp"
 appf_sizes: dict = {"hidden": [16, 16]}
 appf_activation: Literal["swish", "tanh", "elu", "softplus", "gelu"] = "tanh"
 appf_step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 80, 2 / 40]
-appf_tracked: PositiveInt = 100
+appf_tracked: PositiveInt = 120
 appf_every: PositiveInt = 25
 # figure 1: the first setting, longer
 fig1_step_size: PositiveFloat = 2 / 45
@@ -147,8 +147,9 @@ fig6_n: PositiveInt = 60
 fig6_test_n: PositiveInt = 1000
 fig6_sizes: dict = {"widths": [4, 8], "groups": 2}
 fig6_step_sizes: Annotated[list[PositiveFloat], Len(2, 6)] = [0.05, 0.2, 0.5]
-fig6_steps: PositiveInt = 100
-fig6_every: PositiveInt = 10
+fig6_steps: PositiveInt = 80
+fig6_every: PositiveInt = 5
+fig6_schedule_every: PositiveInt = 1
 
 # %% [markdown]
 # The experiments follow, each a list of runs. `python -m eoslib compute self_stabilization --list` shows what they cost.
@@ -176,7 +177,7 @@ fig5_setting = dict(
 )  # fmt: skip
 fig6_setting = dict(
     dataset=fig6_dataset, n=fig6_n, loss="cross-entropy", architecture="resnet18", sizes=fig6_sizes, activation="swish",
-    steps=fig6_steps, every=fig6_every, test_n=fig6_test_n,
+    steps=fig6_steps, test_n=fig6_test_n,
 )  # fmt: skip
 
 experiments = {
@@ -211,8 +212,13 @@ experiments = {
     "several": [
         stabilize(experiment="several", **fig5_setting, tracked=several_tracked, unstable=several)
     ],
-    "fig6": [descend(experiment="fig6", **fig6_setting, step_size=eta) for eta in fig6_step_sizes] + [
-        descend(experiment="fig6", **fig6_setting, step_size=max(fig6_step_sizes), schedule="inverse-sharpness")
+    "fig6": [
+        descend(experiment="fig6", **fig6_setting, step_size=eta, every=fig6_every) for eta in fig6_step_sizes
+    ] + [
+        descend(  # which needs the sharpness more often
+            experiment="fig6", **fig6_setting, step_size=max(fig6_step_sizes), every=fig6_schedule_every,
+            schedule="inverse-sharpness",
+        )
     ],
 }  # fmt: skip
 
