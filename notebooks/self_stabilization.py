@@ -111,17 +111,17 @@ transformer_loss: Literal["mse-binary", "logistic", "mse-sum", "mse-half-sum", "
 transformer_sizes: dict = {"width": 8, "heads": 2, "layers": 1}
 transformer_step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 70]
 transformer_tracked: PositiveInt = 175
-# appendices F and G: settings in which the plain predictions fail; for each step size its loss
-appf_dataset: Literal["digits", "power_law", "cifar10", "sst2"] = "power_law"
-appf_data_options: dict = {"n_classes": 2}
-appf_n: PositiveInt = 200
-appf_losses: list[Literal["mse-binary", "logistic", "mse-sum", "mse-half-sum", "cross-entropy"]] = [
-    "mse-binary",
-    "logistic",
-]
-appf_architecture: Literal["mlp", "cnn", "resnet18", "transformer"] = "mlp"
-appf_sizes: dict = {"hidden": [16, 16]}
-appf_activation: Literal["swish", "tanh", "elu", "softplus", "gelu"] = "tanh"
+# appendices F and G: settings in which the plain predictions fail, and the step size of each
+appf_settings: list[dict] = [
+    {
+        "dataset": "power_law", "data_options": {"n_classes": 2}, "n": 200, "loss": "mse-binary", "architecture": "mlp",
+        "sizes": {"hidden": [16, 16]}, "activation": "tanh",
+    },
+    {
+        "dataset": "power_law", "data_options": {"n_classes": 2}, "n": 200, "loss": "logistic", "architecture": "mlp",
+        "sizes": {"hidden": [16, 16]}, "activation": "tanh",
+    },
+]  # fmt: skip
 appf_step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 80, 2 / 40]
 appf_tracked: PositiveInt = 120
 appf_every: PositiveInt = 25
@@ -199,12 +199,8 @@ experiments = {
         for eta in transformer_step_sizes
     ],
     "appf": [
-        stabilize(
-            experiment="appf", dataset=appf_dataset, data_options=appf_data_options, n=appf_n, loss=appf_loss,
-            architecture=appf_architecture, sizes=appf_sizes, activation=appf_activation, step_size=eta,
-            tracked=appf_tracked, every=appf_every,
-        )
-        for appf_loss, eta in zip(appf_losses, appf_step_sizes, strict=True)
+        stabilize(experiment="appf", **setting, step_size=eta, tracked=appf_tracked, every=appf_every)
+        for setting, eta in zip(appf_settings, appf_step_sizes, strict=True)
     ],
     "fig5": [
         descend(experiment="fig5", **fig5_setting, steps=fig5_steps, every=fig5_every, eigenvalues=fig5_eigenvalues)
