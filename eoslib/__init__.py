@@ -15,6 +15,7 @@ from eoslib import (
     objective,
     observables,
     runs,
+    stabilization,
 )
 
 __version__ = "0.1.0"
@@ -29,4 +30,5 @@ __all__ = [
     "objective",
     "observables",
     "runs",
+    "stabilization",
 ]

@@ -1,14 +1,16 @@
 """Data sets: loading, standardisation, fingerprints.
 
-`load` returns the first n examples of a data set, standardised in one of two ways that peers use. The
+`load` returns the first n examples of a data set, standardised in one of two ways that peers use, or as tokens. The
 *fingerprint* identifies the raw data that the result depends on, so that a run can say what it was run on.
 
 Nothing is ever downloaded unless `download` is called. Each data set is a class at the end of this module:
 its fields are its options, `rows` reads it, and the rest says where it comes from.
 """
 
+import collections
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -38,7 +40,8 @@ class DataAbsent(DataError):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """n standardised examples: `inputs` (n, d) float32 and `labels` (n,) int64 in 0 … n_classes−1.
+    """n examples: `inputs` (n, d) float32 and standardised, or tokens (n, length) int64; `labels` (n,) int64 in
+    0 … n_classes−1.
 
     `fingerprint` is the sha256 (hex) of the raw data. `warning`, if not None, says why the data may not be
     what the name promises.
@@ -64,7 +67,10 @@ def load(
     split: Split = "train",
     **options,
 ) -> Dataset:
-    """The first `n` examples of a split of the data set `name`: "digits", "power_law" or "cifar10".
+    """The first `n` examples of a split of the data set `name`: "digits", "power_law", "cifar10" or "sst2".
+
+    Of "sst2", and with the option `classes` of "digits" and "cifar10", they are the first n/2 (n/k of k classes) of
+    each class, class after class, as Damian et al. 2023 take them for binary tasks.
 
     `standardisation` makes inputs of mean 0 and standard deviation 1,
     - "per-pixel": each input coordinate over the whole training set, before the subset is taken
@@ -73,31 +79,52 @@ def load(
       Data without colours are one channel.
 
     The test split is standardised with the statistics of the whole training set. Coordinates that never vary
-    are only centred. `options` are those of the data set's class (`PowerLaw`).
+    are only centred. Tokens stay as they are. `options` are those of the data set's class (`Digits`, `PowerLaw`,
+    `Cifar10`, `Sst2`).
 
     Raises `DataAbsent` if the files are not there and `DataError` if they are damaged or too few.
     """
     _check("standardisation", standardisation, ("per-pixel", "per-channel"))
     source = _source(name, split, options)
-    inputs, labels = source.rows(split)
-    if not 1 <= n <= len(inputs):
+    inputs, labels = source.examples(split)
+    if source.balanced:
+        chosen = _first_of_each_class(name, split, n, labels, source.n_classes)
+    elif 1 <= n <= len(inputs):
+        chosen = slice(n)
+    else:
         raise DataError(f"{name}: n must lie between 1 and the {len(inputs):,} {split} examples there are, not {n}")
 
-    reference = inputs if split == "train" else source.rows("train")[0]
-    if standardisation == "per-pixel":
-        mean, std = _per_pixel(reference)
+    if source.tokens:
+        tensor = torch.from_numpy(inputs[chosen])
     else:
-        mean, std = _per_channel(reference[:n] if split == "train" else reference, source.channels)
-    standardised = (inputs[:n] - mean) / np.where(std == 0, 1, std)
+        reference = inputs if split == "train" else source.examples("train")[0]
+        if standardisation == "per-pixel":
+            mean, std = _per_pixel(reference)
+        else:
+            mean, std = _per_channel(reference[chosen] if split == "train" else reference, source.channels)
+        standardised = (inputs[chosen] - mean) / np.where(std == 0, 1, std)
+        tensor = torch.from_numpy(standardised.astype(np.float32))
 
     return Dataset(
         name=name,
-        inputs=torch.from_numpy(standardised.astype(np.float32)),
-        labels=torch.from_numpy(labels[:n].astype(np.int64)),
+        inputs=tensor,
+        labels=torch.from_numpy(labels[chosen].astype(np.int64)),
         n_classes=source.n_classes,
         fingerprint=source.fingerprint(split),
         warning=source.warning(split),
     )
+
+
+def _first_of_each_class(name: str, split: str, n: int, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """Indices (n,) of the first n/n_classes examples of class 0, then of class 1, …"""
+    if n < n_classes or n % n_classes:
+        raise DataError(f"{name}: n must be a positive multiple of the {n_classes} classes, not {n}")
+    each = n // n_classes
+    counts = np.bincount(labels, minlength=n_classes)
+    if counts.min() < each:
+        there_are = ", ".join(f"{count:,} of class {c}" for c, count in enumerate(counts))
+        raise DataError(f"{name}: n = {n:,} takes {each:,} {split} examples of each class, but there are {there_are}")
+    return np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(n_classes)])
 
 
 def fingerprint(name: str, split: Split = "train", **options) -> str:
@@ -186,11 +213,15 @@ class _Source:
     """What the functions above need to know of a data set. As it stands here, of one that needs no files.
 
     A subclass gives description, source, licence, how_to_get, splits, n_classes, and:
-    - rows(split): all raw inputs (N, d) and labels (N,) of a split;
+    - d: the numbers, or tokens, in an example;
+    - examples(split): all raw inputs (N, d) and labels (N,) of a split;
     - fingerprint(split): sha256 of the training set and, for the test split, of the test examples after it.
+    tokens: whether the inputs are tokens; balanced: whether `load` takes equally many examples of each class.
     """
 
     channels = 1
+    tokens = False
+    balanced = False
 
     def warning(self, split: str) -> str | None:
         """Why the data may not be what the name promises."""
@@ -205,11 +236,42 @@ class _Source:
         return self.how_to_get
 
     def download(self) -> Path:
-        raise DataError(f"nothing to download: this data set is {self.how_to_get}")
+        raise DataError(f"nothing to download: {self.how_to_get}")
 
 
 @dataclass(frozen=True)
-class Digits(_Source):
+class _Images(_Source):
+    """A data set of images of ten classes.
+
+    classes: the labels of those to keep, which become 0, 1, … in this order; none stands for all ten.
+    """
+
+    classes: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.classes and (len(self.classes) < 2 or len({*self.classes} & {*range(10)}) < len(self.classes)):
+            raise DataError(f"classes must be two or more different labels from 0 to 9, not {self.classes}")
+
+    @property
+    def n_classes(self):
+        return len(self.classes) or 10
+
+    @property
+    def balanced(self):
+        return bool(self.classes)
+
+    def examples(self, split):
+        inputs, labels = self.rows(split)
+        if not self.classes:
+            return inputs, labels
+        kept = np.isin(labels, self.classes)
+        number = np.empty(10, np.int64)
+        number[list(self.classes)] = np.arange(len(self.classes))
+        return inputs[kept], number[labels[kept]]
+
+
+@dataclass(frozen=True)
+class Digits(_Images):
     """1,797 handwritten digits of 8×8 pixels, grey levels 0 … 16. All of them are the training set."""
 
     description = "1,797 handwritten digits, 8x8 grey pixels, 10 classes"
@@ -217,9 +279,10 @@ class Digits(_Source):
     licence = "CC BY 4.0"
     how_to_get = "embedded in scikit-learn"
     splits = ("train",)
-    n_classes = 10
+    d = 64
 
     def rows(self, split):
+        """All inputs and labels of the ten classes."""
         from sklearn.datasets import load_digits  # here, because a bare GPU box may have no scikit-learn
 
         return load_digits(return_X_y=True)
@@ -260,7 +323,7 @@ class PowerLaw(_Source):
         if self.n_classes < 2:
             raise DataError(f"power_law: n_classes must be at least 2, not {self.n_classes}")
 
-    def rows(self, split):
+    def examples(self, split):
         teacher, z = self._draws()
         z = z[split]
         hadamard = np.ones((1, 1))
@@ -289,14 +352,36 @@ _CIFAR10_ROW = 1 + 3 * 32 * 32  # bytes
 _RECORD = "eoslib-verified.json"
 
 
+class _Files(_Source):
+    """A data set in the folder `folder` of EOSLIB_DATA or of the cache."""
+
+    def places(self):
+        if root := os.environ.get("EOSLIB_DATA"):
+            yield Path(root) / self.folder
+        yield _cache() / self.folder
+
+    def found(self):
+        for place in self.places():
+            if place.is_dir():
+                return place
+        looked_in = " and ".join(map(str, self.places()))
+        unset = "" if os.environ.get("EOSLIB_DATA") else " (EOSLIB_DATA is not set)"
+        raise DataAbsent(
+            f"{self.name} is absent: looked for {looked_in}{unset}. "
+            f"Ways out: {self.how_to_get}; the data sets digits and power_law need no files."
+        )
+
+
 @dataclass(frozen=True)
-class Cifar10(_Source):
+class Cifar10(_Files, _Images):
     """CIFAR-10 in its official binary layout: rows of 1 label byte and 3 × 1,024 pixel bytes (R, G, B).
 
     Files with fewer rows than the official 10,000 are taken too. The data count as official if `download`
     left its record beside them and it names their fingerprint; otherwise they come with a warning.
+    Class 3 are cats and class 5 dogs.
     """
 
+    name, folder = "cifar10", _CIFAR10_FOLDER
     description = "60,000 colour photographs, 32x32 pixels, 10 classes"
     source = "Krizhevsky (2009), Learning Multiple Layers of Features from Tiny Images"
     licence = "none stated; the author asks to be cited"
@@ -305,10 +390,10 @@ class Cifar10(_Source):
         "or set EOSLIB_DATA to a folder that holds cifar-10-batches-bin"
     )
     splits = ("train", "test")
-    n_classes = 10
-    channels = 3
+    d, channels = 3072, 3
 
     def rows(self, split):
+        """All inputs and labels of the ten classes."""
         rows = np.concatenate([_cifar10_rows(path) for path in _cifar10_files(self.found(), split)])
         return rows[:, 1:], rows[:, 0]
 
@@ -323,22 +408,6 @@ class Cifar10(_Source):
         return (
             "cifar10: files not verified to come from the official archive: "
             f"fingerprint {fingerprint}, {n:,} {split} images"
-        )
-
-    def places(self):
-        if root := os.environ.get("EOSLIB_DATA"):
-            yield Path(root) / _CIFAR10_FOLDER
-        yield _cache() / _CIFAR10_FOLDER
-
-    def found(self):
-        for place in self.places():
-            if place.is_dir():
-                return place
-        looked_in = " and ".join(map(str, self.places()))
-        unset = "" if os.environ.get("EOSLIB_DATA") else " (EOSLIB_DATA is not set)"
-        raise DataAbsent(
-            f"cifar10 is absent: looked for {looked_in}{unset}. "
-            f"Ways out: {self.how_to_get}; the data sets digits and power_law need no files."
         )
 
     def download(self):
@@ -401,7 +470,11 @@ def _cifar10_rows(path: Path) -> np.ndarray:
 
 def _cifar10_fingerprint(folder: Path, split: str) -> str:
     paths = _cifar10_files(folder, "train") + (_cifar10_files(folder, "test") if split == "test" else [])
-    return _sha256(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
+    return _sha256(tuple(map(_stamp, paths)))
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    return path, path.stat().st_mtime_ns, path.stat().st_size
 
 
 @functools.cache
@@ -422,4 +495,83 @@ def _verified(folder: Path, split: str, fingerprint: str) -> bool:
         return False
 
 
-SOURCES: dict[str, type[_Source]] = {"digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10}
+_SST2_FILES = {"train": "train.tsv", "test": "dev.tsv"}
+
+
+@dataclass(frozen=True)
+class Sst2(_Files):
+    """The Stanford Sentiment Treebank with two classes as GLUE gives it: phrases and their sentiment, one a line.
+
+    A phrase, in lower case, is split at spaces; each word is a token. Token 0 pads phrases to `length` (longer ones
+    are cut), token 1 stands for unknown words, the others for the most frequent words of the training split, so many
+    that there are `vocabulary` tokens. GLUE publishes no labels of its test split: "test" is its development split.
+    """
+
+    vocabulary: int = 4096
+    length: int = 52  # words of the longest phrase of the training split
+
+    name, folder = "sst2", "sst2"
+    description = "67,349 phrases of film reviews, negative (0) or positive (1)"
+    source = "Socher et al. (2013), Recursive Deep Models for Semantic Compositionality; GLUE, Wang et al. (2019)"
+    licence = "none stated"
+    how_to_get = (
+        "unpack GLUE's SST-2.zip (https://dl.fbaipublicfiles.com/glue/data/SST-2.zip) and set EOSLIB_DATA to a folder "
+        "that holds its train.tsv and dev.tsv in a folder sst2"
+    )
+    splits = ("train", "test")
+    n_classes = 2
+    tokens = True
+    balanced = True
+
+    @property
+    def d(self):
+        return self.length
+
+    def __post_init__(self):
+        if self.vocabulary < 3:
+            raise DataError(f"sst2: vocabulary must be at least 3 (padding, unknown, a word), not {self.vocabulary}")
+        if self.length < 1:
+            raise DataError(f"sst2: length must be at least 1, not {self.length}")
+
+    def examples(self, split):
+        phrases, _ = _sst2_phrases(self._file("train"))
+        frequency = collections.Counter(itertools.chain.from_iterable(phrases))
+        words = sorted(frequency, key=lambda word: (-frequency[word], word))[: self.vocabulary - 2]
+        token = {word: i for i, word in enumerate(words, start=2)}
+
+        phrases, labels = _sst2_phrases(self._file(split))
+        inputs = np.zeros((len(phrases), self.length), np.int64)
+        for row, phrase in zip(inputs, phrases, strict=True):
+            tokens = [token.get(word, 1) for word in phrase[: self.length]]
+            row[: len(tokens)] = tokens
+        return inputs, labels
+
+    def fingerprint(self, split):
+        return _sha256(tuple(map(_stamp, [self._file("train")] + ([self._file("test")] if split == "test" else []))))
+
+    def _file(self, split: str) -> Path:
+        path = self.found() / _SST2_FILES[split]
+        if not path.is_file():
+            raise DataError(f"{path} is missing; it is expected to hold the {split} split")
+        return path
+
+
+def _sst2_phrases(path: Path) -> tuple[list[list[str]], np.ndarray]:
+    """The words of each phrase of a file, and the labels (N,)."""
+    try:
+        header, *lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if header != "sentence\tlabel" or not lines:
+        raise DataError(f'{path} must have the header "sentence<tab>label" and phrases after it; it begins {header!r}')
+    phrases, labels = [], []
+    for number, line in enumerate(lines, start=2):
+        phrase, _, label = line.partition("\t")
+        if label not in ("0", "1") or not phrase.strip():
+            raise DataError(f"{path}: line {number} is {line!r}, expected a phrase, a tab, and the label 0 or 1")
+        phrases.append(phrase.lower().split())
+        labels.append(int(label))
+    return phrases, np.array(labels)
+
+
+SOURCES: dict[str, type[_Source]] = {"digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10, "sst2": Sst2}

@@ -129,6 +129,33 @@ class GradientDescent:
         return here, point.gradient
 
 
+class InverseSharpnessDescent(GradientDescent):
+    """Gradient descent with η_t = min(η, 1/S(θ_t)), the stable schedule of Damian et al. 2023, figure 6.
+
+    S is the sharpness as last measured, so that a `SharpnessTracker` must be among the measurements, and measure often
+    enough for S to be still true. The paper has no largest η; ours keeps the first steps within the figure's range.
+    """
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.largest = self.step_size
+
+    def _update(self) -> tuple[Tensor, float, float | None]:
+        if "sharpness" in self._here:
+            self.step_size = 1 / max(self._here["sharpness"], 1 / self.largest)
+        self._here["eta"] = self.step_size
+        return super()._update()
+
+    def state(self) -> dict:
+        """All that the next step depends on."""
+        return super().state() | {"step_size": self.step_size}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        super().load(state)
+        self.step_size = state["step_size"]
+
+
 class Adam(GradientDescent):
     """θ_{t+1} = θ_t − ηP_t⁻¹m_t, full batch, with exponential averages m of ∇f and ν of its squares, P = diag(√ν + ε).
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import html
 import itertools
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -20,9 +21,10 @@ import torch
 from eoslib import datasets, landscapes, networks, runs
 from eoslib.basins import BasinMap, BasinSizes
 from eoslib.curvature import SegmentSharpness, SharpnessTracker
-from eoslib.descent import SGD, Adam, GradientDescent
-from eoslib.objective import Objective, SupervisedObjective
-from eoslib.observables import SegmentSmoothness
+from eoslib.descent import SGD, Adam, GradientDescent, InverseSharpnessDescent
+from eoslib.objective import BINARY_LOSSES, CHUNK, Objective, SupervisedObjective
+from eoslib.observables import HeldOut, SegmentSmoothness
+from eoslib.stabilization import SelfStabilization
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -166,11 +168,11 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkRun(Experiment):
-    """Training a fully connected network.
+class SupervisedRun(Experiment):
+    """Training a network, which a subclass gives.
 
     dataset, n, standardisation, data_options: see `datasets.load`. loss: a name of `objective.LOSSES`.
-    hidden, activation, bias_init, seed: the network and its initialisation, see `networks.mlp`.
+    activation, bias_init, seed: of the network and its initialisation, see `networks`.
     precision: float32 or float64.
     """
 
@@ -179,7 +181,6 @@ class NetworkRun(Experiment):
     standardisation: str = "per-pixel"
     data_options: dict = field(default_factory=dict)
     loss: str
-    hidden: tuple[int, ...]
     activation: str
     bias_init: str = "default"
     seed: int = 0
@@ -199,30 +200,54 @@ class NetworkRun(Experiment):
         except datasets.DataAbsent:
             return f"{self.dataset} is not on this machine: its fingerprint is that of the recorded run"
 
+    def network(self) -> torch.nn.Module:
+        """The network at its initialisation."""
+        raise NotImplementedError
+
+    def gradient_cost(self, examples: int) -> tuple[float, float]:
+        """Estimated seconds for a gradient on so many examples, and bytes of memory."""
+        raise NotImplementedError
+
     def problem(self, device: torch.device) -> tuple[SupervisedObjective, torch.Tensor]:
         """The objective and the initial θ (p,)."""
         data, dtype = self._data(), PRECISIONS[self.precision]
-        network = networks.mlp(
-            data.inputs.shape[1], self.hidden, data.n_classes, self.activation, self.bias_init, seed=self.seed
-        )
+        network = self.network()
         theta = networks.flatten(network).to(device, dtype)
         return SupervisedObjective.of(network, data, self.loss, device, dtype), theta
+
+    @property
+    def _source(self):
+        """What is known of the data set without its files."""
+        return datasets.SOURCES[self.dataset](**self.data_options)
+
+    @property
+    def _d_out(self) -> int:
+        return 1 if self.loss in BINARY_LOSSES else self._source.n_classes
+
+    def _data(self) -> datasets.Dataset:
+        return datasets.load(self.dataset, self.n, self.standardisation, **self.data_options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkRun(SupervisedRun):
+    """Training a fully connected network with layers of `hidden` units, see `networks.mlp`."""
+
+    hidden: tuple[int, ...]
+
+    def network(self) -> torch.nn.Module:
+        return networks.mlp(self._source.d, self.hidden, self._d_out, self.activation, self.bias_init, seed=self.seed)
 
     def gradient_cost(self, examples: int) -> tuple[float, float]:
         """Seconds for a gradient on so many examples, from multiplications counted and this machine's rate, and
         bytes of memory."""
-        d_in = {"cifar10": 3072, "digits": 64}.get(self.dataset, self.data_options.get("d", 128))
-        widths = [d_in, *self.hidden, 10]
+        widths = [self._source.d, *self.hidden, self._d_out]
         products = [a * b for a, b in itertools.pairwise(widths)]
         # forward, backward to weights, and backward to activations except the input's
         operations = 2 * examples * (3 * sum(products) - products[0])
         item = PRECISIONS[self.precision].itemsize
         overhead = 8e-4  # of Python: what counts for small networks
         seconds = operations / _multiply_rate() * item / 4 + overhead
-        return seconds, item * (examples * (d_in + 6 * sum(widths[1:])) + 20 * sum(products))
-
-    def _data(self) -> datasets.Dataset:
-        return datasets.load(self.dataset, self.n, self.standardisation, **self.data_options)
+        return seconds, item * (examples * (widths[0] + 6 * sum(widths[1:])) + 20 * sum(products))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,10 +351,137 @@ class AdaptiveRun(NetworkRun):
         return self.steps * (1 + 3 / self.sharpness_every) * seconds, memory
 
 
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureRun(SupervisedRun):
+    """Training a network of any architecture.
+
+    architecture: mlp, cnn, resnet18 or transformer. sizes: the arguments of that function of `networks` that do not
+    follow from the data, e.g. {"width": 32}; plain values, lists instead of tuples. Images are square; to a transformer
+    each row of a channel is a token.
+    """
+
+    architecture: str
+    sizes: dict
+
+    def network(self) -> torch.nn.Module:
+        source = self._source
+        d = source.d
+        side = math.isqrt(d // source.channels)
+        options = {"d_out": self._d_out, "activation": self.activation, "seed": self.seed, **self.sizes}
+        if self.architecture != "resnet18":  # which has no biases of its own
+            options["bias_init"] = self.bias_init
+        match self.architecture:
+            case "mlp":
+                return networks.mlp(d, **options)
+            case "cnn":
+                return networks.cnn((source.channels, side, side), **options)
+            case "resnet18":
+                return networks.resnet18((source.channels, side, side), **options)
+            case "transformer":
+                d_in, length = (source.vocabulary, d) if source.tokens else (side, d // side)
+                return networks.transformer(d_in, length, **options)
+        raise ValueError(f"unknown architecture {self.architecture!r}; there are mlp, cnn, resnet18, transformer")
+
+    def gradient_cost(self, examples: int) -> tuple[float, float]:
+        """Seconds for a gradient on so many examples, as timed here with a few, and bytes of memory."""
+        dtype, few = PRECISIONS[self.precision], min(examples, 100)
+        network = self.network().to(dtype)
+        numbers = []  # in the output of each module
+        for module in network.modules():
+            module.register_forward_hook(lambda module, inputs, output: numbers.append(output.numel()))
+        inputs = torch.zeros(few, self._source.d, dtype=torch.int64 if self._source.tokens else dtype)
+        for _ in range(2):  # the first is slower
+            numbers.clear()
+            start = time.perf_counter()
+            network(inputs).sum().backward()
+            seconds = time.perf_counter() - start
+        held = min(examples, CHUNK)
+        memory = dtype.itemsize * (9 * held * sum(numbers) / few + 20 * len(networks.flatten(network)))
+        return seconds * examples / few, memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilizationRun(ArchitectureRun):
+    """Gradient descent, constrained trajectory, flows and predictions side by side, see `SelfStabilization`.
+
+    tracked, unstable, every, predict_from: its parameters. precision: of the steps before the onset; all else is in
+    float64. In the trace the variables of the constrained trajectory are nan before the onset.
+    """
+
+    kind: ClassVar[str] = "StabilizationRun"
+
+    tracked: int
+    unstable: int = 1
+    every: int = 50
+    predict_from: float = 0.0
+
+    def process(self, device: torch.device) -> SelfStabilization:
+        approach, theta = self.problem(device)
+        objective, _ = dataclasses.replace(self, precision="float64").problem(device)
+        return SelfStabilization(
+            objective, theta, self.step_size, self.steps, approach, self.tracked, self.unstable, self.every,
+            self.predict_from,
+        )  # fmt: skip
+
+    def cost(self) -> tuple[float, float]:
+        approach, _ = self.gradient_cost(self.n)
+        seconds, memory = dataclasses.replace(self, precision="float64").gradient_cost(self.n)
+        gradients = (65 if self.architecture == "mlp" else 150) + 600 / self.every  # as long as these, a step took
+        return self.steps * approach + min(self.tracked, self.steps) * gradients * seconds, 5 * memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescentRun(ArchitectureRun):
+    """Full-batch gradient descent on any architecture.
+
+    every, eigenvalues: see `SharpnessTracker`. test_n: so many held-out examples are observed at the same steps: of the
+    test split, or, of data that have none, those that follow the training examples; per channel they are
+    standardised with the statistics of the whole training set, or of both. schedule: constant, or inverse-sharpness
+    for η_t = min(η, 1/S(θ_t)).
+    """
+
+    kind: ClassVar[str] = "DescentRun"
+
+    every: int
+    eigenvalues: int = 1
+    test_n: int = 0
+    schedule: str = "constant"
+
+    def process(self, device: torch.device) -> GradientDescent:
+        objective, theta = self.problem(device)
+        measurements = [SharpnessTracker(self.every, self.eigenvalues)]
+        if self.test_n:
+            dtype = PRECISIONS[self.precision]
+            held_out = SupervisedObjective.of(self.network(), self._held_out(), self.loss, device, dtype)
+            measurements.append(HeldOut(held_out, self.every))
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
+        return SCHEDULES[self.schedule](objective, theta, self.step_size, self.steps, measurements)
+
+    def cost(self) -> tuple[float, float]:
+        seconds, memory = self.gradient_cost(self.n)
+        held_out = self.gradient_cost(self.test_n)[0] if self.test_n else 0
+        return self.steps * (seconds + (5 * self.eigenvalues * seconds + held_out) / self.every), memory
+
+    def _held_out(self) -> datasets.Dataset:
+        if "test" in self._source.splits:
+            return datasets.load(self.dataset, self.test_n, self.standardisation, "test", **self.data_options)
+        if self._source.balanced:
+            raise ValueError(
+                f"{self.dataset} has no test split, and taken class by class no examples follow the others"
+            )
+        both = datasets.load(self.dataset, self.n + self.test_n, self.standardisation, **self.data_options)
+        return dataclasses.replace(both, inputs=both.inputs[self.n :], labels=both.labels[self.n :])
+
+
+SCHEDULES = {"constant": GradientDescent, "inverse-sharpness": InverseSharpnessDescent}
 KINDS = {
     kind.kind: kind
-    for kind in (LandscapeRun, ManyStarts, MapRun, SizesRun, TrainingRun, SegmentRun, SGDRun, AdaptiveRun)
-}
+    for kind in (
+        LandscapeRun, ManyStarts, MapRun, SizesRun, TrainingRun, SegmentRun, SGDRun, AdaptiveRun, StabilizationRun,
+        DescentRun,
+    )
+}  # fmt: skip
 
 
 def from_identity(identity: dict) -> Experiment:
@@ -400,19 +552,24 @@ def provenance(*groups: Sequence[runs.Run]) -> None:
 
 # What an iterative search found is right to its tolerance: a better search must not make recorded runs wrong. An
 # eigenvalue is right to a relative 1e-3, a cosine with an eigenvector to the angle by which that may be off.
-EIGENVALUES = ("sharpness", "eigenvalues", "segment_sharpness", "preconditioned_sharpness")
+EIGENVALUES = (
+    "sharpness", "eigenvalues", "segment_sharpness", "preconditioned_sharpness", "midpoint_sharpness",
+    "constrained_sharpness", "constrained_eigenvalues", "next_eigenvalue", "flow_sharpness", "central_sharpness",
+)  # fmt: skip
 COSINES = ("alignment", "unstable_alignment")
 # What it cost and how far it went is no result.
-DIAGNOSTICS = ("products", "sharpness_residual")
+DIAGNOSTICS = ("products", "sharpness_residual", "constrained_residual")
 
 
 def audit(run: runs.Run, steps: int = 20) -> list[str]:
     """Recompute the first steps of a run and compare with its trace: bit for bit (as float32) on the machine that
     made it, with its number of threads; elsewhere to a relative 1e-3, and so `EIGENVALUES` always. `COSINES` may
-    differ by 0.01, and `DIAGNOSTICS` are left out. A thinned trace is compared in whole windows. Returns the
-    differences found."""
+    differ by 0.01, and `DIAGNOSTICS` are left out. A thinned trace is compared in whole windows. A
+    `StabilizationRun` is recomputed to so many steps after its onset. Returns the differences found."""
     here = run.manifest["machine"] == runs.machine()
     window = int(run.trace.attrs.get("window", 1))
+    if "constrained_loss" in run.trace:
+        steps += int(np.isfinite(run.trace.constrained_loss.values).argmax())
     threads = torch.get_num_threads()
     torch.set_num_threads(run.manifest["threads"])
     try:
@@ -458,14 +615,14 @@ def _show_not_run(missing: Sequence[Experiment]) -> None:
     from IPython.display import display
 
     first = missing[0]
-    preset = os.environ.get("EOSLIB_PRESET", "quick")
-    command = f"python -m eoslib compute {first.chapter} --preset {preset} --only {first.experiment}"
+    options = os.environ.get("EOSLIB_OPTIONS", "--preset quick")
+    command = f"python -m eoslib compute {first.chapter} {options} --only {first.experiment}"
     minutes = sum(e.cost()[0] for e in missing) / 60
     text = f"{first.experiment}: {len(missing)} run(s) not run at this preset"
     record = {"experiment": first.experiment, "missing": len(missing), "command": command, "minutes": minutes}
     box = (
         f'<div class="eos-box eos-not-run"><strong>Not run at this preset:</strong> {len(missing)} run(s) of '
-        f"{first.experiment}. <code>{command}</code> computes them, in at most {minutes:.0f} minutes on this "
-        "machine's CPU.</div>"
+        f"{first.experiment}. <code>{html.escape(command)}</code> computes them, in at most {minutes:.0f} minutes on "
+        "this machine's CPU.</div>"
     )
     display({"text/plain": text, "text/html": box, "application/vnd.eoslib.notrun+json": record}, raw=True)

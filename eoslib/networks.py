@@ -7,10 +7,11 @@
 The module only gives the architecture and the initial parameters; from then on θ is the state.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
 }
 
-BIAS_INITS = ("default", "zero")
+BiasInit = Literal["default", "zero"]
+BIAS_INITS = get_args(BiasInit)
+
+EPSILON = 1e-6  # added to the variance by the normalisations, as in Damian et al. 2023
 
 
 class MLP(nn.Module):
@@ -51,16 +55,12 @@ class MLP(nn.Module):
         hidden: Sequence[int],
         d_out: int,
         activation: str,
-        bias_init: Literal["default", "zero"] = "default",
+        bias_init: BiasInit = "default",
     ):
         super().__init__()
-        _check("activation", activation, ACTIVATIONS)
-        _check("bias_init", bias_init, BIAS_INITS)
+        self.activation = _activation(activation)
         self.layers = nn.ModuleList(nn.Linear(*widths) for widths in pairwise([d_in, *hidden, d_out]))
-        self.activation = ACTIVATIONS[activation]
-        if bias_init == "zero":
-            for layer in self.layers:
-                nn.init.zeros_(layer.bias)
+        _initialise_biases(self, bias_init)
 
     @property
     def is_linear(self) -> bool:
@@ -83,6 +83,205 @@ class MLP(nn.Module):
         return x
 
 
+class CNN(nn.Module):
+    """Two 3×3 convolutions to `width` channels, each with activation and 2×2 average pooling, then a dense layer:
+    the 3-layer CNN of Damian et al. 2023, appendix D.1.
+
+    shape: (channels, rows, columns) of an image, which comes flat; where rows or columns are not divisible by 4 the
+    pooling drops the remainder. Initialisation and errors are those of `MLP`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        d_out: int,
+        width: int,
+        activation: str,
+        bias_init: BiasInit = "default",
+    ):
+        super().__init__()
+        self.shape, self.activation = tuple(shape), _activation(activation)
+        channels, rows, columns = self.shape
+        self.convolutions = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1) for c in (channels, width))
+        self.head = nn.Linear(width * (rows // 4) * (columns // 4), d_out)
+        _initialise_biases(self, bias_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, channels · rows · columns) to outputs (n, d_out)."""
+        x = x.unflatten(1, self.shape)
+        for convolution in self.convolutions:
+            x = F.avg_pool2d(self.activation(convolution(x)), 2)
+        return self.head(x.flatten(1))
+
+
+class ResNet(nn.Module):
+    """A residual network with group normalisation: a 3×3 convolution to widths[0] channels, for each of `widths` a
+    stage of two blocks (`ResidualBlock`), every stage but the first halving the image, global mean, dense layer.
+    Widths 16, 32, 64, 128 are the ResNet-18 of Damian et al. 2023, appendix D.1.
+
+    shape: as for `CNN`. groups: of the normalisation; must divide every width, else ValueError. Convolutions have
+    no biases and PyTorch's weights U(±1/√fan_in); the last layer starts at zero.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        d_out: int,
+        widths: Sequence[int],
+        groups: int,
+        activation: str,
+    ):
+        super().__init__()
+        self.shape, self.activation = tuple(shape), _activation(activation)
+        self.stem = _normalised_convolution(self.shape[0], widths[0], 3, 1, groups)
+        self.blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(pairwise([widths[0], *widths])):
+            self.blocks.append(ResidualBlock(before, width, 1 if i == 0 else 2, groups, self.activation))
+            self.blocks.append(ResidualBlock(width, width, 1, groups, self.activation))
+        self.head = _zero_linear(widths[-1], d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, channels · rows · columns) to outputs (n, d_out)."""
+        x = self.activation(self.stem(x.unflatten(1, self.shape)))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((2, 3)))
+
+
+class ResidualBlock(nn.Module):
+    """x ↦ φ(N(C φ(N(C x))) + x), C a 3×3 convolution, N the normalisation; the first C has the `stride`. Where
+    the shape changes, x is added after a normalised 1×1 convolution."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, groups: int, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.activation = activation
+        self.first = _normalised_convolution(c_in, c_out, 3, stride, groups)
+        self.second = _normalised_convolution(c_out, c_out, 3, 1, groups)
+        same_shape = stride == 1 and c_in == c_out
+        self.shortcut = nn.Identity() if same_shape else _normalised_convolution(c_in, c_out, 1, stride, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c_in, rows, columns) to (n, c_out, ⌈rows/stride⌉, ⌈columns/stride⌉)."""
+        return self.activation(self.second(self.activation(self.first(x))) + self.shortcut(x))
+
+
+class Transformer(nn.Module):
+    """An encoder with learned embeddings and positions, `layers` of `TransformerLayer`, the mean over all positions
+    and a dense layer; of width 64 with 2 heads and 2 layers that of Damian et al. 2023, appendix D.1.
+
+    A token is an integer below d_in, which picks a row of the embedding matrix, or d_in features, which that
+    matrix multiplies. No position is masked. Embeddings and positions are U(±1/√width), other weights and the
+    biases as in `MLP`; the last layer starts at zero. Raises ValueError if `heads` does not divide `width`.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        length: int,
+        d_out: int,
+        width: int,
+        heads: int,
+        layers: int,
+        activation: str,
+        bias_init: BiasInit = "default",
+    ):
+        super().__init__()
+        bound = width**-0.5
+        self.embedding = nn.Parameter(torch.empty(d_in, width).uniform_(-bound, bound))
+        self.positions = nn.Parameter(torch.empty(length, width).uniform_(-bound, bound))
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, _activation(activation)) for _ in range(layers))
+        self.head = _zero_linear(width, d_out)
+        _initialise_biases(self, bias_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Integer tokens (n, length), or continuous ones (n, length · d_in), to outputs (n, d_out)."""
+        if x.is_floating_point():
+            x = x.unflatten(1, (-1, len(self.embedding))) @ self.embedding
+        else:
+            x = F.embedding(x, self.embedding)
+        x = x + self.positions
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.mean(1))
+
+
+class TransformerLayer(nn.Module):
+    """x ↦ N(y + W φ(W′y)) with y = N(x + attention(x)): normalised after the addition ("post-LN"), all of one width."""
+
+    def __init__(self, width: int, heads: int, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.activation = activation
+        self.attention, self.attention_norm = Attention(width, heads), LayerNorm(width)
+        self.first, self.second, self.norm = nn.Linear(width, width), nn.Linear(width, width), LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, length, width) to the same shape."""
+        x = self.attention_norm(x + self.attention(x))
+        return self.norm(x + self.second(self.activation(self.first(x))))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, softmax(QKᵀ/√d)V in each head of width d = width/heads.
+
+    Written out: PyTorch's scaled_dot_product_attention has no second derivative on the CPU.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"the number of heads must divide the width {width}, not be {heads}")
+        self.heads = heads
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, length, width) to the same shape."""
+        # each (n, heads, length, d)
+        q, k, v = self.queries_keys_values(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
+        weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class LayerNorm(nn.GroupNorm):
+    """Layer normalisation of the last axis, as a group normalisation of one group.
+
+    PyTorch's F.group_norm is right to the fourth derivative in every mix of forward and reverse mode; its
+    F.layer_norm silently is not, from the second on.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(1, width, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, width) to the same shape."""
+        return super().forward(x.flatten(0, -2)).view_as(x)
+
+
+def _normalised_convolution(c_in: int, c_out: int, size: int, stride: int, groups: int) -> nn.Sequential:
+    convolution = nn.Conv2d(c_in, c_out, size, stride, padding=size // 2, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(groups, c_out, eps=EPSILON))
+
+
+def _zero_linear(d_in: int, d_out: int) -> nn.Linear:
+    layer = nn.utils.skip_init(nn.Linear, d_in, d_out)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    _check("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def _initialise_biases(network: nn.Module, bias_init: str) -> None:
+    _check("bias_init", bias_init, BIAS_INITS)
+    if bias_init == "zero":
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+
 def _check(parameter: str, value: str, valid) -> None:
     if value not in valid:
         raise ValueError(f"unknown {parameter} {value!r}; expected one of: {', '.join(valid)}")
@@ -93,17 +292,69 @@ def mlp(
     hidden: Sequence[int],
     d_out: int,
     activation: str,
-    bias_init: Literal["default", "zero"] = "default",
+    bias_init: BiasInit = "default",
     *,
     seed: int,
 ) -> MLP:
     """An `MLP` with the numbers that `nn.Sequential` gets under `torch.manual_seed(seed)`.
 
-    The global random generators are left as they were.
+    The global random generators are left as they were, here and in the functions below.
     """
+    with _seeded(seed):
+        return MLP(d_in, hidden, d_out, activation, bias_init)
+
+
+def cnn(
+    shape: tuple[int, int, int],
+    d_out: int,
+    width: int = 32,
+    activation: str = "swish",
+    bias_init: BiasInit = "default",
+    *,
+    seed: int,
+) -> CNN:
+    """A `CNN`, by default of the paper's width and activation."""
+    with _seeded(seed):
+        return CNN(shape, d_out, width, activation, bias_init)
+
+
+def resnet18(
+    shape: tuple[int, int, int],
+    d_out: int,
+    widths: Sequence[int] = (16, 32, 64, 128),
+    groups: int = 16,
+    activation: str = "swish",
+    *,
+    seed: int,
+) -> ResNet:
+    """A `ResNet`, by default of the paper's widths."""
+    with _seeded(seed):
+        return ResNet(shape, d_out, widths, groups, activation)
+
+
+def transformer(
+    d_in: int,
+    length: int,
+    d_out: int,
+    width: int = 64,
+    heads: int = 2,
+    layers: int = 2,
+    activation: str = "swish",
+    bias_init: BiasInit = "default",
+    *,
+    seed: int,
+) -> Transformer:
+    """A `Transformer`, by default of the paper's width, heads and layers."""
+    with _seeded(seed):
+        return Transformer(d_in, length, d_out, width, heads, layers, activation, bias_init)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int):
+    """Inside, the CPU's global generator starts from `seed`; afterwards it is as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, touches no GPU generator
-        return MLP(d_in, hidden, d_out, activation, bias_init)
+        yield
 
 
 def narrowed(network: MLP, d_in: int) -> MLP:

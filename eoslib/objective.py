@@ -5,7 +5,7 @@ data; `batch` restricts it to a minibatch. Both count what they spent, in gradie
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from eoslib.datasets import Dataset
 # TF32 keeps 10 bits of mantissa: enough to train, not to see an eigenvalue cross 2/η.
 torch.backends.cuda.matmul.allow_tf32 = False
 torch.backends.cudnn.allow_tf32 = False
+torch.backends.cudnn.deterministic = True  # or a convolution's backward pass would not resume bit for bit
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -36,13 +37,37 @@ def mse_half_sum(outputs: Tensor, labels: Tensor) -> Tensor:
     return mse_sum(outputs, labels) / 2
 
 
+def mse_binary(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of (f − y)², without ½ (Damian et al. 2023), the output f being (n, 1) and y = −1 for label
+    0, +1 for label 1."""
+    f, y = _binary(outputs, labels)
+    return ((f - y) ** 2).mean()
+
+
+def logistic(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of log(1 + exp(−yf)); f and y as for `mse_binary`."""
+    f, y = _binary(outputs, labels)
+    return -F.logsigmoid(y * f).mean()
+
+
+def _binary(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """f and y = ±1, both (n,); raises ValueError unless `outputs` is (n, 1)."""
+    if outputs.shape[1] != 1:
+        raise ValueError(f"a binary loss takes one output for each example, not {outputs.shape[1]}")
+    return outputs[:, 0], 2 * labels - 1
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross-entropy": cross_entropy,
     "mse-half-sum": mse_half_sum,
     "mse-sum": mse_sum,
+    "mse-binary": mse_binary,
+    "logistic": logistic,
 }
+BINARY_LOSSES = ("mse-binary", "logistic")  # of one output and two classes
 
 
+CHUNK = 5_000  # examples whose graph is held at once; f on more is a sum of such parts
 PRINCIPAL = 100  # directions of the inputs in a `Restriction`
 
 
@@ -77,17 +102,51 @@ class Expansion:
         (product,) = torch.autograd.grad(self._gradient, self._theta, v, retain_graph=True)
         return product
 
-    def third(self, u: Tensor) -> Tensor:
-        """∇³f(θ)(u, u) = ∇_θ(uᵀ∇²f(θ)u) for fixed u, shape (p,): the gradient of the sharpness when u is the
-        top unit eigenvector (Damian et al. 2023, section 3). Costs about two products and is counted so."""
+    def third(self, u: Tensor, v: Tensor | None = None) -> Tensor:
+        """∇³f(θ)(u, v) = ∇_θ(uᵀ∇²f(θ)v) for fixed u and v, shape (p,); v defaults to u. ∇³f(u, u) is the gradient of
+        the sharpness when u is the top unit eigenvector (Damian et al. 2023, section 3). Costs about two products
+        and is counted so."""
         self._objective.products += 2
         (hu,) = torch.autograd.grad(self._gradient, self._theta, u, create_graph=True)
-        (result,) = torch.autograd.grad(hu @ u, self._theta, retain_graph=True)
+        (result,) = torch.autograd.grad(hu @ (u if v is None else v), self._theta, retain_graph=True)
+        return result
+
+    def fourth(self, u: Tensor) -> Tensor:
+        """∇⁴f(θ)(u, u, u) = ∇_θ(∇³f(θ)(u, u, u)) for fixed u, shape (p,). Counted as four products."""
+        self._objective.products += 4
+        (hu,) = torch.autograd.grad(self._gradient, self._theta, u, create_graph=True)
+        (third,) = torch.autograd.grad(hu @ u, self._theta, create_graph=True)
+        (result,) = torch.autograd.grad(third @ u, self._theta, retain_graph=True)
         return result
 
     def restricted(self) -> "Restriction | None":
         """The same point in a subspace of much cheaper products, or None if the objective knows none."""
         return self._objective.restrict(self.theta)
+
+
+class ChunkedExpansion(Expansion):
+    """The same where the graph of all examples would not fit into memory: for every product the graph of one part after
+    the other is built anew, at about three times the cost."""
+
+    def __init__(self, objective: "SupervisedObjective", theta: Tensor):
+        self._objective, self.theta = objective, theta.detach()
+        self.value, self.gradient, self.outputs = objective.evaluate(theta)
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """∇²f(θ)v; v and the result of shape (p,)."""
+        return self._sum(1, lambda part: part.hvp(v))
+
+    def third(self, u: Tensor, v: Tensor | None = None) -> Tensor:
+        """∇³f(θ)(u, v), shape (p,)."""
+        return self._sum(2, lambda part: part.third(u, v))
+
+    def fourth(self, u: Tensor) -> Tensor:
+        """∇⁴f(θ)(u, u, u), shape (p,)."""
+        return self._sum(4, lambda part: part.fourth(u))
+
+    def _sum(self, products: int, of: Callable[[Expansion], Tensor]) -> Tensor:
+        self._objective.products += products
+        return sum(weight * of(part.expand(self.theta)) for weight, part in self._objective.parts())
 
 
 class Restriction(Expansion):
@@ -154,8 +213,8 @@ class Objective:
 class SupervisedObjective(Objective):
     """f(θ) = loss(network(θ, inputs), labels).
 
-    network: a module whose forward maps inputs (n, d) to outputs (n, c); only its shapes are used, the
-    parameters are those of θ in the order of `networks.flatten`. loss: a name of `LOSSES`.
+    network: a module whose forward maps inputs (n, d) to outputs (n, c), c = 1 for `BINARY_LOSSES`; only its shapes
+    are used, the parameters are those of θ in the order of `networks.flatten`. loss: a name of `LOSSES`.
     """
 
     def __init__(self, network: torch.nn.Module, inputs: Tensor, labels: Tensor, loss: str):
@@ -168,13 +227,39 @@ class SupervisedObjective(Objective):
     def of(
         cls, network: torch.nn.Module, data: Dataset, loss: str, device: torch.device, dtype: torch.dtype
     ) -> "SupervisedObjective":
-        """The loss on a whole data set, held on `device` with inputs in `dtype`."""
-        inputs, labels = data.inputs.to(device, dtype), data.labels.to(device)
+        """The loss on a whole data set, held on `device` with inputs in `dtype`; tokens stay integers.
+
+        Raises ValueError for a binary loss on other than two classes.
+        """
+        if loss in BINARY_LOSSES and data.n_classes != 2:
+            raise ValueError(f"the loss {loss} is for two classes; {data.name} has {data.n_classes}")
+        inputs, labels = data.inputs.to(device), data.labels.to(device)
+        if inputs.is_floating_point():
+            inputs = inputs.to(dtype)
         return cls(network.to(device, dtype), inputs, labels, loss)
 
     def forward(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         outputs = networks.apply(self.network, theta, self.inputs)
         return LOSSES[self.loss](outputs, self.labels), outputs
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        """f and ∇f at θ, part by part where there are many examples."""
+        if len(self.inputs) <= CHUNK:
+            return super().evaluate(theta)
+        self.gradients += 1
+        weights, parts = zip(*self.parts(), strict=True)
+        values, gradients, outputs = zip(*(part.evaluate(theta) for part in parts), strict=True)
+        value, gradient = (sum(w * x for w, x in zip(weights, xs, strict=True)) for xs in (values, gradients))
+        return Evaluation(value, gradient, torch.cat(outputs))
+
+    def expand(self, theta: Tensor) -> Expansion:
+        """f, ∇f and the means to multiply with ∇²f(θ)."""
+        return ChunkedExpansion(self, theta) if len(self.inputs) > CHUNK else super().expand(theta)
+
+    def parts(self) -> Iterator[tuple[float, "SupervisedObjective"]]:
+        """f as a weighted sum: weights and objectives, each of at most `CHUNK` examples."""
+        for indices in torch.arange(len(self.inputs), device=self.inputs.device).split(CHUNK):
+            yield len(indices) / len(self.inputs), self.batch(indices)
 
     @functools.cached_property
     def _principal(self) -> tuple[Tensor, Tensor, torch.nn.Module] | None:

@@ -27,6 +27,8 @@ VARIABLES: dict[str, Variable] = {
     "loss": Variable("training loss f(θ)"),
     "gradient_norm": Variable("gradient norm ‖∇f(θ)‖"),
     "accuracy": Variable("training accuracy"),
+    "test_loss": Variable("loss on held-out examples"),
+    "test_accuracy": Variable("accuracy on held-out examples"),
     "relative_progress": Variable("relative progress RP(θ)"),
     "directional_smoothness": Variable("directional smoothness L(θ; η∇f(θ))"),
     "sharpness": Variable("sharpness λ_max(∇²f(θ))"),
@@ -46,6 +48,50 @@ VARIABLES: dict[str, Variable] = {
     "expected_relation_se": Variable("standard error of the right-hand side of (6)"),
     "decreasing_share": Variable("share of the minibatches whose step decreases f"),
     "preconditioned_sharpness": Variable("preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})"),
+    "midpoint_sharpness": Variable("sharpness at the midpoint (θ_t + θ_{t+1})/2"),
+    "constrained_loss": Variable("loss f(θ†) of the constrained trajectory"),
+    "constrained_sharpness": Variable("sharpness λ_max(∇²f(θ†)) of the constrained trajectory"),
+    "constrained_eigenvalues": Variable("constrained eigenvalues of ∇²f(θ†), if several", dims=("eigenvalue",)),
+    "constrained_residual": Variable("residual ‖Hu − λu‖ / |λ| of the top eigenpair at θ†"),
+    "next_eigenvalue": Variable("largest eigenvalue of ∇²f(θ†) that is not constrained, λ₂ if one is"),
+    "distance": Variable("distance ‖θ − θ†‖ to the constrained trajectory"),
+    "flow_loss": Variable("loss of gradient flow"),
+    "flow_sharpness": Variable("sharpness of gradient flow"),
+    "flow_distance": Variable("distance of gradient flow to the constrained trajectory"),
+    "central_loss": Variable("time average f(w) + Sσ²/2 of the loss by the central flow"),
+    "central_sharpness": Variable("sharpness of the central flow"),
+    "central_variance": Variable("variance σ² of the oscillation along u by the central flow"),
+    "central_distance": Variable("distance of the central flow to the constrained trajectory"),
+    "alpha": Variable("progressive sharpening α = −∇f·∇S⊥ at θ†"),
+    "beta": Variable("strength of self-stabilization β = ‖∇S⊥‖² at θ†"),
+    "delta": Variable("size of the deviation δ = √(2α/β)"),
+    "epsilon": Variable("ε = η√α"),
+    "sharpness_slope": Variable("slope ∇S·u of the sharpness along u at θ†"),
+    "x": Variable("deviation x = u·(θ − θ†)"),
+    "y": Variable("deviation y = ∇S⊥·(θ − θ†)"),
+    "projected_gradient_norm": Variable("‖P∇f‖ at θ†, P the projection orthogonal to u and ∇S"),
+    "projection_error": Variable("error ‖θ†_{t+1} − θ†_t + ηP∇f‖ / (η‖∇f‖) of the first-order form of the update"),
+    "predicted_x": Variable("predicted x"),
+    "predicted_y": Variable("predicted y"),
+    "predicted_loss": Variable("predicted loss f(θ†) + x²/η"),
+    "predicted_sharpness": Variable("predicted sharpness 2/η + y + (∇S·u)x"),
+    "predicted_distance": Variable("predicted distance ‖v‖ to the constrained trajectory"),
+    "predicted_error": Variable("error ‖v − (θ − θ†)‖ of the predicted deviation"),
+    "generalised_x": Variable("x by the generalised prediction"),
+    "generalised_y": Variable("y by the generalised prediction"),
+    "generalised_loss": Variable("generalised prediction f(θ†) + x²/η + F(x) of the loss"),
+    "generalised_sharpness": Variable("generalised prediction 2/η + y + F″(x) of the sharpness"),
+    "generalised_distance": Variable("distance to the constrained trajectory by the generalised prediction"),
+    "generalised_error": Variable("error of the deviation by the generalised prediction"),
+    "limiting_sharpness": Variable("limit 2/η − F′(δ)/δ + F″(δ) of the sharpness"),
+    "rho_3": Variable("ρ₃ = ‖∇³f(θ†)‖, by power iteration"),
+    "rho_4": Variable("ρ₄ = ‖∇⁴f(θ†)‖, by power iteration"),
+    "sharpening_alignment": Variable("alignment −∇f·∇S⊥ / (‖∇f‖‖∇S⊥‖) at θ†"),
+    "restoring_ratio": Variable("‖∇S⊥‖ / ρ₃"),
+    "fourth_order_ratio": Variable("ρ₄ / (ηρ₃²)"),
+    "third_order_ratio_v": Variable("‖∇³f(v⊥, v⊥)‖ / (ρ₃‖v⊥‖²), v = θ − θ†"),
+    "third_order_ratio_gradient": Variable("‖∇³f(∇f, ∇f)‖ / (ρ₃‖∇f‖²)"),
+    "second_order_ratio_v": Variable("|v⊥·∇²f v⊥| / (S‖v⊥‖²), v = θ − θ†"),
     "outcome": Variable("outcome of each point, see eoslib.basins.Outcome", dims=("row", "column"), dtype="uint8"),
     "points": Variable("number of points of each outcome", dims=("kind",)),
     "point_steps": Variable("steps that all points took together"),
@@ -76,8 +122,9 @@ def directional_smoothness(v: Tensor, gradient: Tensor, gradient_after: Tensor, 
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> float:
-    """Share of examples whose largest output (n, c) is at their label (n,)."""
-    return (outputs.argmax(1) == labels).double().mean().item()
+    """Share of examples whose largest output (n, c) is at their label (n,); of a single output the sign decides."""
+    predicted = outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(1)
+    return (predicted == labels).double().mean().item()
 
 
 def distance(theta: Tensor, other: Tensor) -> float:
@@ -151,6 +198,26 @@ class SegmentSmoothness:
         """Observables at an `objective.Expansion` or `Evaluation` with its θ."""
         values = segment_smoothness(self.objective, point.theta, point.gradient, step_size, self.taus)
         return {"segment_smoothness": values}
+
+    def state(self) -> dict:
+        """Nothing carries over from one measurement to the next."""
+        return {}
+
+    def load(self, state: dict) -> None:
+        """Nothing to load."""
+
+
+class HeldOut:
+    """Measures loss and accuracy on other examples, those of `objective`, at the steps divisible by `every`."""
+
+    def __init__(self, objective: SupervisedObjective, every: int):
+        self.objective, self.every = objective, every
+
+    def measure(self, point, step_size: float) -> dict[str, float]:
+        """Observables at an `objective.Expansion`."""
+        with torch.no_grad():
+            loss, outputs = self.objective.forward(point.theta)
+        return {"test_loss": loss.item(), "test_accuracy": accuracy(outputs, self.objective.labels)}
 
     def state(self) -> dict:
         """Nothing carries over from one measurement to the next."""

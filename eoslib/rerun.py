@@ -21,9 +21,11 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import operator
 import os
 import platform
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,11 +99,17 @@ def chapter_path(chapter: str, root: Path | None = None) -> Path:
     return path
 
 
-def read_chapter(path: Path):
-    """A chapter's source as a notebook (``nbformat.NotebookNode``) without outputs."""
+def read_chapter(path: Path, tag: str | None = None):
+    """A chapter's source as a notebook (``nbformat.NotebookNode``) without outputs.
+
+    With ``tag``, only the code cells that carry it.
+    """
     import jupytext
 
-    return jupytext.read(path, fmt="py:percent")
+    notebook = jupytext.read(path, fmt="py:percent")
+    if tag:
+        notebook.cells = code_cells(notebook, tag)
+    return notebook
 
 
 def code_cells(notebook, *tags: str) -> list:
@@ -292,8 +300,11 @@ def execute(
     overrides: Mapping[str, Any] | None = None,
     compute: bool = True,
     progress: bool = False,
+    tag: str | None = None,
 ):
     """Execute a chapter and write the executed notebook to ``out``, which is also returned.
+
+    tag: execute only the code cells that carry it.
 
     The kernel runs in the repository root, with one thread unless OMP_NUM_THREADS says otherwise. With
     ``compute=False`` the chapter only renders runs that are finished (EOSLIB_COMPUTE=0).
@@ -309,7 +320,7 @@ def execute(
 
     path, out = Path(path).resolve(), Path(out)
     values = parameters(path, preset, overrides)
-    key = cache_key(path, values, compute)
+    key = cache_key(path, values, compute, tag)
     root = path.parent.parent
     partial = out.with_suffix(".partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -318,7 +329,7 @@ def execute(
     environment = {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "EOSLIB_COMPUTE": "1" if compute else "0",
-        "EOSLIB_PRESET": preset,
+        "EOSLIB_OPTIONS": options(preset, overrides),
         # of tqdm, where a library imports it in a kernel without ipywidgets: no fault of the chapter
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"])),
         # the kernel imports this very library, whether or not it is installed
@@ -328,7 +339,7 @@ def execute(
     try:
         with _environment(environment):
             notebook = papermill.execute_notebook(
-                read_chapter(path),
+                read_chapter(path, tag),
                 str(partial.resolve()).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
                 parameters=values,
                 kernel_name="python3",
@@ -354,6 +365,15 @@ def execute(
     runs.write_atomically(out, nbformat.writes(notebook).encode())
     partial.unlink()
     return notebook
+
+
+def options(preset: str, overrides: Mapping[str, Any] | None = None) -> str:
+    """Preset and overrides as options of the command line, which `parameters` reads back."""
+    given = []
+    for name, value in (overrides or {}).items():
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).split("\n")[0]
+        given.append(f"-p {shlex.quote(f'{name}={text}')}")
+    return " ".join([f"--preset {preset}", *given])
 
 
 @contextlib.contextmanager
@@ -391,18 +411,18 @@ def _reached(partial: Path) -> str:
     return f", in {cell_name(*begun[-1])}" if begun else ""
 
 
-def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True) -> str:
+def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True, tag: str | None = None) -> str:
     """A hash of all that an executed chapter depends on; prose is not part of it.
 
-    Code cells, the library's sources, parameters, claims, versions, the fingerprints of the data sets
-    that parameters called ``…dataset`` name, and, where the chapter only renders (``compute=False``), the finished
-    runs.
+    Code cells (those with the tag), the library's sources, parameters, claims, versions, the fingerprints of the data
+    sets that parameters called ``…dataset`` name, and, where the chapter only renders (``compute=False``), the
+    finished runs.
     """
     path = Path(path)
     claims = path.parent / "claims" / f"{path.stem}.yaml"
     packages = ("torch", "numpy", "matplotlib")
     ingredients = {
-        "code": [cell.source for cell in code_cells(read_chapter(path))],
+        "code": [cell.source for cell in code_cells(read_chapter(path, tag))],
         "library": {p.name: p.read_text(encoding="utf-8") for p in sorted(LIBRARY.glob("*.py"))},
         "parameters": dict(parameters),
         "claims": claims.read_text(encoding="utf-8") if claims.is_file() else None,

@@ -19,7 +19,7 @@ def a_store_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("EOSLIB_RUNS", str(tmp_path / "store"))
     monkeypatch.setenv("EOSLIB_RECORDED", str(tmp_path / "recorded"))
     monkeypatch.setenv("EOSLIB_DEVICE", "cpu")
-    for name in ("EOSLIB_COMPUTE", "EOSLIB_PRESET"):
+    for name in ("EOSLIB_COMPUTE", "EOSLIB_PRESET", "EOSLIB_OPTIONS"):
         monkeypatch.delenv(name, raising=False)
 
 

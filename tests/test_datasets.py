@@ -102,6 +102,161 @@ def test_per_channel_without_colours_is_one_mean_and_one_deviation(n):
     assert abs(inputs.std(correction=0) - 1) < 1e-6
 
 
+# --- some of the classes ---------------------------------------------------------------------------------
+
+
+def test_the_first_of_each_class_in_file_order(nowhere, tmp_path, monkeypatch):
+    """Cats and dogs, standardised among themselves; the labels are numbered in the order asked for."""
+    monkeypatch.setenv("EOSLIB_DATA", str(tmp_path))
+    rows = write_cifar10(tmp_path / "cifar-10-batches-bin", 40).reshape(6, 40, ROW)
+    train, test = rows[:5].reshape(-1, ROW), rows[5]
+    cats, dogs = (train[train[:, 0] == label] for label in (3, 5))
+    each = min(len(cats), len(dogs)) - 1
+    chosen = np.concatenate([cats[:each], dogs[:each]])[:, 1:].astype(float)
+
+    data = load("cifar10", 2 * each, classes=(3, 5))
+    assert data.labels.tolist() == [0] * each + [1] * each and data.n_classes == 2
+    every = np.concatenate([cats, dogs])[:, 1:].astype(float)
+    expected = (chosen - every.mean(0)) / every.std(0)
+    torch.testing.assert_close(data.inputs, torch.tensor(expected, dtype=torch.float32))
+
+    data = load("cifar10", 2 * each, "per-channel", classes=[5, 3])  # a list, as from a preset
+    planes = chosen.reshape(2, each, 3, 1024)[::-1].reshape(-1, 3, 1024)
+    mean, std = planes.mean((0, 2), keepdims=True), planes.std((0, 2), keepdims=True)
+    expected = ((planes - mean) / std).reshape(2 * each, -1)
+    torch.testing.assert_close(data.inputs, torch.tensor(expected, dtype=torch.float32))
+
+    held_out = load("cifar10", 2, split="test", classes=(3, 5))
+    first = np.stack([test[test[:, 0] == label][0, 1:] for label in (3, 5)]).astype(float)
+    expected = (first - every.mean(0)) / np.where(every.std(0) == 0, 1, every.std(0))
+    torch.testing.assert_close(held_out.inputs, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_three_classes_of_digits():
+    images, labels = load_digits(return_X_y=True)
+    data = load("digits", 30, classes=(8, 0, 3))
+    assert data.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    chosen = np.concatenate([images[labels == label][:10] for label in (8, 0, 3)])
+    kept = images[np.isin(labels, (8, 0, 3))]
+    std = np.where(kept.std(0) == 0, 1, kept.std(0))
+    expected = (chosen - kept.mean(0)) / std
+    torch.testing.assert_close(data.inputs, torch.tensor(expected, dtype=torch.float32))
+    assert data.fingerprint == fingerprint("digits")
+
+
+def test_too_few_of_a_class_says_how_many_there_are(cifar10):
+    folder, rows = cifar10
+    rows[:20, 0] = [3] * 5 + [5] * 7 + [0] * 8
+    for i, file in enumerate(TRAIN):
+        rows[4 * i : 4 * i + 4].tofile(folder / file)
+    assert load("cifar10", 10, classes=(3, 5)).labels.tolist() == [0] * 5 + [1] * 5
+    message = r"cifar10: n = 12 takes 6 train examples of each class, but there are 5 of class 0, 7 of class 1"
+    with pytest.raises(DataError, match=message):
+        load("cifar10", 12, classes=(3, 5))
+
+
+@pytest.mark.parametrize("n", [-2, 0, 1, 7])
+def test_n_must_be_divisible_by_the_classes(n):
+    with pytest.raises(DataError, match=rf"digits: n must be a positive multiple of the 2 classes, not {n}"):
+        load("digits", n, classes=(1, 2))
+
+
+@pytest.mark.parametrize("classes", [(3,), (3, 3), (3, 10), (-1, 3), ("3", "5")])
+def test_impossible_classes(classes):
+    with pytest.raises(DataError, match="classes must be two or more different labels from 0 to 9"):
+        load("digits", 10, classes=classes)
+
+
+# --- sentences -------------------------------------------------------------------------------------------
+
+PHRASES = 'sentence\tlabel\nA good , good film \t1\nbad \t0\na "bad film\t0\nGood plot and a film \t1\n'
+
+
+@pytest.fixture
+def sst2(nowhere, tmp_path, monkeypatch):
+    """A small SST-2 under EOSLIB_DATA; returns its folder."""
+    monkeypatch.setenv("EOSLIB_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "data" / "sst2"
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").write_text(PHRASES)
+    (folder / "dev.tsv").write_text("sentence\tlabel\nclichés and a plot\t0\na clichés film\t1\n", encoding="utf-8")
+    return folder
+
+
+def test_tokens_are_words_by_frequency(sst2):
+    data = load("sst2", 4, length=5)
+    # a, film, good: 3 times; bad: twice, though not "bad; then those of once: `"`, `,`, and, plot
+    a, film, good, quoted_bad, comma, and_, bad, plot = 2, 3, 4, 5, 6, 7, 8, 9
+    assert data.inputs.dtype == torch.int64
+    assert data.inputs.tolist() == [
+        [bad, 0, 0, 0, 0], [a, quoted_bad, film, 0, 0], [a, good, comma, good, film], [good, plot, and_, a, film]
+    ]  # fmt: skip
+    assert data.labels.tolist() == [0, 0, 1, 1]
+    assert (data.name, data.n_classes, data.warning) == ("sst2", 2, None)
+
+
+def test_rare_words_are_unknown_and_long_phrases_cut(sst2):
+    assert load("sst2", 4, vocabulary=5, length=3).inputs.tolist() == [[1, 0, 0], [2, 1, 3], [2, 4, 1], [4, 1, 1]]
+
+
+def test_words_of_the_training_split_alone_are_known(sst2):
+    data = load("sst2", 2, split="test", length=4)
+    assert data.inputs.tolist() == [[1, 7, 2, 9], [2, 1, 3, 0]]
+    assert data.labels.tolist() == [0, 1]
+
+
+def test_tokens_are_not_standardised(sst2):
+    assert torch.equal(load("sst2", 2).inputs, load("sst2", 2, "per-channel").inputs)
+
+
+def test_fingerprint_of_sst2(sst2):
+    train, dev = (sst2 / "train.tsv").read_bytes(), (sst2 / "dev.tsv").read_bytes()
+    assert load("sst2", 2).fingerprint == hashlib.sha256(train).hexdigest()
+    assert fingerprint("sst2", split="test", length=7) == hashlib.sha256(train + dev).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "must have the header"),
+        ("sentence\tlabel\n", "phrases after it"),
+        ("good\t1\n", r'header "sentence<tab>label".*begins \'good'),
+        ("sentence\tlabel\ngood\t1\nbad\n", "line 3 is 'bad'"),
+        ("sentence\tlabel\ngood\t1\nbad", "line 3 is 'bad'"),  # cut inside a line
+        ("sentence\tlabel\ngood\t2\n", "line 2 is .*label 0 or 1"),
+        ("sentence\tlabel\ngood\t1\t1\n", "line 2"),
+        ("sentence\tlabel\n \t1\n", "line 2"),
+        ("sentence\tlabel\ngood\t1\n\nbad\t0\n", "line 3 is ''"),
+    ],
+)
+def test_malformed_phrases(sst2, content, message):
+    (sst2 / "train.tsv").write_text(content)
+    with pytest.raises(DataError, match=rf"(?s)train\.tsv.*{message}"):
+        load("sst2", 2)
+
+
+def test_phrases_that_are_no_text(sst2):
+    (sst2 / "train.tsv").write_bytes(b"sentence\tlabel\ngood \xff\t1\n")
+    with pytest.raises(DataError, match=r"train\.tsv is damaged: .*0xff"):
+        load("sst2", 2)
+
+
+def test_a_missing_split_of_sst2(sst2):
+    (sst2 / "dev.tsv").unlink()
+    load("sst2", 2)
+    with pytest.raises(DataError, match=r"dev\.tsv is missing.*test split"):
+        load("sst2", 2, split="test")
+
+
+@pytest.mark.parametrize(("option", "value"), [("vocabulary", 2), ("length", 0)])
+def test_sst2_refuses_impossible_options(option, value):
+    with pytest.raises(DataError, match=rf"{option} must be .*not {value}"):
+        load("sst2", 2, **{option: value})
+
+
+# --- all of them -----------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", ["digits", "power_law", "cifar10"])
 def test_shapes_types_and_one_hot(name, cifar10):
     data = load(name, 15)
@@ -130,10 +285,10 @@ def test_power_law_labels_are_linear_in_the_whitened_inputs():
     source = datasets.PowerLaw(d=16, n_classes=5, seed=3)
     teacher, z = source._draws()
     scores = z["train"] @ teacher.T
-    matrix, residual, *_ = np.linalg.lstsq(source.rows("train")[0], scores)
+    matrix, residual, *_ = np.linalg.lstsq(source.examples("train")[0], scores)
     assert residual.max() < 1e-12
     for split in "train", "test":
-        inputs, labels = source.rows(split)
+        inputs, labels = source.examples(split)
         assert np.array_equal(np.argmax(inputs @ matrix, axis=1), labels)
     assert set(labels) == set(range(5))
 
@@ -244,7 +399,7 @@ def test_n_outside_what_there_is(cifar10, n):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "mnist"}, "data set 'mnist'.*digits, power_law, cifar10"),
+        ({"name": "mnist"}, "data set 'mnist'.*digits, power_law, cifar10, sst2"),
         ({"name": "digits", "standardisation": "none"}, "'none'.*per-pixel, per-channel"),
         ({"name": "digits", "split": "test"}, "split of digits 'test'.*one of: train"),
         ({"name": "cifar10", "split": "dev"}, "split of cifar10 'dev'.*train, test"),
@@ -334,7 +489,7 @@ def test_files_without_a_record_carry_a_warning(cifar10):
     assert load("digits", 2).warning is None
 
 
-@pytest.mark.parametrize("name", ["digits", "power_law"])
+@pytest.mark.parametrize("name", ["digits", "power_law", "sst2"])
 def test_nothing_to_download(name):
     with pytest.raises(DataError, match="nothing to download"):
         download(name)
@@ -343,26 +498,27 @@ def test_nothing_to_download(name):
 # --- describe --------------------------------------------------------------------------------------------
 
 
-def test_describe_where_data_are(cifar10):
+def test_describe_where_data_are(cifar10, sst2):
     folder, _ = cifar10
     entries = {entry["name"]: entry for entry in describe()}
-    assert list(entries) == ["digits", "power_law", "cifar10"]
+    assert list(entries) == ["digits", "power_law", "cifar10", "sst2"]
     for name, entry in entries.items():
         assert entry["fingerprint"] == fingerprint(name)
         assert all(entry[key] for key in ("description", "source", "licence", "how_to_get", "looked_in"))
     assert entries["cifar10"]["found"] == str(folder) == entries["cifar10"]["looked_in"][0]
     assert "not verified" in entries["cifar10"]["warning"]
+    assert entries["sst2"]["found"] == str(sst2)
     assert entries["digits"]["warning"] is None
     json.dumps(describe())
 
 
 def test_describe_absent_and_damaged_data(nowhere):
-    absent = describe()[2]
+    absent = {entry["name"]: entry for entry in describe()}["cifar10"]
     assert absent["found"] is absent["fingerprint"] is None
     assert "absent" in absent["warning"]
     write_cifar10(nowhere / "cifar-10-batches-bin")
     (nowhere / "cifar-10-batches-bin" / "data_batch_4.bin").write_bytes(b"short")
-    damaged = describe()[2]
+    damaged = {entry["name"]: entry for entry in describe()}["cifar10"]
     assert damaged["found"] == str(nowhere / "cifar-10-batches-bin")
     assert damaged["fingerprint"] is None
     assert "truncated" in damaged["warning"]
@@ -382,3 +538,19 @@ def test_real_cifar10():
     assert (data.labels.bincount() / 5000 - 0.1).abs().max() < 0.015
     assert abs(data.inputs.mean()) < 0.02
     assert abs(data.inputs.std() - 1) < 0.02
+    binary = load("cifar10", 800, "per-channel", classes=(3, 5))
+    assert binary.labels.bincount().tolist() == [400, 400]
+    assert abs(binary.inputs.mean()) < 1e-5
+
+
+@pytest.mark.skipif(not REAL_DATA, reason="EOSLIB_DATA is not set")
+def test_real_sst2():
+    try:
+        data = load("sst2", 100)
+    except DataAbsent as absent:
+        pytest.skip(str(absent))
+    assert data.inputs.shape == (100, 52) and data.inputs.max() < 4096
+    assert data.labels.tolist() == [0] * 50 + [1] * 50
+    # the first phrase, "hide new secretions from the parental units", is negative and of seven words
+    assert (data.inputs[0] > 0).sum() == 7
+    assert (data.inputs == 1).sum() < 0.2 * (data.inputs > 0).sum()

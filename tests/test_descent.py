@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from eoslib import landscapes, networks, runs
 from eoslib.curvature import SharpnessTracker
-from eoslib.descent import SGD, Adam, GradientDescent
+from eoslib.descent import SGD, Adam, GradientDescent, InverseSharpnessDescent
 from eoslib.objective import Objective, SupervisedObjective
 from eoslib.observables import VARIABLES, SegmentSmoothness, gauss_legendre
 
@@ -55,6 +55,11 @@ ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "bias_correction": True}
 def adaptive(steps=30, step_size=1e-2, method=ADAM, dtype=torch.float32):
     objective, theta = network_problem(dtype)
     return Adam(objective, theta, step_size, steps, [SharpnessTracker(2)], **method)
+
+
+def scheduled(steps=30):
+    objective, theta = network_problem()
+    return InverseSharpnessDescent(objective, theta, 100.0, steps, [SharpnessTracker(3)])
 
 
 def carried(process):
@@ -293,7 +298,7 @@ def through_files(state, folder):
     )
 
 
-@pytest.mark.parametrize("build", [trained, stochastic, adaptive])
+@pytest.mark.parametrize("build", [trained, stochastic, adaptive, scheduled])
 @pytest.mark.parametrize("k", [0, 1, 2, 5, 13, 29])
 def test_a_restored_process_continues_with_the_same_bits(build, k, tmp_path):
     undisturbed, saved = build(), build()
@@ -423,3 +428,22 @@ def test_the_preconditioned_sharpness_against_the_dense_matrix():
     expected = torch.linalg.eigvalsh(scale[:, None] * hessian(theta) * scale)[-1]
     assert process.observe()["preconditioned_sharpness"] == pytest.approx(expected.item(), rel=1e-8)
     assert "sharpness" not in process.observe()
+
+
+def test_the_inverse_sharpness_step_minimises_a_quadratic_along_its_top_eigenvector():
+    objective = Objective(quadratic)
+    process = InverseSharpnessDescent(objective, start(), 1.0, 3, [SharpnessTracker(1)])
+    rows = carried(process)
+    assert [row["eta"] for row in rows] == pytest.approx([1 / 40] * 3)
+    assert process.theta.tolist() == pytest.approx([0, (1 - 2 / 40) ** 3])
+
+
+def test_its_step_is_never_larger_than_the_one_given_and_kept_between_measurements():
+    def run(step_size):
+        objective, theta = network_problem(torch.float64)
+        return carried(InverseSharpnessDescent(objective, theta, step_size, 12, [SharpnessTracker(4)]))
+
+    assert {row["eta"] for row in run(0.01)} == {0.01}
+    rows = run(100.0)
+    for t, row in enumerate(rows):
+        assert row["eta"] == pytest.approx(1 / rows[t - t % 4]["sharpness"])

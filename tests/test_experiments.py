@@ -14,12 +14,14 @@ from eoslib import datasets, experiments, runs
 from eoslib.experiments import (
     KINDS,
     AdaptiveRun,
+    DescentRun,
     LandscapeRun,
     ManyStarts,
     MapRun,
     SegmentRun,
     SGDRun,
     SizesRun,
+    StabilizationRun,
     TrainingRun,
     from_identity,
 )
@@ -46,7 +48,19 @@ MAP = MapRun(
 SIZES = SizesRun(
     chapter="test", experiment="a", step_size=0.5, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=64
 )
-EACH = (GD, SGD, LANDSCAPE, SEGMENT, ADAPTIVE, STARTS, MAP, SIZES)
+ANY = {
+    "chapter": "test", "experiment": "a", "dataset": "digits", "n": 30, "steps": 12, "activation": "swish",
+    "bias_init": "zero",
+}  # fmt: skip
+STABILIZATION = StabilizationRun(
+    **ANY, step_size=2 / 10, data_options={"classes": [8, 9]}, loss="mse-binary", architecture="mlp",
+    sizes={"hidden": [8]}, tracked=100, every=3,
+)  # fmt: skip
+DESCENT = DescentRun(
+    **ANY, step_size=0.5, loss="cross-entropy", architecture="cnn", sizes={"width": 2}, every=3, eigenvalues=2,
+    test_n=20, schedule="inverse-sharpness",
+)  # fmt: skip
+EACH = (GD, SGD, LANDSCAPE, SEGMENT, ADAPTIVE, STARTS, MAP, SIZES, STABILIZATION, DESCENT)
 ALL = pytest.mark.parametrize("experiment", EACH, ids=lambda e: e.kind)
 
 
@@ -142,6 +156,65 @@ def test_a_budget_and_fresh_are_passed_on():
     assert experiments.carry_on(GD, budget=0, fresh=True) is None
 
 
+# --- networks of any architecture ---------------------------------------------------------------------------
+
+SIZES_OF = {
+    "mlp": {"hidden": [3]},
+    "cnn": {"width": 2},
+    "resnet18": {"widths": [2, 4], "groups": 2},
+    "transformer": {"width": 4, "heads": 2, "layers": 1},
+}
+
+
+@pytest.mark.parametrize("loss, d_out", [("mse-binary", 1), ("cross-entropy", 2)])
+@pytest.mark.parametrize("architecture", SIZES_OF)
+def test_every_architecture_is_built_for_its_data(architecture, loss, d_out):
+    experiment = dataclasses.replace(STABILIZATION, architecture=architecture, sizes=SIZES_OF[architecture], loss=loss)
+    objective, theta = experiment.problem(torch.device("cpu"))
+    assert objective.evaluate(theta).outputs.shape == (30, d_out)
+    seconds, memory = experiment.gradient_cost(30)
+    assert seconds > 0 and memory > 4 * len(theta)
+
+
+def test_a_transformer_takes_the_rows_of_an_image_or_the_words_of_a_phrase():
+    images = dataclasses.replace(STABILIZATION, architecture="transformer", sizes=SIZES_OF["transformer"])
+    assert images.network().embedding.shape == images.network().positions.shape == (8, 4)
+    phrases = dataclasses.replace(images, dataset="sst2", data_options={"vocabulary": 50, "length": 7})
+    assert phrases.network().embedding.shape == (50, 4) and phrases.network().positions.shape == (7, 4)
+
+
+def test_an_unknown_architecture_is_named():
+    with pytest.raises(ValueError, match="unknown architecture 'rnn'; there are mlp, cnn, resnet18, transformer"):
+        dataclasses.replace(STABILIZATION, architecture="rnn").network()
+
+
+def test_stabilization_approaches_in_single_and_tracks_in_double_precision():
+    process = STABILIZATION.process(torch.device("cpu"))
+    assert process.theta.dtype == process.approach.inputs.dtype == torch.float32
+    assert process.objective.inputs.dtype == torch.float64
+    trace = experiments.carry_on(STABILIZATION).trace
+    tracked = np.isfinite(trace["constrained_loss"].values)
+    assert tracked.argmax() > 0 and tracked[tracked.argmax() :].all()  # from the onset on
+
+
+def test_held_out_digits_are_those_after_the_training_examples():
+    together = datasets.load("digits", 50)
+    held_out = DESCENT._held_out()
+    assert torch.equal(held_out.inputs, together.inputs[30:]) and torch.equal(held_out.labels, together.labels[30:])
+    with pytest.raises(ValueError, match="digits has no test split"):
+        dataclasses.replace(DESCENT, data_options={"classes": [8, 9]})._held_out()
+
+
+def test_a_descent_measures_what_was_asked_when_it_was_asked():
+    trace = experiments.carry_on(DESCENT).trace
+    for name in ("sharpness", "test_loss", "test_accuracy"):
+        assert np.flatnonzero(np.isfinite(trace[name])).tolist() == [0, 3, 6, 9]
+    assert trace.sizes["eigenvalue"] == 2
+    np.testing.assert_allclose(trace["eta"][::3], np.minimum(0.5, 1 / trace["sharpness"][::3]))
+    plain = experiments.carry_on(dataclasses.replace(DESCENT, test_n=0, schedule="constant")).trace
+    assert not {"test_loss", "eta"} & set(plain)
+
+
 # --- device ----------------------------------------------------------------------------------------------
 
 
@@ -167,7 +240,7 @@ def test_collect_computes_what_is_missing_in_order(shown):
 def test_collect_shows_what_it_may_not_compute_with_the_command_that_does(shown, monkeypatch):
     experiments.carry_on(SGD)
     monkeypatch.setenv("EOSLIB_COMPUTE", "0")
-    monkeypatch.setenv("EOSLIB_PRESET", "paper")
+    monkeypatch.setenv("EOSLIB_OPTIONS", "--preset paper")
     twice = [GD, dataclasses.replace(GD, seed=1)]
     collected = experiments.collect([SGD, *twice, LANDSCAPE])
     assert [run.identity["kind"] for run in collected] == ["SGDRun", "LandscapeRun"]  # landscapes cost nothing
@@ -244,10 +317,12 @@ def test_a_recorded_run_is_recomputed_bit_for_bit(experiment):
 @ALL
 def test_one_unit_in_the_last_place_is_noticed_on_the_same_machine(experiment):
     name = {"SGDRun": "batch_loss", "MapRun": "point_steps", "SizesRun": "eta"}.get(experiment.kind, "loss")
-    run = tampered(recorded(experiment), name, 1 + 2**-23)
+    run = recorded(experiment)
+    begin = int(np.isfinite(run.trace.constrained_loss.values).argmax()) if experiment.kind == "StabilizationRun" else 0
+    run = tampered(run, name, 1 + 2**-23, begin + 1)
     (difference,) = experiments.audit(run)
-    assert difference.startswith(f"step 1: {name} is ")
-    assert experiments.audit(run, steps=1) == []  # only the steps asked for
+    assert difference.startswith(f"step {begin + 1}: {name} is ")
+    assert experiments.audit(run, steps=1) == []  # only the steps asked for, of a StabilizationRun after its onset
 
 
 def test_a_vector_and_a_value_that_should_not_be_there_are_noticed():

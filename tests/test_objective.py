@@ -1,23 +1,27 @@
 """eoslib.objective: derivatives against torch.func, finite differences and closed forms, in float64."""
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.func import grad, hessian
+from torch.func import grad, hessian, jvp
 
-from eoslib import networks
+from eoslib import datasets, networks
+from eoslib import objective as objective_module
 from eoslib.curvature import top_eigenpairs
 from eoslib.landscapes import LANDSCAPES
-from eoslib.objective import LOSSES, Objective, SupervisedObjective
+from eoslib.objective import BINARY_LOSSES, LOSSES, Objective, SupervisedObjective
 
 
-def problem(loss, hidden=(5,), n=12, d=4, classes=3, activation="tanh", seed=0):
-    """A small network on random data: its objective and initial θ, in float64."""
+def problem(loss, hidden=(5,), n=12, d=4, activation="tanh", seed=0):
+    """A small network on random data of 3 classes, or 2 for a binary loss: its objective and initial θ, in float64."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    classes, outputs = (2, 1) if loss in BINARY_LOSSES else (3, 3)
     labels = torch.randint(classes, (n,), generator=generator)
-    network = networks.mlp(d, hidden, classes, activation, seed=seed).double()
+    network = networks.mlp(d, hidden, outputs, activation, seed=seed).double()
     return SupervisedObjective(network, inputs, labels, loss), networks.flatten(network)
 
 
@@ -130,6 +134,78 @@ def test_the_losses_by_hand():
     torch.testing.assert_close(LOSSES["cross-entropy"](outputs, labels), expected)
 
 
+def test_the_binary_losses_by_hand():
+    outputs, labels = torch.tensor([[0.5], [-3.0], [2.0]], dtype=torch.float64), torch.tensor([0, 0, 1])
+    assert LOSSES["mse-binary"](outputs, labels).item() == pytest.approx((1.5**2 + 2**2 + 1) / 3, rel=1e-15)
+    expected = torch.tensor([0.5, -3.0, -2.0], dtype=torch.float64).exp().log1p().mean()  # the exponents are −yf
+    torch.testing.assert_close(LOSSES["logistic"](outputs, labels), expected, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e300])
+def test_the_logistic_loss_of_large_outputs_is_linear_or_zero(factor):
+    outputs = torch.tensor([[factor], [-factor]], dtype=torch.float64)
+    for labels, expected in ((torch.tensor([1, 0]), 0.0), (torch.tensor([0, 1]), factor)):
+        assert LOSSES["logistic"](outputs, labels).item() == pytest.approx(expected, rel=1e-15)
+
+
+def test_logistic_regression_is_softmax_regression_with_the_difference_of_two_outputs():
+    outputs = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.tensor([0, 1, 1, 0, 1, 0])
+    difference = outputs[:, 1:] - outputs[:, :1]
+    torch.testing.assert_close(LOSSES["logistic"](difference, labels), LOSSES["cross-entropy"](outputs, labels))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("size", [1, 700])
+def test_four_derivatives_of_the_losses_in_every_mix_of_modes(loss, size):
+    """Along a line of outputs, against finite differences; outputs of about 700 are certain of their class."""
+    generator, h, t = torch.Generator().manual_seed(0), 1e-5, torch.zeros((), dtype=torch.float64)
+    outputs, direction = torch.randn(2, 6, 1 if loss in BINARY_LOSSES else 3, generator=generator, dtype=t.dtype)
+    labels = torch.tensor([0, 1, 1, 0, 1, 0])
+
+    def reverse(f):
+        return lambda t: grad(f)(t)
+
+    def forward(f):
+        return lambda t: jvp(f, (t,), (torch.ones_like(t),))[1]
+
+    for modes in product([forward, reverse], repeat=4):
+
+        def f(t):
+            return LOSSES[loss](size * outputs + t * direction, labels)
+
+        for mode in modes:
+            difference = (f(t + h) - f(t - h)) / (2 * h)
+            f = mode(f)
+            torch.testing.assert_close(f(t), difference, rtol=1e-7, atol=1e-7 * size)
+
+
+@pytest.mark.parametrize("loss", BINARY_LOSSES)
+def test_a_binary_loss_needs_one_output_and_two_classes(loss):
+    with pytest.raises(ValueError, match="one output for each example, not 2"):
+        LOSSES[loss](torch.zeros(2, 2), torch.tensor([0, 1]))
+    network = networks.mlp(64, (), 1, "tanh", seed=0)
+    with pytest.raises(ValueError, match=f"the loss {loss} is for two classes; digits has 10"):
+        SupervisedObjective.of(network, datasets.load("digits", 10), loss, torch.device("cpu"), torch.float64)
+    digits = datasets.load("digits", 10, classes=(3, 8))
+    objective = SupervisedObjective.of(network, digits, loss, torch.device("cpu"), torch.float64)
+    assert torch.isfinite(objective.value(networks.flatten(network)))
+
+
+def test_tokens_stay_integers():
+    tokens = torch.randint(5, (6, 4), generator=torch.Generator().manual_seed(0))
+    data = datasets.Dataset("made up", tokens, torch.tensor([0, 1, 0, 1, 1, 0]), 2, "", None)
+    network = networks.transformer(5, 4, 1, 6, 2, 1, seed=0)
+    objective = SupervisedObjective.of(network, data, "logistic", torch.device("cpu"), torch.float64)
+    theta = networks.flatten(network)
+    assert theta.dtype == torch.float64 and torch.equal(objective.inputs, tokens)
+    assert objective.inputs.dtype == torch.int64
+    # the last layer starts at zero, so f = log 2 and only that layer has a gradient
+    at = objective.batch(torch.tensor([1, 0, 3])).evaluate(theta)
+    assert at.value.item() == pytest.approx(torch.tensor(2.0, dtype=torch.float64).log().item(), rel=1e-15)
+    assert torch.all(at.gradient[:-7] == 0) and torch.all(at.gradient[-7:] != 0)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_is_a_mean_over_examples(loss):
     objective, theta = problem(loss)
@@ -220,3 +296,20 @@ def test_there_is_no_restriction_where_it_saves_nothing(few_directions):
     linear, theta = problem("cross-entropy", d=30, activation="linear")
     assert linear.expand(theta).restricted() is None
     assert Objective(torch.sum).expand(torch.zeros(3)).restricted() is None
+
+
+def test_many_examples_are_taken_part_by_part(monkeypatch):
+    """Seven at a time, the last part being smaller: what is held is less, what is found the same."""
+    f, theta = problem("mse-sum", n=30)
+    u, v = torch.randn(2, len(theta), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def everything():
+        at = f.expand(theta)
+        seen = [at.value, at.gradient, at.outputs, at.hvp(u), at.third(u), at.third(u, v), at.fourth(u)]
+        return [*f.evaluate(theta), *seen]
+
+    whole, counted = everything(), (f.gradients, f.products)
+    monkeypatch.setattr(objective_module, "CHUNK", 7)
+    assert [len(part.inputs) for _, part in f.parts()] == [7, 7, 7, 7, 2]
+    torch.testing.assert_close(everything(), whole, rtol=1e-12, atol=1e-12)
+    assert (f.gradients, f.products) == (2 * counted[0], 2 * counted[1])

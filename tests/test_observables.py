@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from eoslib import networks, observables
 from eoslib.landscapes import LANDSCAPES
-from eoslib.objective import LOSSES, Objective, SupervisedObjective
+from eoslib.objective import BINARY_LOSSES, LOSSES, Objective, SupervisedObjective
 from eoslib.observables import (
+    HeldOut,
     SegmentSmoothness,
     directional_smoothness,
     gauss_legendre,
@@ -42,9 +43,10 @@ def one_step(objective, theta, step_size, nodes):
 @pytest.mark.parametrize("step_size", [2 / 60, 2 / 5])
 def test_relative_progress_is_the_integral_of_directional_smoothness_on_a_network(loss, step_size):
     """RP = −1 + η∫₀¹ τL(θ; ητ∇f)dτ; Gauss–Legendre nodes make it exact to rounding on a smooth network."""
-    network = networks.mlp(5, (6, 6), 3, "tanh", seed=1).double()
+    outputs, classes = (1, 2) if loss in BINARY_LOSSES else (3, 3)
+    network = networks.mlp(5, (6, 6), outputs, "tanh", seed=1).double()
     inputs = torch.randn(20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    objective = SupervisedObjective(network, inputs, torch.arange(20) % 3, loss)
+    objective = SupervisedObjective(network, inputs, torch.arange(20) % classes, loss)
     progress, integral, rounding = one_step(objective, networks.flatten(network), step_size, 24)
     assert progress == pytest.approx(integral, abs=1e-12 + rounding)
 
@@ -163,7 +165,21 @@ def test_noise_of_minibatches_is_the_total_variance_of_their_gradients():
 def test_accuracy_and_distance_by_hand():
     outputs = torch.tensor([[1.0, 2, 3], [3, 2, 1], [0, 5, 0], [9, 0, 0]])
     assert observables.accuracy(outputs, torch.tensor([2, 1, 1, 0])) == 0.75
+    assert observables.accuracy(torch.tensor([[0.3], [-2], [5], [-0.1]]), torch.tensor([1, 1, 1, 0])) == 0.75
     assert observables.distance(torch.tensor([3.0, 0]), torch.tensor([0.0, 4])) == 5
+
+
+def test_held_out_examples_are_measured_at_the_same_parameters():
+    network = networks.mlp(4, (3,), 2, "tanh", seed=0)
+    inputs = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(10) % 2
+    train, test = (
+        SupervisedObjective(network, inputs[part], labels[part], "cross-entropy") for part in (slice(6), slice(6, 10))
+    )
+    theta = networks.flatten(network)
+    row = HeldOut(test, every=2).measure(train.expand(theta), 0.1)
+    there = test.evaluate(theta)
+    assert row == {"test_loss": there.value.item(), "test_accuracy": observables.accuracy(there.outputs, test.labels)}
 
 
 def test_every_trace_variable_is_labelled():

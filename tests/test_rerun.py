@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,16 @@ def test_unknown_names_are_all_reported_with_the_nearest(chapter):
     assert "unknown parameter 'stepsize', did you mean 'step_size'?" in message
     assert "unknown parameter 'zzz' (valid:" in message
     assert "parameter 'width'" in message
+
+
+def test_overrides_as_options_are_read_back(chapter):
+    overrides = {
+        "step_size": "2/60", "width": 8, "hidden": [4, 5], "steps": ["2/30", 1], "activation": "relu", "label": "a b",
+        "clip": None, "shuffle": True, "weights": {"a": 2, "b": 0.5},
+    }  # fmt: skip
+    preset, *given = shlex.split(rerun.options("standard", overrides).removeprefix("--preset "))
+    pairs = dict(text.split("=", 1) for text in given if text != "-p")
+    assert rerun.parameters(chapter, preset, pairs) == rerun.parameters(chapter, preset, overrides)
 
 
 def test_the_preset_is_not_a_parameter_to_set(tmp_path, chapter):

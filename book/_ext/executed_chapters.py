@@ -12,6 +12,11 @@ What happens, in the order of the Sphinx events:
   warnings included, are listed together and fail the build; the saved environment is then removed, so that
   the next build meets every one of them again.
 
+A *gallery page*, ``notebooks/gallery/<name>.yaml``, shows a chapter rerun with other parameters. It names the
+chapter, the preset and the parameters that differ, and has a text of its own; after that come the outputs of the
+chapter's code cells tagged ``gallery``, which alone are executed. Its verdicts are about other settings than those of
+the ledger, so that the claims board does not list them.
+
 Environment variables: EOSLIB_PRESET (default ``quick``; ``published`` takes each chapter's preset from
 ``notebooks/presets/published.yaml``) and COMPUTE (``1`` lets other presets compute what is not yet computed).
 """
@@ -26,8 +31,11 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import nbformat
+import yaml
+from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,8 +54,8 @@ class Chapter:
 
     docname: str
     preset: str
-    failure: str | None = None
-    verdicts: list[dict] = field(default_factory=list)
+    failure: str | None = field(default=None, kw_only=True)
+    verdicts: list[dict] = field(default_factory=list, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -61,6 +69,11 @@ class Chapter:
     def executed(self) -> Path:
         return ROOT / ".executed" / self.preset / f"{self.name}.ipynb"
 
+    @property
+    def arguments(self) -> dict:
+        """What `rerun.execute` needs beside source, target, and whether to compute."""
+        return {"preset": self.preset}
+
     def notebook(self):
         """The executed notebook, or None if it failed."""
         return None if self.failure else nbformat.read(self.executed, as_version=4)
@@ -71,29 +84,64 @@ class Chapter:
         return hashlib.sha256(shown).hexdigest()
 
 
+@dataclass
+class GalleryPage(Chapter):
+    """A chapter rerun with other parameters."""
+
+    chapter: str
+    parameters: dict
+    text: str
+
+    TAG: ClassVar[str] = "gallery"
+
+    @classmethod
+    def read(cls, docname: str) -> "GalleryPage":
+        file = ROOT / f"{docname}.yaml"
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        try:
+            return cls(docname, **content)
+        except TypeError as error:
+            raise ExtensionError(f"{file}: expected chapter, preset, parameters and text ({error})") from error
+
+    @property
+    def source(self) -> Path:
+        return ROOT / "notebooks" / f"{self.chapter}.py"
+
+    @property
+    def executed(self) -> Path:
+        return ROOT / ".executed" / self.TAG / f"{self.name}.ipynb"
+
+    @property
+    def arguments(self) -> dict:
+        return {"preset": self.preset, "overrides": self.parameters, "tag": self.TAG}
+
+
 # --- before Sphinx reads: execute and check --------------------------------------------------------------
 
 
 def run_chapters(app) -> None:
-    """Execute what changed and collect ``app.chapters`` (docname -> Chapter) and ``app.failures``."""
+    """Execute what changed; collect ``app.failures``, ``app.chapters`` and ``app.gallery`` (docname -> Chapter)."""
     chosen = os.environ.get("EOSLIB_PRESET", "quick")
     published = rerun.published(ROOT / "notebooks")
     app.failures = []
-    app.chapters = {}
+    app.chapters, app.gallery = {}, {}
     for entry in app.config.external_site_map:
-        docname = entry.removesuffix(".py")
-        if docname.startswith("notebooks/"):
+        docname = entry.removesuffix(".py").removesuffix(".yaml")
+        if docname.startswith("notebooks/gallery/"):
+            app.gallery[docname] = GalleryPage.read(docname)
+        elif docname.startswith("notebooks/"):
             name = docname.removeprefix("notebooks/")
             preset = published.get(name, "quick") if chosen == "published" else chosen
             app.chapters[docname] = Chapter(docname, preset)
-    execute_changed(list(app.chapters.values()))
-    for chapter in app.chapters.values():
-        if chapter.failure:
-            app.failures.append(chapter.failure)
+    pages = [*app.chapters.values(), *app.gallery.values()]
+    execute_changed(pages)
+    for page in pages:
+        if page.failure:
+            app.failures.append(page.failure)
         else:
-            notebook = chapter.notebook()
-            chapter.verdicts = claims.in_notebook(notebook)
-            app.failures += written_to_stderr(chapter, notebook)
+            notebook = page.notebook()
+            page.verdicts = claims.in_notebook(notebook)
+            app.failures += written_to_stderr(page, notebook)
     app.failures += claim_failures(list(app.chapters.values()))
     if not hasattr(app.env, "shown"):
         app.env.shown = {}  # docname -> digest of what the page showed when it was last read
@@ -105,11 +153,13 @@ def execute_changed(chapters: list[Chapter]) -> None:
     for chapter in chapters:
         compute = chapter.preset == "quick" or os.environ.get("COMPUTE") == "1"
         try:
-            parameters = rerun.parameters(chapter.source, chapter.preset)
+            parameters = rerun.parameters(chapter.source, chapter.preset, chapter.arguments.get("overrides"))
         except rerun.ParameterError as error:
             chapter.failure = f"chapter {chapter.name}: {error}"
             continue
-        if stored_key(chapter.executed) == rerun.cache_key(chapter.source, parameters, compute):
+        if stored_key(chapter.executed) == rerun.cache_key(
+            chapter.source, parameters, compute, chapter.arguments.get("tag")
+        ):
             logger.info("chapter %s (%s): unchanged", chapter.name, chapter.preset)
         else:
             logger.info("chapter %s (%s): executing", chapter.name, chapter.preset)
@@ -122,7 +172,7 @@ def execute_changed(chapters: list[Chapter]) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
         running = {
-            pool.submit(execute, chapter.source, chapter.executed, chapter.preset, compute): chapter
+            pool.submit(execute, chapter.source, chapter.executed, compute, chapter.arguments): chapter
             for chapter, compute in waiting
         }
         for done in as_completed(running):
@@ -138,9 +188,9 @@ def execute_changed(chapters: list[Chapter]) -> None:
             logger.info("chapter %s (%s): failed", chapter.name, chapter.preset)
 
 
-def execute(source: Path, out: Path, preset: str, compute: bool) -> float:
+def execute(source: Path, out: Path, compute: bool, arguments: dict) -> float:
     """Execute one chapter, in a process of its own; seconds taken."""
-    return rerun.execute(source, out, preset, compute=compute).metadata["eoslib"]["seconds"]
+    return rerun.execute(source, out, compute=compute, **arguments).metadata["eoslib"]["seconds"]
 
 
 def stored_key(executed: Path) -> str | None:
@@ -191,15 +241,15 @@ def claim_failures(chapters: list[Chapter]) -> list[str]:
 
 def outdated(app, env, added, changed, removed) -> list[str]:
     """The chapters whose page showed something else when it was last read."""
-    return [name for name, chapter in app.chapters.items() if env.shown.get(name) != chapter.digest()]
+    return [name for name, page in (app.chapters | app.gallery).items() if env.shown.get(name) != page.digest()]
 
 
 def show(app, docname: str, source: list[str]) -> None:
     """Replace the source of a chapter by its notebook with outputs."""
-    if docname in app.chapters:
-        chapter = app.chapters[docname]
-        app.env.shown[docname] = chapter.digest()
-        source[0] = nbformat.writes(merged(chapter))
+    page = app.chapters.get(docname) or app.gallery.get(docname)
+    if page:
+        app.env.shown[docname] = page.digest()
+        source[0] = nbformat.writes(merged(page))
 
 
 def merged(chapter: Chapter):
@@ -207,7 +257,7 @@ def merged(chapter: Chapter):
 
     The key of the executed notebook holds the code of all code cells, so there are as many of them.
     """
-    page = rerun.read_chapter(chapter.source)
+    page = rerun.read_chapter(chapter.source, chapter.arguments.get("tag"))
     executed = chapter.notebook()
     stored = iter(rerun.code_cells(executed)) if executed else None
     cells = []
@@ -218,6 +268,9 @@ def merged(chapter: Chapter):
         cells += split_at_figures(cell, next(stored).outputs, chapter.name)
         if "parameters" in cell.metadata.get("tags", []):
             cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
+    if isinstance(chapter, GalleryPage):
+        shown = [c for c in cells if c.get("outputs") or "injected-parameters" in c.metadata.get("tags", [])]
+        cells = [nbformat.v4.new_markdown_cell(chapter.text), *shown]
     cells.append(nbformat.v4.new_markdown_cell(closing(chapter, executed)))
     page.cells = cells
     # Other metadata would be taken for front matter
@@ -277,7 +330,13 @@ def closing(chapter: Chapter, executed) -> str:
         return f":::{{error}}\nThis page could not be computed.\n\n```text\n{chapter.failure}\n```\n:::"
     ran = executed.metadata["eoslib"]
     file, key = f"{chapter.name}.ipynb", ran["key"][:12]
-    return (
+    command = ""
+    if isinstance(chapter, GalleryPage):
+        command = (
+            f"The whole chapter with these parameters:\n\n```bash\npython -m eoslib run {chapter.chapter} "
+            f"{rerun.options(chapter.preset, chapter.parameters)}\n```\n\n"
+        )
+    return command + (
         f'<p class="eoslib-download">Executed notebook: <a href="{file}" download>{file}</a> (preset '
         f"<code>{ran['preset']}</code>, executed in {ran['seconds']:.0f} s, key <code>{key}</code>)</p>"
     )
@@ -289,7 +348,7 @@ def closing(chapter: Chapter, executed) -> str:
 def finish(app, exception) -> None:
     """Copy the executed notebooks into the site, list all failures, and make the build fail."""
     if exception is None:
-        for chapter in app.chapters.values():
+        for chapter in [*app.chapters.values(), *app.gallery.values()]:
             if not chapter.failure:
                 target = Path(app.outdir) / f"{chapter.docname}.ipynb"
                 target.parent.mkdir(parents=True, exist_ok=True)

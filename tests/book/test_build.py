@@ -104,6 +104,17 @@ claims:
 """
 
 
+GALLERY = """\
+chapter: first
+preset: standard
+parameters: {width: 7}
+text: |
+  # A wider one
+
+  Own prose, and {numref}`fig-wide-one`.
+"""
+
+
 class Book:
     """A small book in a folder of its own, with this checkout's library, extension and configuration."""
 
@@ -256,6 +267,50 @@ def test_a_page_shows_figures_claims_parameters_and_the_executed_notebook(book):
     assert {key: claim[key] for key in expected} == expected
     anchor = claim["page"].partition("#")[2]
     assert f'id="{anchor}"' in body and f'href="../{claim["page"]}"' in book.page("book/claims")
+
+
+@pytest.fixture
+def gallery(book):
+    """The small book with a gallery page; of the first chapter all cells but the first figure's are tagged."""
+    (book.root / "notebooks/gallery").mkdir()
+    (book.root / "notebooks/gallery/wide.yaml").write_text(GALLERY)
+    (book.root / "_toc.yml").write_text(TOC + "  - file: notebooks/gallery/wide\n")
+    chapter = book.root / "notebooks/first.py"
+    before, parameters, rest = chapter.read_text().partition('# %% tags=["parameters"]')
+    before = before.replace("# %%\nimport os", '# %% tags=["gallery"]\nimport os')
+    rest = rest.replace("# %%\nPIXEL", '# %% tags=["gallery"]\nPIXEL')
+    rest = rest.replace('print("before the', '\n# %%\nprint("before the')
+    rest = rest.replace('figure("one")\n', 'print("left out")\n\n# %% tags=["gallery"]\nfigure("one")\n')
+    chapter.write_text(before + parameters.replace('"parameters"', '"parameters", "gallery"') + rest)
+    return book
+
+
+def test_a_gallery_page_shows_tagged_cells_rerun_with_other_parameters(gallery):
+    gallery.build()
+    page = gallery.page("notebooks/gallery/wide")
+    body = page[page.index("<article") : page.index("</article")]
+    assert "Own prose" in body and 'id="fig-wide-one"' in body and 'href="#fig-wide-one"' in body
+    assert "width: 7" in body and "not reproduced" in body
+    assert "left out" not in body and "left out" in gallery.page("notebooks/first")
+    assert "python -m eoslib run first --preset standard -p" in re.sub("<[^>]*>", "", body)
+    downloaded = json.loads((gallery.root / "_build/html/notebooks/gallery/wide.ipynb").read_text())
+    assert 'href="wide.ipynb"' in body and downloaded["metadata"]["eoslib"]["parameters"]["width"] == 7
+    # its verdict is no verdict of the chapter
+    (claim,) = json.loads((gallery.root / "_build/html/claims.json").read_text())["claims"]
+    assert claim["value"] == "width: 4"
+    assert gallery.ran() == ["first", "first", "second"]
+    # and it is executed again only when something changes
+    assert read_again(gallery.build()) == [] and gallery.ran() == []
+    gallery.edit("notebooks/gallery/wide.yaml", "width: 7", "width: 6")
+    assert read_again(gallery.build()) == ["notebooks/gallery/wide"] and gallery.ran() == ["first"]
+
+
+def test_what_is_wrong_with_a_gallery_page_is_named(gallery):
+    gallery.edit("notebooks/gallery/wide.yaml", "width: 7", "widht: 7")
+    assert "chapter wide: first: unknown parameter 'widht', did you mean 'width'?" in gallery.fails()
+    gallery.edit("notebooks/gallery/wide.yaml", "preset: standard", "presets: standard")
+    printed = gallery.build(succeeds=False)
+    assert "wide.yaml: expected chapter, preset, parameters and text" in printed
 
 
 def test_all_failures_are_named_every_time(book):
