@@ -30,6 +30,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import ClassVar
 
@@ -332,9 +333,10 @@ def closing(chapter: Chapter, executed) -> str:
     file, key = f"{chapter.name}.ipynb", ran["key"][:12]
     command = ""
     if isinstance(chapter, GalleryPage):
+        options = escape(rerun.options(chapter.preset, chapter.parameters))
         command = (
-            f"The whole chapter with these parameters:\n\n```bash\npython -m eoslib run {chapter.chapter} "
-            f"{rerun.options(chapter.preset, chapter.parameters)}\n```\n\n"
+            '<p class="eoslib-download">The whole chapter with these parameters: '
+            f"<code>python -m eoslib run {chapter.chapter} {options}</code></p>\n\n"
         )
     return command + (
         f'<p class="eoslib-download">Executed notebook: <a href="{file}" download>{file}</a> (preset '
