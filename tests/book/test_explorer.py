@@ -316,7 +316,7 @@ def test_wheel_and_drag_move_the_map(visit):
     page.mouse.move(middle[0] + box["width"] / 4, middle[1], steps=5)
     page.mouse.up()
     drawn(page)
-    page.wait_for_function("!location.hash.includes('x=0&')")
+    page.wait_for_timeout(500)  # the address follows the drag a little later
     view = dict(part.split("=") for part in page.evaluate("location.hash").partition("?")[2].split("&"))
     assert 1 < float(view["half"]) < 3.9
     assert float(view["x"]) == pytest.approx(-float(view["half"]) / 2, rel=0.1)
