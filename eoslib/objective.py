@@ -258,8 +258,8 @@ class SupervisedObjective(Objective):
 
     def parts(self) -> Iterator[tuple[float, "SupervisedObjective"]]:
         """f as a weighted sum: weights and objectives, each of at most `CHUNK` examples."""
-        for indices in torch.arange(len(self.inputs), device=self.inputs.device).split(CHUNK):
-            yield len(indices) / len(self.inputs), self.batch(indices)
+        for inputs, labels in zip(self.inputs.split(CHUNK), self.labels.split(CHUNK), strict=True):  # views, no copies
+            yield len(labels) / len(self.labels), SupervisedObjective(self.network, inputs, labels, self.loss)
 
     @functools.cached_property
     def _principal(self) -> tuple[Tensor, Tensor, torch.nn.Module] | None:

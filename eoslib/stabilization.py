@@ -263,12 +263,12 @@ def central_velocity(point: Expansion, spectrum: Spectrum, step_size: float, dur
 # -------------------------------------------------------------------------------------------------- assumptions
 
 
-def operator_norm(form: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-4, most: int = 100) -> Tensor:
+def operator_norm(form: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-3, most: int = 100) -> Tensor:
     """‖T‖ of a symmetric tensor of any order, by the power iteration v ← T(v, …, v)/‖T(v, …, v)‖; a scalar.
 
     form: v (p,) ↦ T(v, …, v) (p,), with one argument free. start: (p,). Returns the largest ‖T(v, …, v)‖ met until it
     changes by less than `tolerance` relative to itself, or after `most` applications: a lower bound, for the iteration
-    may end in a local maximum.
+    may end in a local maximum, and converges so slowly that it may stop some per cent below it.
     """
     v, sizes = start / start.norm(), []
     for _ in range(most):

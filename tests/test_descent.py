@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import carried
 
 from eoslib import landscapes, networks, runs
 from eoslib.curvature import SharpnessTracker
@@ -60,15 +61,6 @@ def adaptive(steps=30, step_size=1e-2, method=ADAM, dtype=torch.float32):
 def scheduled(steps=30):
     objective, theta = network_problem()
     return InverseSharpnessDescent(objective, theta, 100.0, steps, [SharpnessTracker(3)])
-
-
-def carried(process):
-    """All rows of a process until it is finished."""
-    rows = []
-    while not process.finished:
-        process.step()
-        rows.append(process.observe())
-    return rows
 
 
 # --- gradient descent ------------------------------------------------------------------------------------

@@ -359,6 +359,13 @@ def test_a_search_may_find_the_same_by_another_way():
     assert len(experiments.audit(tampered(run, "alignment", 1 + 0.011 / alignment, step=3))) == 1
 
 
+def test_a_lower_bound_may_be_raised_by_a_longer_search():
+    run = recorded(STABILIZATION)
+    onset = int(np.isfinite(run.trace.constrained_loss.values).argmax())
+    assert experiments.audit(tampered(run, "rho_4", 1.09, onset)) == []
+    assert len(experiments.audit(tampered(run, "rho_4", 1.12, onset))) == 1
+
+
 def test_an_audit_keeps_our_number_of_threads_and_uses_the_runs():
     run = recorded(GD)
     torch.set_num_threads(2)

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import carried
 from torch.func import grad, hessian, jacfwd
 
 from eoslib import networks, runs, stabilization
@@ -72,14 +73,6 @@ def cubic_at(objective, theta, step_size=STEP_SIZE):
     point = objective.expand(theta)
     spectrum = CyclicTracker(1, 1).at(point)
     return CubicExpansion(point, spectrum.values[0], spectrum.vectors[0], step_size)
-
-
-def carried(process):
-    rows = []
-    while not process.finished:
-        process.step()
-        rows.append(process.observe())
-    return rows
 
 
 @pytest.fixture

@@ -55,8 +55,11 @@ class Chapter:
 
     docname: str
     preset: str
+    parameters: dict = field(default_factory=dict, kw_only=True)  # those that differ from the preset's
     failure: str | None = field(default=None, kw_only=True)
     verdicts: list[dict] = field(default_factory=list, kw_only=True)
+
+    tag: ClassVar[str | None] = None  # of the code cells that are executed, if not all
 
     @property
     def name(self) -> str:
@@ -68,12 +71,7 @@ class Chapter:
 
     @property
     def executed(self) -> Path:
-        return ROOT / ".executed" / self.preset / f"{self.name}.ipynb"
-
-    @property
-    def arguments(self) -> dict:
-        """What `rerun.execute` needs beside source, target, and whether to compute."""
-        return {"preset": self.preset}
+        return ROOT / ".executed" / (self.tag or self.preset) / f"{self.name}.ipynb"
 
     def notebook(self):
         """The executed notebook, or None if it failed."""
@@ -90,10 +88,9 @@ class GalleryPage(Chapter):
     """A chapter rerun with other parameters."""
 
     chapter: str
-    parameters: dict
     text: str
 
-    TAG: ClassVar[str] = "gallery"
+    tag: ClassVar[str] = "gallery"
 
     @classmethod
     def read(cls, docname: str) -> "GalleryPage":
@@ -107,14 +104,6 @@ class GalleryPage(Chapter):
     @property
     def source(self) -> Path:
         return ROOT / "notebooks" / f"{self.chapter}.py"
-
-    @property
-    def executed(self) -> Path:
-        return ROOT / ".executed" / self.TAG / f"{self.name}.ipynb"
-
-    @property
-    def arguments(self) -> dict:
-        return {"preset": self.preset, "overrides": self.parameters, "tag": self.TAG}
 
 
 # --- before Sphinx reads: execute and check --------------------------------------------------------------
@@ -154,13 +143,11 @@ def execute_changed(chapters: list[Chapter]) -> None:
     for chapter in chapters:
         compute = chapter.preset == "quick" or os.environ.get("COMPUTE") == "1"
         try:
-            parameters = rerun.parameters(chapter.source, chapter.preset, chapter.arguments.get("overrides"))
+            parameters = rerun.parameters(chapter.source, chapter.preset, chapter.parameters)
         except rerun.ParameterError as error:
             chapter.failure = f"chapter {chapter.name}: {error}"
             continue
-        if stored_key(chapter.executed) == rerun.cache_key(
-            chapter.source, parameters, compute, chapter.arguments.get("tag")
-        ):
+        if stored_key(chapter.executed) == rerun.cache_key(chapter.source, parameters, compute, chapter.tag):
             logger.info("chapter %s (%s): unchanged", chapter.name, chapter.preset)
         else:
             logger.info("chapter %s (%s): executing", chapter.name, chapter.preset)
@@ -172,10 +159,7 @@ def execute_changed(chapters: list[Chapter]) -> None:
     workers = 1 if on_gpu() else len(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
-        running = {
-            pool.submit(execute, chapter.source, chapter.executed, compute, chapter.arguments): chapter
-            for chapter, compute in waiting
-        }
+        running = {pool.submit(execute, chapter, compute): chapter for chapter, compute in waiting}
         for done in as_completed(running):
             chapter = running[done]
             try:
@@ -189,9 +173,12 @@ def execute_changed(chapters: list[Chapter]) -> None:
             logger.info("chapter %s (%s): failed", chapter.name, chapter.preset)
 
 
-def execute(source: Path, out: Path, compute: bool, arguments: dict) -> float:
+def execute(chapter: Chapter, compute: bool) -> float:
     """Execute one chapter, in a process of its own; seconds taken."""
-    return rerun.execute(source, out, compute=compute, **arguments).metadata["eoslib"]["seconds"]
+    notebook = rerun.execute(
+        chapter.source, chapter.executed, chapter.preset, chapter.parameters, compute, tag=chapter.tag
+    )
+    return notebook.metadata["eoslib"]["seconds"]
 
 
 def stored_key(executed: Path) -> str | None:
@@ -258,7 +245,7 @@ def merged(chapter: Chapter):
 
     The key of the executed notebook holds the code of all code cells, so there are as many of them.
     """
-    page = rerun.read_chapter(chapter.source, chapter.arguments.get("tag"))
+    page = rerun.read_chapter(chapter.source, chapter.tag)
     executed = chapter.notebook()
     stored = iter(rerun.code_cells(executed)) if executed else None
     cells = []
