@@ -19,6 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined 
 
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
+# A page that has mathematics sets `MathJax`, with its options, before the script that typesets has come.
+TYPESET = "() => !window.MathJax || MathJax.startup?.promise?.then(() => true)"
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def visit(served, new_context):
         page.on("requestfailed", lambda r: complaints.append(f"failed: {r.url}"))
         page.on("response", lambda r: r.status >= 400 and complaints.append(f"{r.status}: {r.url}"))
         page.goto(f"{served}/{docname}.html", wait_until="networkidle")
-        page.evaluate("window.MathJax ? MathJax.startup.promise.then(() => true) : true")
+        page.wait_for_function(TYPESET)
         return page
 
     yield open_page
@@ -122,7 +124,7 @@ def test_pages_open_from_the_file_system(site, page):
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(f"{site.as_uri()}/{CHAPTERS[0]}.html", wait_until="networkidle")
-    page.evaluate("MathJax.startup.promise.then(() => true)")
+    page.wait_for_function(TYPESET)
     assert page.locator("mjx-container").count() > 0
     assert [url for url in requests if not url.startswith((site.as_uri(), "data:"))] == []
 

@@ -138,15 +138,14 @@
   }
 
   /** Compute the map anew, in passes of these strides; what workers still send of earlier views is dropped. */
-  function compute(strides) {
+  function compute([stride, ...finer]) {
     generation++;
     const job = {
       generation, name: state.name, stepSize: stepSize(), balls, size: SIZE, rows: BAND,
       left: state.x - state.half, top: state.y + state.half, pixel: 2 * state.half / SIZE,
     };
-    queue = strides.flatMap((stride, pass) =>
-      Array.from({ length: SIZE / BAND }, (_, i) => ({ ...job, row: i * BAND, stride, known: pass && 2 * stride })));
-    unpainted = queue.length;
+    queue = Array.from({ length: SIZE / BAND }, (_, i) => ({ ...job, row: i * BAND, stride, finer, known: 0 }));
+    unpainted = queue.length * (1 + finer.length);
     overlay.setAttribute("aria-busy", "true");
     for (const worker of [...idle]) {
       idle.delete(worker);
@@ -154,12 +153,15 @@
     }
   }
 
-  function received({ row, outcomes: band }) {
+  /** Paint a band, and have its next pass computed: not before, for a coarse pass that comes late would hide a finer. */
+  function received({ outcomes: band, ...work }) {
+    const { row, stride, finer: [next, ...finer] } = work;
     const begin = row * SIZE;
     for (let i = 0; i < band.length; i++) if (band[i] !== UNKNOWN) outcomes[begin + i] = band[i];
     paint(row, BAND);
+    if (next) queue.push({ ...work, stride: next, finer, known: stride });
     unpainted--;
-    if (unpainted % (SIZE / BAND) === 0) showShares();  // after each pass
+    if (unpainted % (SIZE / BAND) === 0) showShares();  // about after each pass
     if (unpainted === 0) overlay.setAttribute("aria-busy", "false");
   }
 
