@@ -550,26 +550,33 @@ def provenance(*groups: Sequence[runs.Run]) -> None:
     display({"text/plain": plain, "text/html": f'<dl class="eos-provenance">{items}</dl>'} | record, raw=True)
 
 
-# What an iterative search found is right to its tolerance: a better search must not make recorded runs wrong. An
-# eigenvalue is right to a relative 1e-3, a cosine with an eigenvector to the angle by which that may be off.
-EIGENVALUES = (
-    "sharpness", "eigenvalues", "segment_sharpness", "preconditioned_sharpness", "midpoint_sharpness",
-    "constrained_sharpness", "constrained_eigenvalues", "next_eigenvalue", "flow_sharpness", "central_sharpness",
+# What an iterative search found is right to its tolerance: a better search must not make recorded runs wrong.
+# An eigenvalue is right to a relative 1e-3.
+TOLERANCES = dict.fromkeys(
+    [
+        "sharpness", "eigenvalues", "segment_sharpness", "preconditioned_sharpness", "midpoint_sharpness",
+        "constrained_sharpness", "constrained_eigenvalues", "next_eigenvalue", "flow_sharpness", "central_sharpness",
+    ],
+    1e-3,
 )  # fmt: skip
-COSINES = ("alignment", "unstable_alignment")
 # Lower bounds, and ratios to them: a power iteration may stop some per cent below its limit.
-BOUNDS = (
-    "rho_3", "rho_4", "restoring_ratio", "fourth_order_ratio", "third_order_ratio_v", "third_order_ratio_gradient",
+TOLERANCES |= dict.fromkeys(
+    [
+        "rho_3", "rho_4", "restoring_ratio", "fourth_order_ratio", "third_order_ratio_v", "third_order_ratio_gradient",
+    ],
+    0.1,
 )  # fmt: skip
+# A cosine with an eigenvector is right to the angle by which that may be off, whatever its size.
+COSINES, COSINE_TOLERANCE = ("alignment", "unstable_alignment"), 0.01
 # What it cost and how far it went is no result.
 DIAGNOSTICS = ("products", "sharpness_residual", "constrained_residual")
 
 
 def audit(run: runs.Run, steps: int = 20) -> list[str]:
     """Recompute the first steps of a run and compare with its trace: bit for bit (as float32) on the machine that
-    made it, with its number of threads; elsewhere to a relative 1e-3, and so `EIGENVALUES` always, `BOUNDS` to a
-    tenth. `COSINES` may differ by 0.01, and `DIAGNOSTICS` are left out. A thinned trace is compared in whole windows. A
-    `StabilizationRun` is recomputed to so many steps after its onset. Returns the differences found."""
+    made it, with its number of threads; elsewhere to a relative 1e-3. What was searched for has `TOLERANCES` of its own
+    everywhere, `COSINES` an absolute one, and `DIAGNOSTICS` are left out. A thinned trace is compared in whole windows.
+    A `StabilizationRun` is recomputed to so many steps after its onset. Returns the differences found."""
     here = run.manifest["machine"] == runs.machine()
     window = int(run.trace.attrs.get("window", 1))
     if "constrained_loss" in run.trace:
@@ -595,8 +602,8 @@ def audit(run: runs.Run, steps: int = 20) -> list[str]:
             continue
         new, stored = recomputed[name].values, recorded[name].values
         with np.errstate(invalid="ignore"):  # inf − inf
-            relative = 0.1 if observable in BOUNDS else 0 if here and observable not in EIGENVALUES else 1e-3
-            close = abs(stored - new) <= (0.01 if observable in COSINES else relative * abs(stored))
+            relative = TOLERANCES.get(observable, 0 if here else 1e-3)
+            close = abs(stored - new) <= (COSINE_TOLERANCE if observable in COSINES else relative * abs(stored))
         same = close | (stored == new) | (np.isnan(stored) & np.isnan(new))
         for i in np.flatnonzero(~same.reshape(len(same), -1).all(1)):
             differences.append((i, f"step {recomputed['step'].values[i]:g}: {name} is {new[i]}, stored is {stored[i]}"))
