@@ -14,7 +14,9 @@
           paper: {within: [-0.1, 0.1]}
 
 A chapter measures a quantity, for each case (a step size, a seed, …), and `Ledger.measure` judges it.
-`recorded/claims/<chapter>.yaml` keeps the verdicts last acknowledged, so that a build notices a change.
+`recorded/claims/<chapter>.yaml` keeps the verdicts last acknowledged, so that a build notices a change. Trajectories at
+the edge of stability amplify rounding errors, so a verdict near its bound may differ between kinds of machines: it is
+acknowledged for each.
 """
 
 import dataclasses
@@ -192,36 +194,52 @@ def acknowledged(chapter: str) -> dict[str, dict[str, dict]]:
 
 
 def changed(verdicts: Sequence[dict], chapter: str, preset: str) -> list[str]:
-    """What differs from the acknowledged verdicts, a sentence each. A claim never acknowledged is no change."""
-    before = acknowledged(chapter).get(preset, {})
+    """What differs from the verdicts acknowledged on this kind of machine, a sentence each.
+
+    A claim never acknowledged here is no change.
+    """
+    before, here = acknowledged(chapter).get(preset, {}), _machine()
+    known = {id_: entry["machines"][here] for id_, entry in before.items() if here in entry["machines"]}
     return [
-        f"{v['id']} at {preset} was {before[v['id']]['verdict']!r} and is now {v['verdict']!r} "
+        f"{v['id']} at {preset} was {known[v['id']]!r} and is now {v['verdict']!r} "
         f"({v['value']}; criterion: {v['criterion']})"
         for v in verdicts
-        if v["id"] in before and v["verdict"] != before[v["id"]]["verdict"]
+        if v["verdict"] != known.get(v["id"], v["verdict"])
     ]
 
 
 def acknowledge(verdicts: Sequence[dict], chapter: str, preset: str) -> Path:
     """Write the verdicts to recorded/claims/, from where every build shows them.
 
+    An entry's `machines` are the verdicts on all kinds of machines that judged the same runs by the same criterion.
     Raises ClaimError if a criterion or quantity differs from the one acknowledged before and the ledger does not
     say why (`amended: {<preset>: <reason>}`).
     """
     everything = acknowledged(chapter)
-    before = everything.get(preset, {})
+    before, entries = everything.get(preset, {}), {}
     for v in verdicts:
+        old = before.get(v["id"], v)
         for what in ("criterion", "quantity"):
-            if v["id"] in before and v[what] != before[v["id"]][what] and not v["amended"]:
+            if v[what] != old[what] and not v["amended"]:
                 raise ClaimError(
-                    f"{v['id']}: the {what} at {preset} was {before[v['id']][what]!r} and is now "
+                    f"{v['id']}: the {what} at {preset} was {old[what]!r} and is now "
                     f"{v[what]!r}; say why in the ledger, amended: {{{preset}: <reason>}}"
                 )
-    everything[preset] = {v["id"]: v for v in verdicts if v["verdict"] != NOT_RUN}
+        comparable = all(v[what] == old[what] for what in ("criterion", "quantity", "runs"))
+        elsewhere = old.get("machines", {}) if comparable else {}
+        if v["verdict"] != NOT_RUN:
+            entries[v["id"]] = v | {"machines": elsewhere | {_machine(): v["verdict"]}}
+    everything[preset] = entries
     path = _acknowledged_path(chapter)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(everything, allow_unicode=True, sort_keys=True, width=110))
     return path
+
+
+def _machine() -> str:
+    """The kind of machine this is."""
+    machine = runs.machine()
+    return machine["processor"] if machine["gpu"] == "none" else machine["gpu"]
 
 
 def _acknowledged_path(chapter: str) -> Path:

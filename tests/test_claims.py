@@ -276,6 +276,31 @@ def test_another_number_with_the_same_verdict_is_no_change(ledger):
     assert claims.changed([ledger.verdict("exp3/rp-near-zero", {"": 0.02})], "test", "quick") == []
 
 
+def test_a_verdict_is_acknowledged_for_each_kind_of_machine(ledger, monkeypatch):
+    good, bad = (ledger.verdict("exp3/rp-near-zero", {"": value}) for value in (0, 1))
+    claims.acknowledge([good], "test", "quick")
+    here, there = claims._machine(), "another processor"
+    monkeypatch.setattr(claims, "_machine", lambda: there)
+    assert claims.changed([bad], "test", "quick") == []
+    claims.acknowledge([bad], "test", "quick")
+    assert claims.acknowledged("test")["quick"][good["id"]]["machines"] == {
+        here: claims.REPRODUCED,
+        there: NOT_REPRODUCED,
+    }
+    assert len(claims.changed([good], "test", "quick")) == 1
+    monkeypatch.setattr(claims, "_machine", lambda: here)
+    assert claims.changed([good], "test", "quick") == []
+    assert len(claims.changed([bad], "test", "quick")) == 1
+
+
+def test_verdicts_on_other_runs_say_nothing_of_these(ledger, monkeypatch):
+    verdict = ledger.verdict("exp3/rp-near-zero", {"": 0})
+    claims.acknowledge([verdict], "test", "quick")
+    monkeypatch.setattr(claims, "_machine", lambda: "another processor")
+    claims.acknowledge([verdict | {"runs": ["another"]}], "test", "quick")
+    assert list(claims.acknowledged("test")["quick"][verdict["id"]]["machines"]) == ["another processor"]
+
+
 def test_presets_are_acknowledged_apart_and_read_back_as_they_were(ledger, tmp_path):
     quick = ledger.verdict("exp3/rp-near-zero", {"seed 0": 0.01, "seed 1": 0.02})
     not_run = ledger.verdict("exp3/other", {})
@@ -283,7 +308,10 @@ def test_presets_are_acknowledged_apart_and_read_back_as_they_were(ledger, tmp_p
     claims.acknowledge([quick, not_run], "test", "quick")
     path = claims.acknowledge([paper], "test", "paper")
     assert path == tmp_path / "recorded" / "claims" / "test.yaml"
-    assert claims.acknowledged("test") == {"quick": {quick["id"]: quick}, "paper": {quick["id"]: paper}}
+    assert claims.acknowledged("test") == {
+        preset: {v["id"]: v | {"machines": {claims._machine(): v["verdict"]}}}
+        for preset, v in {"quick": quick, "paper": paper}.items()
+    }
     assert runs.listing() == []  # verdicts are not taken for runs
 
 

@@ -28,6 +28,7 @@ def verdicts(app) -> list[dict]:
             for preset, entries in claims.acknowledged(chapter.name).items()
             for id_, v in entries.items()
         }
+        now = {key: v | {"machines": before.get(key, {}).get("machines", {})} for key, v in now.items()}
         order = list(dict.fromkeys(id_ for id_, _ in [*now, *before]))
         found += [
             {**v, "chapter": chapter.name, "page": f"{chapter.docname}.html#{id_.replace('/', '-')}"}
@@ -125,6 +126,9 @@ def result(v: dict) -> str:
     criterion = f"criterion: {v['criterion']}" if v["criterion"] else "not judged at this preset"
     if v.get("amended"):
         criterion += f"; amended after a run was recorded: {v['amended']}"
+    for machine, verdict in v["machines"].items():
+        if verdict != v["verdict"]:
+            criterion += f"; {verdict} on {machine}"
     return (
         f'<li data-chapter="{escape(v["chapter"])}" data-verdict="{escape(v["verdict"])}" '
         f'data-preset="{escape(v["preset"])}">{escape(v["preset"])}: '

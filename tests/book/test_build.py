@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -392,6 +393,18 @@ def test_a_changed_verdict_fails_until_it_is_acknowledged(book):
     board = book.page("book/claims")
     assert board.count('data-preset="quick"') == board.count('data-preset="standard"') == 1
     assert "width: 6" in board and "width: 5" in board
+
+
+def test_a_verdict_acknowledged_on_another_machine_alone_fails_nothing_and_is_shown(book):
+    book.build()
+    accept = (sys.executable, "-m", "eoslib", "claims", "first", "--accept", ".executed/quick")
+    assert book.run(*accept).returncode == 0
+    path = book.root / "recorded/claims/first.yaml"
+    ledger = yaml.safe_load(path.read_text())
+    ledger["quick"]["tiny2026/exp1/width"]["machines"] = {"an abacus": "not reproduced"}
+    path.write_text(yaml.safe_dump(ledger))
+    book.build()
+    assert "at most 5; not reproduced on an abacus" in book.page("book/claims")
 
 
 def test_claims_judged_twice_or_never_or_not_stated_fail_the_build(book):
