@@ -816,7 +816,7 @@ claims.measure("fig4/distance-is-delta", {case(r): ratio(r, "distance", "delta")
 # below $2/\eta$, where $|x|$ dies out; and all begins anew. The longer $|x|$ has been decaying, the more violent is the next blow-up, for the longer the sharpness can rise meanwhile.
 #
 # How good the predictions are is decided by two numbers, which the first table has beside the blow-ups. One is $\varepsilon$. While it is about a twentieth or less the first blow-up is predicted to within a step or two; where it is about a tenth the cycles after the first are out of step. Then the error is as large as the fluctuation itself, which is
-# why the verdicts over whole runs are harsher than those over the first cycle. The other is $\rho_4/\eta\rho_3^2$, of Assumption 3. Where it is below 1 (all networks of `quick`, the convolutional one at `standard`) plain and generalised prediction are the same, and right to some per cent. Where it is several times larger, as for the fully connected network and the transformer
+# why the verdicts over whole runs are harsher than those over the first cycle. The other is $\rho_4/\eta\rho_3^2$, of Assumption 3. Where it is below 1 (all networks of `quick`, the convolutional one at `standard`) plain and generalised prediction are the same, and the height of the blow-up is right to a few per cent. Where it is several times larger, as for the fully connected network and the transformer
 # at `standard`, the plain prediction overshoots the blow-up even if $\varepsilon$ is small, and the generalised one follows it through: what appendix F is for is needed here, with the squared error. Both predictions begin with too low a sharpness, since they neglect its second derivative across $u$. The paper's figure shows predictions and gradient descent coincide for many cycles,
 # on networks trained on 5,000 examples, whose sharpness rises more slowly; a stretch of that very setting is on a [page of its own](gallery/mlp_ten_classes).
 #
@@ -1230,7 +1230,7 @@ claims.measure(
 )
 
 # %% [markdown]
-# **What to see.** Where $\rho_4/\eta\rho_3^2$ is large the plain prediction overshoots the first blow-up and mostly overflows after it; the generalised one, which has the true restoring force along $u$, returns as gradient descent does. Three things can happen then, and all are seen at one preset or the other.
+# **What to see.** Where $\rho_4/\eta\rho_3^2$ is large the plain prediction misjudges the first blow-up and often overflows after it; the generalised one, which has the true restoring force along $u$, returns as gradient descent does. Three things can happen then, and all are seen at one preset or the other.
 # Where the loss is clearly sub-quadratic along $u$ (the generated data of `quick`, the transformer of `standard`), gradient descent stops cycling: $|x|$ settles at $\delta$ and the sharpness below $2/\eta$, on the side of {eq}`damian-limit`, and so does the generalised prediction. Where it is slightly super-quadratic (the convolutional network of `standard`),
 # it goes on cycling, around a mean sharpness above $2/\eta$, on the side of the limit again. And with the logistic loss at `quick` the limit goes from below $2/\eta$ to above it, sub-quadratic first and super-quadratic later as the paper reports, while gradient descent is still in its first cycle. Where $\varepsilon$ is 0.1 or more the generalised predictions,
 # too, fall out of step with the cycles, though most remain better than the plain ones.
