@@ -721,14 +721,14 @@ draw_dynamics(transformer, "fig4-transformer", "Figure 4, transformer")
 fig4 = [*fig4, *cnn, *transformer]
 
 # %% [markdown]
-# **In step or not.** Every blow-up of gradient descent and of the two predictions: the step of its largest $|x|$, counted from the onset, and $|x|/\delta$ there.
+# **In step or not.** Every blow-up of gradient descent and of the two predictions.
 
 # %% tags=["hide-input", "gallery"]
 
 
-def show(rows):
-    """A table, a dictionary to a row."""
-    display(HTML(pd.DataFrame(rows).to_html(index=False)))
+def show(rows, text=""):
+    """A table, a dictionary to a row, below what it says."""
+    display(HTML(f"<p>{text}</p>" + pd.DataFrame(rows).to_html(index=False)))
 
 
 def listed(run, variable):
@@ -738,22 +738,28 @@ def listed(run, variable):
     return ", ".join(f"{step} ({height:.1f})" if np.isfinite(height) else f"{step} (overflows)" for step, height in blow_ups(run, variable))
 
 
-def blow_up_rows(runs):
-    """For a table: when and how high |x| blows up, and how large ε and ρ₄/ηρ₃² are."""
-    return [
+def extent(values, digits):
+    """Smallest and largest of them, in words."""
+    return f"{float(values.min()):.{digits}f} to {float(values.max()):.{digits}f}"
+
+
+def show_blow_ups(runs):
+    """A table of when and how high |x| blows up, and how large ε and ρ₄/ηρ₃² are."""
+    rows = [
         {
             "setting": case(run),
-            "ε": f"{float(after(run).epsilon.min()):.3f} to {float(after(run).epsilon.max()):.3f}",
-            "ρ₄/ηρ₃²": f"{float(after(run).fourth_order_ratio.min()):.1f} to {float(after(run).fourth_order_ratio.max()):.1f}",
+            "ε": extent(after(run).epsilon, 3),
+            "ρ₄/ηρ₃²": extent(after(run).fourth_order_ratio, 1),
             "steps": after(run).sizes["step"],
             "gradient descent": listed(run, "x"),
         }
         | {text: listed(run, f"{kind}_x") for kind, (*_, text) in PREDICTIONS.items()}
         for run in runs
     ]
+    show(rows, "Blow-ups: the step of the largest |x|, counted from the onset, and |x|/δ there. From θ† come ε and ρ₄/ηρ₃².")
 
 
-show(blow_up_rows(fig4))
+show_blow_ups(fig4)
 
 # %% [markdown]
 # **What it cost.** All of a step, that is gradient descent with its sharpness, the constrained trajectory with four eigenvectors, both flows and both predictions, in Hessian-vector products (a gradient and its
@@ -770,7 +776,8 @@ show(
             "largest residual / S": f"{float(after(run).constrained_residual.max()):.1e}",
         }
         for run in fig4
-    ]
+    ],
+    "What it cost.",
 )
 
 # %% tags=["hide-input", "gallery"]
@@ -1097,8 +1104,8 @@ def settled(run):
     }
 
 
-show(blow_up_rows(appf))
-show([settled(run) for run in with_prediction(appf)])
+show_blow_ups(appf)
+show([settled(run) for run in with_prediction(appf)], "Where |x| and the sharpness settle: means over the last quarter of the steps.")
 
 # %% tags=["hide-input"]
 
@@ -1352,10 +1359,10 @@ def edge_of(run):
     return rows
 
 
-show([row for run in fig5 for row in edge_of(run)])
-
-# %% [markdown]
-# (Median, and the range without the lowest and the highest tenth.)
+show(
+    [row for run in fig5 for row in edge_of(run)],
+    "Each eigenvalue at the edge: median, and the range without the lowest and the highest tenth.",
+)
 
 # %% tags=["hide-input"]
 
