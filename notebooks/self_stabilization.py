@@ -823,11 +823,11 @@ claims.measure("fig4/distance-is-delta", {case(r): ratio(r, "distance", "delta")
 # below $2/\eta$, where $|x|$ dies out; and all begins anew. The longer $|x|$ has been decaying, the more violent is the next blow-up, for the longer the sharpness can rise meanwhile.
 #
 # How good the predictions are is decided by two numbers, which the first table has beside the blow-ups. One is $\varepsilon$. While it is about a twentieth or less the first blow-up is predicted to within a step or two; where it is about a tenth the cycles after the first are out of step. Then the error is as large as the fluctuation itself, which is
-# why the verdicts over whole runs are harsher than those over the first cycle. The other is $\rho_4/\eta\rho_3^2$, of Assumption 3. Where it is below 1 (all networks of `quick`, the convolutional one at `standard`) plain and generalised prediction are the same, and the height of the blow-up is right to a few per cent. Where it is several times larger, as for the fully connected network and the transformer
+# why the verdicts over whole runs are harsher than those over the first cycle. The other is $\rho_4/\eta\rho_3^2$, of Assumption 3. Where it is below 1 (all networks of `quick`, the convolutional one at `standard`) plain and generalised prediction are close to each other, and the height of the blow-up is right to a few per cent. Where it is several times larger, as for the fully connected network and the transformer
 # at `standard`, the plain prediction overshoots the blow-up even if $\varepsilon$ is small, and the generalised one follows it through: what appendix F is for is needed here, with the squared error. Both predictions begin with too low a sharpness, since they neglect its second derivative across $u$. The paper's figure shows predictions and gradient descent coincide for many cycles,
 # on networks trained on 5,000 examples, whose sharpness rises more slowly; a stretch of that very setting is on a [page of its own](gallery/mlp_ten_classes).
 #
-# Does $|x|$ approach $\delta$, cycle by cycle? At `standard` the transformer's blow-ups do become less violent at the larger step size, and those of the fully connected network more violent. The other runs end after one or two and say nothing of the fixed point.
+# Does $|x|$ approach $\delta$, cycle by cycle? At the larger step sizes of `standard` the transformer's blow-ups do become less violent; those of the fully connected network become more violent. The other runs end after one or two and say nothing of the fixed point.
 #
 # ## Theorem 1: how the errors scale
 #
@@ -1242,7 +1242,7 @@ claims.measure(
 # it goes on cycling, around a mean sharpness above $2/\eta$, on the side of the limit again. And with the logistic loss at `quick` the limit goes from below $2/\eta$ to above it, sub-quadratic first and super-quadratic later as the paper reports, while gradient descent is still in its first cycle. Where $\varepsilon$ is 0.1 or more the generalised predictions,
 # too, fall out of step with the cycles, though most remain better than the plain ones.
 #
-# **Gallery.** More settings of appendix G, each this notebook rerun with other parameters: [ten classes](gallery/mlp_ten_classes), a [residual network](gallery/resnet18_mse), and a [transformer with the logistic loss](gallery/transformer_logistic). The appendix's other settings are those of figure 4 and of this section.
+# **Gallery.** More settings of appendix G, each this notebook rerun with other parameters: [the paper's own](gallery/mlp_ten_classes) for the fully connected network, a [residual network](gallery/resnet18_mse), and a [transformer with the logistic loss](gallery/transformer_logistic). The appendix's other settings are those of figure 4 and of this section.
 #
 # ## Figure 6: large steps
 #
