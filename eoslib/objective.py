@@ -233,9 +233,9 @@ class SupervisedObjective(Objective):
         """
         if loss in BINARY_LOSSES and data.n_classes != 2:
             raise ValueError(f"the loss {loss} is for two classes; {data.name} has {data.n_classes}")
-        inputs, labels = data.inputs.to(device), data.labels.to(device)
-        if inputs.is_floating_point():
-            inputs = inputs.to(dtype)
+        inputs, labels = data.inputs, data.labels.to(device)
+        # copied to memory of PyTorch's own: NumPy's is aligned by chance, which may decide the last bits
+        inputs = inputs.to(device, dtype if inputs.is_floating_point() else inputs.dtype, copy=True)
         return cls(network.to(device, dtype), inputs, labels, loss)
 
     def forward(self, theta: Tensor) -> tuple[Tensor, Tensor]:

@@ -629,11 +629,15 @@ def _split(state: dict, path: str = "") -> tuple[dict, dict[str, Tensor]]:
 
 
 def _join(numbers: dict, tensors: dict[str, Tensor]) -> dict:
-    """The inverse of `_split`."""
+    """The inverse of `_split`.
+
+    Tensors are copied to memory of PyTorch's own: it is aligned, that of a file's content is not, and on some
+    processors the matrix library then sums in another order.
+    """
     joined = {}
     for name, value in numbers.items():
         if isinstance(value, dict):
-            joined[name] = tensors[value["tensor"]] if "tensor" in value else _join(value, tensors)
+            joined[name] = tensors[value["tensor"]].clone() if "tensor" in value else _join(value, tensors)
         else:
             joined[name] = value
     return joined
