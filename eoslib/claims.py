@@ -216,7 +216,7 @@ def acknowledge(verdicts: Sequence[dict], chapter: str, preset: str) -> Path:
     say why (`amended: {<preset>: <reason>}`).
     """
     everything = acknowledged(chapter)
-    before, entries = everything.get(preset, {}), {}
+    before, here, entries = everything.get(preset, {}), _machine(), {}
     for v in verdicts:
         old = before.get(v["id"], v)
         for what in ("criterion", "quantity"):
@@ -228,7 +228,7 @@ def acknowledge(verdicts: Sequence[dict], chapter: str, preset: str) -> Path:
         comparable = all(v[what] == old[what] for what in ("criterion", "quantity", "runs"))
         elsewhere = old.get("machines", {}) if comparable else {}
         if v["verdict"] != NOT_RUN:
-            entries[v["id"]] = v | {"machines": elsewhere | {_machine(): v["verdict"]}}
+            entries[v["id"]] = v | {"machines": elsewhere | {here: v["verdict"]}}
     everything[preset] = entries
     path = _acknowledged_path(chapter)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -726,7 +726,7 @@ fig4 = [*fig4, *cnn, *transformer]
 # %% tags=["hide-input", "gallery"]
 
 
-def show(rows, text=""):
+def show(rows, text):
     """A table, a dictionary to a row, below what it says."""
     display(HTML(f"<p>{text}</p>" + pd.DataFrame(rows).to_html(index=False)))
 
@@ -1430,8 +1430,8 @@ gradient, hessian = scale_invariant.gradient, torch.func.hessian(f)
 
 def with_gradient(theta):
     """f and ∇f, as `minimize` wants them."""
-    theta = torch.as_tensor(theta)
-    return f(theta).item(), gradient(theta).numpy()
+    here = scale_invariant.evaluate(torch.as_tensor(theta))
+    return here.value.item(), here.gradient.numpy()
 
 
 theta = torch.as_tensor(minimize(with_gradient, networks.flatten(small).numpy(), method="BFGS", jac=True).x)
@@ -1522,11 +1522,11 @@ def descend_with_decay(decay):
 
 def penalised(theta, decay):
     """J at θ/‖θ‖, and its gradient there with respect to θ of any length."""
-    theta = torch.as_tensor(theta)
-    penalty, square = decay_step_size * decay / (2 * (2 - decay_step_size * decay)), theta @ theta
-    s, u = sharpness(theta)
-    slope = gradient(theta) + penalty * (square * scale_invariant.expand(theta).third(u) + 2 * s * theta)
-    return (f(theta) + penalty * square * s).item(), slope.numpy()
+    point = scale_invariant.expand(torch.as_tensor(theta))
+    penalty, square = decay_step_size * decay / (2 * (2 - decay_step_size * decay)), point.theta @ point.theta
+    s, u = sharpness(point.theta)
+    slope = point.gradient + penalty * (square * point.third(u) + 2 * s * point.theta)
+    return (point.value + penalty * square * s).item(), slope.numpy()
 
 
 def nearest_minimum(path, decay):
