@@ -1,0 +1,74 @@
+"""The first steps of each kind of experiment at `quick`, as they were when the structure of the library last changed.
+
+`python tests/frozen/steps.py` writes those of this kind of machine; `test_frozen.py` compares. Bits are a matter of
+the processor, so each kind of machine has a file of its own.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eoslib import experiments, rerun, runs
+
+FOLDER = Path(__file__).parent
+STEPS = 50
+# chapter, experiment, place in its list, and how many steps after the onset where there is one
+FROZEN = [
+    ("unstable_convergence", "ex1", 0), ("unstable_convergence", "ex2", 1), ("unstable_convergence", "ex3", 1),
+    ("unstable_convergence", "thm1", 0), ("unstable_convergence", "thm1", 1), ("unstable_convergence", "exp1", 0),
+    ("unstable_convergence", "exp2", 0), ("unstable_convergence", "exp3", 0), ("unstable_convergence", "remark3", 0),
+    ("unstable_convergence", "thm2", 0), ("unstable_convergence", "exp5", 0), ("unstable_convergence", "cor1", 0),
+    ("unstable_convergence", "spectrum", 0), ("unstable_convergence", "exp6", -1), ("unstable_convergence", "exp8", 0),
+    ("unstable_convergence", "exp9", -1), ("unstable_convergence", "adaptive", 0),
+    ("unstable_convergence", "adaptive", 1), ("forward_invariance", "fig1", 0), ("forward_invariance", "fig2", 7),
+    ("forward_invariance", "fig3", 0), ("forward_invariance", "sizes", 3), ("self_stabilization", "fig1", 0),
+    ("self_stabilization", "fig4", 0), ("self_stabilization", "transformer", 0), ("self_stabilization", "appf", 1),
+    ("self_stabilization", "fig5", 0), ("self_stabilization", "several", 0), ("self_stabilization", "fig6", 1),
+    ("self_stabilization", "fig6", -1),
+]  # fmt: skip
+AFTER_ONSET = 6
+
+
+def name_of(chapter: str, experiment: str, place: int) -> str:
+    return f"{chapter}.{experiment}.{place}"
+
+
+def rows_of(chapter: str, experiment: str, place: int) -> dict[str, np.ndarray]:
+    """The observables of the first steps by name, (steps, …), nan where not measured."""
+    path = rerun.chapter_path(chapter)
+    declared = rerun.declared_experiments(path, rerun.parameters(path))
+    process, rows = declared[experiment][place].process(torch.device("cpu")), []
+    tracked = 0
+    most = 3 if experiment in ("fig2", "sizes") else STEPS  # of a map each step is a picture
+    while not process.finished:
+        if tracked == AFTER_ONSET or (len(rows) >= most and not hasattr(process, "onset")):
+            break
+        process.step()
+        rows.append(process.observe())
+        tracked += "constrained_loss" in rows[-1]
+    if tracked:
+        rows = [*rows[: STEPS - AFTER_ONSET], *rows[-AFTER_ONSET:]]
+    trace = runs.trace_of(rows)
+    return {str(name): trace[name].values for name in trace.data_vars}
+
+
+def file_of(machine: dict[str, str]) -> Path:
+    processor = machine["processor"] if machine["gpu"] == "none" else machine["gpu"]
+    slug = "".join(c if c.isalnum() else "-" for c in f"{processor}-{machine['torch']}").lower()
+    return FOLDER / f"{slug}.npz"
+
+
+def freeze() -> Path:
+    torch.set_num_threads(1)
+    arrays = {}
+    for entry in FROZEN:
+        for variable, values in rows_of(*entry).items():
+            arrays[f"{name_of(*entry)}/{variable}"] = values
+    np.savez_compressed(path := file_of(runs.machine()), **arrays)
+    return path
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{freeze()}\n")

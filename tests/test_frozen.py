@@ -1,0 +1,47 @@
+"""What a change of the structure must leave as it is: recorded runs, verdicts, and the first steps of each kind."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from frozen import steps
+
+from eoslib import runs
+
+ROOT = steps.FOLDER.parents[1]
+TABLES = sorted(steps.FOLDER.glob("*.npz"))
+RECORDED = json.loads((steps.FOLDER / "recorded.json").read_text())
+VERDICTS = json.loads((steps.FOLDER / "verdicts.json").read_text())
+
+
+def test_every_recorded_run_has_the_values_it_had():
+    now = {}
+    for path in (ROOT / "recorded").glob("*/*-*.json"):
+        if path.parent.name != "claims":
+            body = json.loads(path.read_text())["body"]
+            now[f"{path.parent.name}/{path.stem}"] = body["values_sha256"]
+    assert {name: now.get(name) for name in RECORDED} == RECORDED
+
+
+@pytest.mark.parametrize("chapter", VERDICTS)
+def test_every_acknowledged_verdict_is_what_it_was(chapter):
+    now = yaml.safe_load((ROOT / "recorded" / "claims" / f"{chapter}.yaml").read_text())
+    for preset, verdicts in VERDICTS[chapter].items():
+        assert {id_: now[preset].get(id_, {}).get("verdict") for id_ in verdicts} == verdicts
+
+
+@pytest.mark.parametrize("entry", steps.FROZEN, ids=lambda entry: steps.name_of(*entry))
+def test_the_first_steps_are_what_they_were(entry):
+    here = steps.file_of(runs.machine())
+    same_kind = here in TABLES
+    frozen = np.load(here if same_kind else TABLES[0])
+    now = steps.rows_of(*entry)
+    name = f"{steps.name_of(*entry)}/"
+    wanted = {key.removeprefix(name): frozen[key] for key in frozen.files if key.startswith(name)}
+    assert wanted and wanted.keys() <= now.keys()
+    for variable, before in wanted.items():
+        if same_kind:
+            np.testing.assert_array_equal(now[variable], before, err_msg=variable)
+        else:
+            np.testing.assert_allclose(now[variable][:20], before[:20], rtol=1e-3, atol=1e-6, err_msg=variable)
