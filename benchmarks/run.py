@@ -19,11 +19,14 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import eigsh
 
-from eoslib import basins, datasets, landscapes, networks, runs
-from eoslib.curvature import SharpnessTracker, top_eigenpairs
-from eoslib.descent import GradientDescent
-from eoslib.figures import BLUE, GREEN, ORANGE
-from eoslib.objective import SupervisedObjective, cross_entropy
+from eoslib import store
+from eoslib.chapter.figures import BLUE, GREEN, ORANGE
+from eoslib.dynamics.descent import GradientDescent
+from eoslib.measure.curvature import SharpnessTracker, top_eigenpairs
+from eoslib.papers import basins
+from eoslib.problems import datasets, landscapes, networks
+from eoslib.problems.losses import cross_entropy
+from eoslib.problems.objective import SupervisedObjective
 
 FOLDER = Path(__file__).parent
 N, HIDDEN, STEP_SIZE = 5000, (200, 200), 2 / 30
@@ -363,7 +366,7 @@ def main() -> None:
     row("map/look-at-a-point", draw_maps(FOLDER / "maps.png"), "ns")
 
     draw_scaling(FOLDER / "scaling.png")
-    machine = runs.machine() | {"threads": torch.get_num_threads(), "data": data}
+    machine = store.machine() | {"threads": torch.get_num_threads(), "data": data}
     results = {"machine": machine, "rows": rows}
     (FOLDER / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     put_into_readme(table(results))

@@ -12,8 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from eoslib import claims as ledger
-from eoslib import datasets, experiments, rerun, runs
+from eoslib import store
+from eoslib.chapter import audit as audits
+from eoslib.chapter import claims as ledger
+from eoslib.chapter import execution, experiments, presets
+from eoslib.problems import datasets
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,9 +42,9 @@ def run(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write the executed notebook.")] = None,
 ) -> None:
     """Rerun one chapter with new parameters; writes the executed notebook, and its claims as JSON beside it."""
-    path = rerun.chapter_path(chapter)
+    path = presets.chapter_path(chapter)
     out = out or Path(f"{chapter}.ipynb")
-    notebook = rerun.execute(path, out, preset, _assignments(p), progress=sys.stderr.isatty())
+    notebook = execution.execute(path, out, preset, _assignments(p), progress=sys.stderr.isatty())
     verdicts = ledger.in_notebook(notebook)
     out.with_suffix(".claims.json").write_text(json.dumps(verdicts, indent=1, ensure_ascii=False))
     for verdict in verdicts:
@@ -80,7 +83,7 @@ def compute(
         if finished is None:
             unfinished.append(experiment)
         elif record and not finished.recorded:
-            print(f"recorded {runs.record(finished)}")
+            print(f"recorded {store.record(finished)}")
     done = len(wanted) - len(unfinished)
     print(f"{done} of {len(wanted)} run(s) of {chapter} at {preset} are finished")
     if unfinished:
@@ -98,7 +101,7 @@ def claims(
     as_json: AsJson = False,
 ) -> None:
     """Show the ledger with the verdicts last acknowledged, or acknowledge new ones."""
-    chosen = [rerun.chapter_path(chapter).stem] if chapter else rerun.chapters()
+    chosen = [presets.chapter_path(chapter).stem] if chapter else presets.chapters()
     if accept:
         for name in chosen:
             _accept(name, accept if accept.suffix == ".ipynb" else accept / f"{name}.ipynb")
@@ -106,7 +109,7 @@ def claims(
     rows = []
     for name in chosen:
         known = ledger.acknowledged(name)
-        for claim in ledger.read(rerun.NOTEBOOKS / "claims" / f"{name}.yaml").values():
+        for claim in ledger.read(presets.NOTEBOOKS / "claims" / f"{name}.yaml").values():
             for preset in ledger.PRESETS:
                 entry = known.get(preset, {}).get(claim.id, {})
                 verdict = entry.get("verdict", ledger.NOT_RUN)
@@ -121,9 +124,9 @@ def runs_command(
 ) -> None:
     """List the stored and recorded runs, or verify them."""
     if not verify:
-        _print_table(runs.listing(), as_json)
-    elif problems := runs.verify():
-        raise runs.Damaged("\n".join(problems))
+        _print_table(store.listing(), as_json)
+    elif problems := store.verify():
+        raise store.Damaged("\n".join(problems))
     else:
         print("every stored file matches its checksum")
 
@@ -135,7 +138,7 @@ def audit(
 ) -> None:
     """Recompute the first steps of the recorded runs and compare: bit for bit on the machine that made them, else
     to a relative 1e-3."""
-    recorded = runs.recorded_runs(chapter)
+    recorded = store.recorded_runs(chapter)
     bad = 0
     for run_ in recorded:
         name = f"{run_.identity['experiment']}-{run_.key}"
@@ -144,7 +147,7 @@ def audit(
             print(f"skipped   {name}: its data (fingerprint {run_.identity['fingerprint'][:12]}…) is not here")
             bad += 1
             continue
-        differences = experiments.audit(run_, steps)
+        differences = audits.audit(run_, steps)
         bad += bool(differences)
         print(f"{'differs' if differences else 'agrees':<9} {name}" + "".join(f"\n    {d}" for d in differences[:5]))
     print(f"{len(recorded) - bad} of {len(recorded)} recorded run(s) agree over {steps} steps")
@@ -177,10 +180,11 @@ def main() -> None:
     """Run the command line; expected errors are one message, not a traceback."""
     try:
         app(standalone_mode=True)
-    except rerun.ParameterError as error:
+    except presets.ParameterError as error:
         _fail(error, 2)
     except (
-        rerun.ChapterFailed, ledger.ClaimError, datasets.DataError, runs.StoreError, RuntimeError, FileNotFoundError
+        execution.ChapterFailed, ledger.ClaimError, datasets.DataError, store.StoreError, RuntimeError,
+        FileNotFoundError,
     ) as error:  # fmt: skip
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -197,19 +201,19 @@ def _assignments(given: list[str] | None) -> dict[str, str]:
     for text in given or []:
         name, equals, value = text.partition("=")
         if not equals:
-            raise rerun.ParameterError(f"-p {text!r}: expected name=value")
+            raise presets.ParameterError(f"-p {text!r}: expected name=value")
         pairs[name.strip()] = value
     return pairs
 
 
 def _experiments(chapter: str, preset: str, given: list[str] | None, only: str | None) -> list[experiments.Experiment]:
     """The experiments of a chapter at a preset, each once."""
-    path = rerun.chapter_path(chapter)
-    declared = rerun.declared_experiments(path, rerun.parameters(path, preset, _assignments(given)))
+    path = presets.chapter_path(chapter)
+    declared = presets.declared_experiments(path, presets.parameters(path, preset, _assignments(given)))
     if only is not None and only not in declared:
-        raise rerun.ParameterError(f"{chapter} has no experiment {only!r}; there are {', '.join(declared)}")
+        raise presets.ParameterError(f"{chapter} has no experiment {only!r}; there are {', '.join(declared)}")
     chosen = [e for name, listed in declared.items() if only in (None, name) for e in listed]
-    return list({runs.key_of(e.identity): e for e in chosen}.values())
+    return list({store.key_of(e.identity): e for e in chosen}.values())
 
 
 def _print_plan(wanted: list[experiments.Experiment], as_json: bool) -> None:
@@ -219,9 +223,9 @@ def _print_plan(wanted: list[experiments.Experiment], as_json: bool) -> None:
         rows.append(
             {
                 "experiment": e.experiment,
-                "key": runs.key_of(e.identity),
+                "key": store.key_of(e.identity),
                 "step_size": f"{e.step_size:.5g}",
-                "status": runs.status(e.identity),
+                "status": store.status(e.identity),
                 "at_most_minutes": round(seconds / 60, 2),
                 "memory_mb": round(memory / 1e6),
                 "device": str(experiments.device()),

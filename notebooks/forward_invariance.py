@@ -62,7 +62,7 @@
 # $f$ still falls. Both difficulties vanish with a *trap*: the largest ball around $\theta^*$ on which all eigenvalues
 # of $\nabla^2 f$ lie in $(0, 2/\eta)$. On it $F$ is a contraction and $f$ falls at each step. We stop at the first iterate in a ball of half
 # that radius: the start converges, and it is stable exactly if $f$ has fallen at every step so far. Other starts diverge, come to rest at a point
-# that is no strict minimum, cycle, or remain undecided after 5,000 steps; `eoslib.basins` tells these apart. Halving the trap once more, or computing
+# that is no strict minimum, cycle, or remain undecided after 5,000 steps; `eoslib.papers.basins` tells these apart. Halving the trap once more, or computing
 # in extended precision, changes the outcome of less than one start in a thousand, always beside a boundary.
 
 # %% tags=["hide-input"]
@@ -95,7 +95,7 @@ sizes_steps: Annotated[int, Interval(ge=4)] = 11
 from functools import partial
 from math import gcd
 
-from eoslib.experiments import LandscapeRun, MapRun, SizesRun
+from eoslib.chapter.experiments import LandscapeRun, MapRun, SizesRun
 
 largest = {"f1": 1.0, "f2": 1.0, "f3": 1 / 6, "f4": 10 / 19}  # 2/λ_max at the minimisers
 box = {name: (-half, half, -half, half) for name, half in zip(largest, boxes, strict=True)}
@@ -140,11 +140,11 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.patches import Patch
 from scipy import ndimage
 
-from eoslib import landscapes
-from eoslib.basins import Outcome, box_dimension, classify, pixel_centres
-from eoslib.claims import Ledger
-from eoslib.experiments import collect, provenance
-from eoslib.figures import BLUE, ORANGE, PURPLE, SKY, VERMILION, colours, panels
+from eoslib.chapter.claims import Ledger
+from eoslib.chapter.experiments import collect, provenance
+from eoslib.chapter.figures import BLUE, ORANGE, PURPLE, SKY, VERMILION, colours, panels
+from eoslib.papers.basins import Outcome, box_dimension, classify, pixel_centres
+from eoslib.problems import landscapes
 
 claims = Ledger("forward_invariance", preset)
 
@@ -496,7 +496,8 @@ claims.measure("fig3/stable", {"": bool(membership(stable_path).outcome[0] == Ou
 # %%
 import dataclasses
 
-from eoslib import basins, certificates
+from eoslib.measure import certificates
+from eoslib.papers import basins
 
 minimisers = {name: landscapes.get(name).minimisers[0] for name in largest}
 

@@ -80,7 +80,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 # %% tags=["parameters", "gallery"]
 preset: Literal["quick", "standard", "paper"] = "quick"
-# figure 4: the first setting, and its step sizes; sizes: the arguments of the architecture's function in eoslib.networks
+# figure 4: the first setting, and its step sizes; sizes: the arguments of the architecture's function in eoslib.problems.networks
 dataset: Literal["digits", "power_law", "cifar10", "sst2"] = "digits"
 data_options: dict = {"classes": [8, 9]}
 n: PositiveInt = 340
@@ -157,7 +157,7 @@ fig6_schedule_every: PositiveInt = 3
 # %% tags=["experiments", "hide-input", "gallery"]
 from functools import partial
 
-from eoslib.experiments import DescentRun, StabilizationRun
+from eoslib.chapter.experiments import DescentRun, StabilizationRun
 
 common = dict(chapter="self_stabilization", standardisation=standardisation, bias_init=bias_init, seed=seed)
 stabilize = partial(StabilizationRun, **common, steps=steps, every=every, predict_from=predict_from)
@@ -228,11 +228,9 @@ from IPython.display import HTML, display
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
-from eoslib import networks
-from eoslib.claims import Ledger
-from eoslib.curvature import top_eigenpairs
-from eoslib.experiments import collect, provenance
-from eoslib.figures import (
+from eoslib.chapter.claims import Ledger
+from eoslib.chapter.experiments import collect, provenance
+from eoslib.chapter.figures import (
     BLUE,
     GREEN,
     ORANGE,
@@ -245,8 +243,8 @@ from eoslib.figures import (
     step_size_label,
     threshold,
 )
-from eoslib.objective import Objective
-from eoslib.stabilization import (
+from eoslib.measure.curvature import top_eigenpairs
+from eoslib.papers.stabilization import (
     CubicExpansion,
     CyclicTracker,
     conserved_quantity,
@@ -258,6 +256,8 @@ from eoslib.stabilization import (
     toy_loss,
     transported,
 )
+from eoslib.problems import networks
+from eoslib.problems.objective import Objective
 
 claims = Ledger("self_stabilization", preset)
 

@@ -118,7 +118,7 @@ adaptive_steps: PositiveInt = 450
 # %% tags=["experiments", "hide-input"]
 from functools import partial
 
-from eoslib.experiments import AdaptiveRun, LandscapeRun, ManyStarts, SegmentRun, SGDRun, TrainingRun
+from eoslib.chapter.experiments import AdaptiveRun, LandscapeRun, ManyStarts, SegmentRun, SGDRun, TrainingRun
 
 example = partial(LandscapeRun, chapter="unstable_convergence")
 train = partial(
@@ -236,12 +236,12 @@ import pandas as pd
 import torch
 from IPython.display import HTML, display
 
-from eoslib import datasets, landscapes, networks
-from eoslib.claims import Ledger
-from eoslib.experiments import collect, provenance
-from eoslib.figures import BLUE, ORANGE, VERMILION, colours, panels, step_size_label, threshold
-from eoslib.objective import Objective, SupervisedObjective
-from eoslib.observables import gauss_legendre
+from eoslib.chapter.claims import Ledger
+from eoslib.chapter.experiments import collect, provenance
+from eoslib.chapter.figures import BLUE, ORANGE, VERMILION, colours, panels, step_size_label, threshold
+from eoslib.measure.progress import gauss_legendre
+from eoslib.problems import datasets, landscapes, networks
+from eoslib.problems.objective import Objective, SupervisedObjective
 
 claims = Ledger("unstable_convergence", preset)
 

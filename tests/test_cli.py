@@ -12,7 +12,9 @@ import pytest
 import torch
 import yaml
 
-from eoslib import __main__, claims, datasets, experiments, rerun, runs
+from eoslib import __main__, store
+from eoslib.chapter import claims, experiments, presets
+from eoslib.problems import datasets
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +39,7 @@ steps: PositiveInt = 30
 seeds: list[NonNegativeInt] = [0, 1]
 
 # %% tags=["experiments"]
-from eoslib.experiments import LandscapeRun, TrainingRun
+from eoslib.chapter.experiments import LandscapeRun, TrainingRun
 
 experiments = {
     "hill": [
@@ -58,8 +60,8 @@ experiments = {
 # %%
 from pathlib import Path
 
-from eoslib.claims import Ledger
-from eoslib.experiments import collect
+from eoslib.chapter.claims import Ledger
+from eoslib.chapter.experiments import collect
 
 ledger = Ledger("mini", preset, Path("notebooks/claims/mini.yaml"))
 hill = collect(experiments["hill"])
@@ -88,7 +90,7 @@ def chapter(tmp_path, monkeypatch):
     (notebooks / "mini.py").write_text(CHAPTER)
     (notebooks / "claims" / "mini.yaml").write_text(yaml.safe_dump(CLAIMS))
     (notebooks / "presets" / "mini.yaml").write_text("quick: {}\npaper: {steps: 60}\n")
-    monkeypatch.setattr(rerun, "NOTEBOOKS", notebooks)
+    monkeypatch.setattr(presets, "NOTEBOOKS", notebooks)
     monkeypatch.chdir(tmp_path)
     return notebooks / "mini.py"
 
@@ -151,7 +153,7 @@ def test_wrong_usage_is_status_2_and_says_what_was_wrong_before_anything_runs(eo
     assert status == 2
     assert complaint in " ".join(err.replace("│", "").split())
     assert "Traceback" not in err
-    assert not runs.store().exists()
+    assert not store.home().exists()
 
 
 def test_it_works_as_a_module_from_any_folder(tmp_path):
@@ -183,7 +185,7 @@ def test_the_plan_shows_each_run_with_status_cost_and_device_and_starts_nothing(
     assert {row["status"] for row in rows} == {"not started"}
     assert {row["device"] for row in rows} == {"cpu"}
     assert all(row["at_most_minutes"] >= 0 and row["memory_mb"] >= 0 for row in rows)
-    assert not runs.store().exists()
+    assert not store.home().exists()
     status, out, _ = eoslib("compute", "mini", "--list")
     assert status == 0 and out.split()[:3] == ["experiment", "key", "step_size"]
 
@@ -204,10 +206,10 @@ def test_compute_stops_at_the_budget_resumes_and_records(eoslib, tmp_path):
 
 def test_compute_only_one_experiment_and_fresh(eoslib, monkeypatch):
     assert eoslib("compute", "mini", "--only", "hill")[0] == 0
-    assert {row["experiment"] for row in runs.listing()} == {"mini.hill"}
+    assert {row["experiment"] for row in store.listing()} == {"mini.hill"}
     computed = []
-    carry_on = runs.carry_on
-    monkeypatch.setattr(runs, "carry_on", lambda *a, **k: (computed.append(a), carry_on(*a, **k))[1])
+    carry_on = store.carry_on
+    monkeypatch.setattr(store, "carry_on", lambda *a, **k: (computed.append(a), carry_on(*a, **k))[1])
     assert eoslib("compute", "mini", "--only", "hill")[0] == 0
     assert computed == []
     assert eoslib("compute", "mini", "--only", "hill", "--fresh")[0] == 0
@@ -218,7 +220,7 @@ def test_fresh_without_budget_left_forgets_nothing(eoslib):
     assert eoslib("compute", "mini", "--only", "hill")[0] == 0
     status, _, err = eoslib("compute", "mini", "--only", "hill", "--fresh", "--budget", "0")
     assert status == 1 and "without --fresh resumes" in err
-    assert {row["status"] for row in runs.listing()} == {"finished"}
+    assert {row["status"] for row in store.listing()} == {"finished"}
 
 
 def test_a_run_declared_twice_is_computed_once(eoslib):
@@ -246,7 +248,7 @@ def test_absent_data_are_status_1(eoslib, monkeypatch, tmp_path):
 
 def test_damage_is_status_1_and_fresh_recovers(eoslib):
     assert eoslib("compute", "mini", "--only", "hill")[0] == 0
-    trace = next(runs.store().glob("*/trace.nc"))
+    trace = next(store.home().glob("*/trace.nc"))
     flip_a_bit(trace)
     for arguments in (["compute", "mini", "--only", "hill"], ["runs", "--verify"]):
         status, _, err = eoslib(*arguments)
@@ -274,7 +276,7 @@ def test_ctrl_c_is_status_130(eoslib, monkeypatch):
     assert "Traceback" not in err
 
 
-# --- runs, audit, data -----------------------------------------------------------------------------------
+# --- store, audit, data -----------------------------------------------------------------------------------
 
 
 def test_runs_as_json(eoslib):
@@ -288,7 +290,7 @@ def test_runs_as_json(eoslib):
     assert {row["status"] for row in by_name["hill"]} == {"finished"}
     assert {row["status"] for row in by_name["net"]} == {"unfinished"}
     assert all(len(row["key"]) == 16 for row in rows)
-    assert {row["key"]: row["sha256"] for row in by_name["hill"]} == runs.inventory()
+    assert {row["key"]: row["sha256"] for row in by_name["hill"]} == store.inventory()
     assert all(len(row["sha256"]) == 64 for row in by_name["hill"])
 
 
@@ -308,9 +310,9 @@ def test_audit_agrees_with_what_was_recorded_and_not_with_what_was_altered(eosli
     assert "4 of 4 recorded run(s) agree over 5 steps" in out
     assert eoslib("audit", "another")[1].startswith("0 of 0")
 
-    run = next(run for run in runs.recorded_runs() if run.identity["experiment"] == "net")
+    run = next(run for run in store.recorded_runs() if run.identity["experiment"] == "net")
     run.trace["loss"].values[3] *= np.float32(1.01)
-    runs.record(run)  # an alteration that no checksum shows
+    store.record(run)  # an alteration that no checksum shows
     status, out, _ = eoslib("audit")
     assert status == 1
     assert "3 of 4 recorded run(s) agree" in out
@@ -367,8 +369,8 @@ def test_run_writes_notebook_and_claims_which_can_be_acknowledged(eoslib, tmp_pa
     assert claims.in_notebook(notebook) == verdicts
     assert notebook.metadata["eoslib"]["parameters"]["steps"] == 40
     assert "partly                   ahn2022/ex1/descends: η = 0.049: yes; η = 0.051: no" in out
-    assert {run["experiment"] for run in runs.listing()} == {"mini.hill"}
-    assert {key for v in verdicts for key in v["runs"]} == runs.inventory().keys()
+    assert {run["experiment"] for run in store.listing()} == {"mini.hill"}
+    assert {key for v in verdicts for key in v["runs"]} == store.inventory().keys()
 
     status, out, _ = eoslib("claims", "mini", "--accept", tmp_path / "mini.ipynb")
     assert status == 0 and str(tmp_path / "recorded" / "claims" / "mini.yaml") in out

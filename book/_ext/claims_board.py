@@ -15,7 +15,7 @@ from docutils import nodes
 from executed_chapters import ROOT
 from sphinx.util.docutils import SphinxDirective
 
-from eoslib import claims
+from eoslib.chapter import claims
 
 
 def verdicts(app) -> list[dict]:

@@ -3,7 +3,7 @@
 What happens, in the order of the Sphinx events:
 
 - ``builder-inited``: every chapter of the table of contents whose cache key changed is executed through
-  papermill (`eoslib.rerun.execute`), several at once; the executed notebooks are kept in
+  papermill (`eoslib.execution.execute`), several at once; the executed notebooks are kept in
   ``.executed/<preset>/``. Then the claims that the notebooks carry are checked.
 - ``env-get-outdated``: exactly those pages are read again whose executed notebook changed.
 - ``source-read``: the source of a chapter is replaced by a notebook that holds its current prose and code,
@@ -42,7 +42,7 @@ from sphinx.util import logging
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # eoslib need not be installed
 
-from eoslib import claims, rerun  # noqa: E402
+from eoslib.chapter import claims, execution, presets  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class GalleryPage(Chapter):
 def run_chapters(app) -> None:
     """Execute what changed; collect ``app.failures``, ``app.chapters`` and ``app.gallery`` (docname -> Chapter)."""
     chosen = os.environ.get("EOSLIB_PRESET", "quick")
-    published = rerun.published(ROOT / "notebooks")
+    published = presets.published(ROOT / "notebooks")
     app.failures = []
     app.chapters, app.gallery = {}, {}
     for entry in app.config.external_site_map:
@@ -143,11 +143,11 @@ def execute_changed(chapters: list[Chapter]) -> None:
     for chapter in chapters:
         compute = chapter.preset == "quick" or os.environ.get("COMPUTE") == "1"
         try:
-            parameters = rerun.parameters(chapter.source, chapter.preset, chapter.parameters)
-        except rerun.ParameterError as error:
+            parameters = presets.parameters(chapter.source, chapter.preset, chapter.parameters)
+        except presets.ParameterError as error:
             chapter.failure = f"chapter {chapter.name}: {error}"
             continue
-        if stored_key(chapter.executed) == rerun.cache_key(chapter.source, parameters, compute, chapter.tag):
+        if stored_key(chapter.executed) == execution.cache_key(chapter.source, parameters, compute, chapter.tag):
             logger.info("chapter %s (%s): unchanged", chapter.name, chapter.preset)
         else:
             logger.info("chapter %s (%s): executing", chapter.name, chapter.preset)
@@ -166,7 +166,7 @@ def execute_changed(chapters: list[Chapter]) -> None:
                 seconds = done.result()
                 logger.info("chapter %s (%s): executed in %.0f s", chapter.name, chapter.preset, seconds)
                 continue
-            except rerun.ChapterFailed as error:
+            except execution.ChapterFailed as error:
                 chapter.failure = str(error)
             except Exception as error:  # its process died, or the disk is full
                 chapter.failure = f"chapter {chapter.name} failed: {type(error).__name__}: {error}"
@@ -175,7 +175,7 @@ def execute_changed(chapters: list[Chapter]) -> None:
 
 def execute(chapter: Chapter, compute: bool) -> float:
     """Execute one chapter, in a process of its own; seconds taken."""
-    notebook = rerun.execute(
+    notebook = execution.execute(
         chapter.source, chapter.executed, chapter.preset, chapter.parameters, compute, tag=chapter.tag
     )
     return notebook.metadata["eoslib"]["seconds"]
@@ -199,8 +199,8 @@ def on_gpu() -> bool:
 def written_to_stderr(chapter: Chapter, notebook) -> list[str]:
     """What a chapter wrote to stderr, warnings above all: a defect, and not for the reader."""
     return [
-        f"chapter {chapter.name}: {rerun.cell_name(number, cell.source)} writes to stderr: {output.text.strip()}"
-        for number, cell in enumerate(rerun.code_cells(notebook), start=1)
+        f"chapter {chapter.name}: {execution.cell_name(number, cell.source)} writes to stderr: {output.text.strip()}"
+        for number, cell in enumerate(presets.code_cells(notebook), start=1)
         for output in cell.outputs
         if output.get("name") == "stderr"
     ]
@@ -245,9 +245,9 @@ def merged(chapter: Chapter):
 
     The key of the executed notebook holds the code of all code cells, so there are as many of them.
     """
-    page = rerun.read_chapter(chapter.source, chapter.tag)
+    page = presets.read_chapter(chapter.source, chapter.tag)
     executed = chapter.notebook()
-    stored = iter(rerun.code_cells(executed)) if executed else None
+    stored = iter(presets.code_cells(executed)) if executed else None
     cells = []
     for cell in page.cells:
         if cell.cell_type != "code" or stored is None:
@@ -320,7 +320,7 @@ def closing(chapter: Chapter, executed) -> str:
     file, key = f"{chapter.name}.ipynb", ran["key"][:12]
     command = ""
     if isinstance(chapter, GalleryPage):
-        options = escape(rerun.options(chapter.preset, chapter.parameters))
+        options = escape(execution.options(chapter.preset, chapter.parameters))
         command = (
             '<p class="eoslib-download">The whole chapter with these parameters: '
             f"<code>python -m eoslib run {chapter.chapter} {options}</code></p>\n\n"

@@ -49,7 +49,7 @@ from typing import Literal
 from IPython.display import display
 from pydantic import PositiveInt
 
-from eoslib import claims
+from eoslib.chapter import claims
 
 open("ran.txt", "a").write("first\\n")
 
@@ -221,7 +221,7 @@ def test_a_build_runs_what_changed_and_nothing_else(book):
     assert book.ran() == ["first"] and "really small" in book.page("book/claims")
 
     # the library
-    book.edit("eoslib/figures.py", '"""House style', '"""The house style')
+    book.edit("eoslib/chapter/figures.py", '"""House style', '"""The house style')
     book.build()
     assert book.ran() == ["first", "second"]
 

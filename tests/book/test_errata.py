@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from eoslib import basins, landscapes, stabilization
+from eoslib.papers import basins, stabilization
+from eoslib.problems import landscapes
 
 
 def test_the_example_against_proposition_1():

@@ -1,4 +1,4 @@
-"""The explorer of starting points: its rule is that of eoslib.basins, and it works in a page, for every reader."""
+"""The explorer of starting points: its rule is that of papers.basins, and it works in a page, for every reader."""
 
 import base64
 import io
@@ -13,9 +13,9 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
-from eoslib import basins
-from eoslib.basins import Outcome
-from eoslib.landscapes import LANDSCAPES, Polynomial
+from eoslib.papers import basins
+from eoslib.papers.basins import Outcome
+from eoslib.problems.landscapes import LANDSCAPES, Polynomial
 
 ROOT = Path(__file__).resolve().parents[2]
 POLYNOMIALS = ["f1", "f2", "f3", "f4"]

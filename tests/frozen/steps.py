@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eoslib import experiments, rerun, runs
+from eoslib import store
+from eoslib.chapter import presets
 
 FOLDER = Path(__file__).parent
 STEPS = 50
@@ -37,8 +38,8 @@ def name_of(chapter: str, experiment: str, place: int) -> str:
 
 def rows_of(chapter: str, experiment: str, place: int) -> dict[str, np.ndarray]:
     """The observables of the first steps by name, (steps, …), nan where not measured."""
-    path = rerun.chapter_path(chapter)
-    declared = rerun.declared_experiments(path, rerun.parameters(path))
+    path = presets.chapter_path(chapter)
+    declared = presets.declared_experiments(path, presets.parameters(path))
     process, rows = declared[experiment][place].process(torch.device("cpu")), []
     tracked = 0
     most = 3 if experiment in ("fig2", "sizes") else STEPS  # of a map each step is a picture
@@ -50,7 +51,7 @@ def rows_of(chapter: str, experiment: str, place: int) -> dict[str, np.ndarray]:
         tracked += "constrained_loss" in rows[-1]
     if tracked:
         rows = [*rows[: STEPS - AFTER_ONSET], *rows[-AFTER_ONSET:]]
-    trace = runs.trace_of(rows)
+    trace = store.trace_of(rows)
     return {str(name): trace[name].values for name in trace.data_vars}
 
 
@@ -66,7 +67,7 @@ def freeze() -> Path:
     for entry in FROZEN:
         for variable, values in rows_of(*entry).items():
             arrays[f"{name_of(*entry)}/{variable}"] = values
-    np.savez_compressed(path := file_of(runs.machine()), **arrays)
+    np.savez_compressed(path := file_of(store.machine()), **arrays)
     return path
 
 

@@ -1,0 +1,1 @@
+"""Floor 5, what a notebook uses: experiments, claims, figures, presets, execution."""

@@ -1,0 +1,1 @@
+"""Floor 2, what is measured: progress, curvature, noise, directions, certificates."""

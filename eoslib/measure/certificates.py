@@ -1,0 +1,352 @@
+"""Sets that gradient descent never leaves: constructed, then proved with interval arithmetic (Chen et al. 2024).
+
+`construct` follows the proofs of Lemma 1 and Theorem 2: around the minimisers it finds a neighbourhood on which the
+largest curvature is at most M < 2/η, a smaller one from which no step leads out of the first, and in that the set U
+below the level f*. It works on a sample of points, so it may be wrong. `certify` then proves the few inequalities
+from which F(U) ⊆ U follows, for all points at once: it encloses them on boxes in arb's arithmetic, which rounds
+outwards, and halves a box until they hold on all of it.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from flint import arb
+
+from eoslib.problems.landscapes import Polynomial
+
+RAYS, RINGS = 128, 64  # of the samples that `construct` looks at
+ROOM = 0.95  # of a radius found on a sample, so that the bound it belongs to is not tight
+MAX_BOXES, MAX_DEPTH = 100_000, 60  # where a proof is given up
+
+
+@dataclass(frozen=True)
+class Minima:
+    """A compact set S of minimisers with its neighbourhoods N_r = {d ≤ r²}.
+
+    gap: the function d(x, y) ≥ 0, plain arithmetic, zero on S only; for a point the squared distance. at: (r, angle)
+    to the points (x, y) with d = r², on the one side of S for r > 0, on the other for r < 0. centre, size: N_r lies
+    in the square about `centre` of half-width `size` + r.
+    """
+
+    gap: Callable
+    at: Callable
+    centre: tuple[float, float]
+    size: float
+
+
+def single(x: float, y: float) -> Minima:
+    """A single minimiser, with balls for neighbourhoods."""
+    return Minima(
+        gap=lambda u, v: (u - x) * (u - x) + (v - y) * (v - y),
+        at=lambda r, angle: (x + r * np.cos(angle), y + r * np.sin(angle)),
+        centre=(x, y),
+        size=0,
+    )
+
+
+def closed_curve(landscape: Polynomial, degree: int) -> Minima:
+    """The minimisers of (p − 1)², where p(x, y) = |x|ᵏ + |y|ᵏ with k = `degree`, and where f itself serves as d."""
+
+    def at(r, angle):
+        c, s = np.cos(angle), np.sin(angle)
+        scale = (np.maximum(1 + r, 0) / (abs(c) ** degree + abs(s) ** degree)) ** (1 / degree)
+        return scale * c, scale * s
+
+    return Minima(gap=landscape.value, at=at, centre=(0, 0), size=1)
+
+
+@dataclass(frozen=True)
+class Construction:
+    """What the proofs of Lemma 1 and Theorem 2 construct for one function, its minimisers and one step size.
+
+    bound: M. outer: t₁, with λ_max ≤ M on N_{t₁}. radius: t′, from where no step of size α ≤ η leads out of N_{t₁}.
+    level: f*, not above f on the boundary of N_{t′}. U = {d < t′², f < f*}.
+    """
+
+    landscape: Polynomial
+    minima: Minima
+    step_size: float
+    bound: float
+    outer: float
+    radius: float
+    level: float
+
+    @property
+    def descent(self) -> float:
+        """C = 1 − ηM/2: a step of size α ≤ η from N_{t′} lowers f by at least Cα‖∇f‖²."""
+        return 1 - self.step_size * self.bound / 2
+
+    def contains(self, x, y):
+        """Whether points lie in U."""
+        return (self.minima.gap(x, y) < self.radius**2) & (self.landscape.value(x, y) < self.level)
+
+
+def largest_curvature(landscape: Polynomial, minima: Minima, r: float) -> float:
+    """g(r), equation (10): the largest eigenvalue of ∇²f on N_r, on a sample."""
+    rho = r * np.linspace(-1, 1, 2 * RINGS + 1)[:, None]
+    points = minima.at(rho, np.linspace(0, 2 * np.pi, RAYS, endpoint=False))
+    return float(landscape.eigenvalues(*points)[1].max())
+
+
+def construct(landscape: Polynomial, minima: Minima, step_size: float) -> Construction:
+    """The construction of Lemma 1 and Theorem 2 (Chen et al. 2024, equations 10 to 24), as large as a sample allows.
+
+    M is the middle of (λ_max, 2/η), the interval (19) leaves open: towards its left end the neighbourhood shrinks to
+    nothing, towards its right end C does. That no other stationary point is near is ensured by f rising on every
+    ray away from S. Raises ValueError unless 0 < step_size < 2/λ_max everywhere on S, condition (6).
+    """
+    angle = np.linspace(0, 2 * np.pi, RAYS, endpoint=False)
+    ring = np.linspace(0, 1, RINGS + 1)[:, None]
+    sharpness = largest_curvature(landscape, minima, 0)
+    bound = (sharpness + 2 / step_size) / 2 if step_size > 0 else 0.0
+
+    def tame(r: float) -> bool:
+        rays = [landscape.value(*minima.at(side * ring, angle)) for side in (-r, r)]
+        return all((np.diff(f, axis=0) > 0).all() for f in rays) and largest_curvature(landscape, minima, r) <= bound
+
+    outer = ROOM * largest_radius(tame, 2.0) if bound > sharpness else 0
+    if outer == 0:
+        raise ValueError(f"step_size must be positive and less than {2 / sharpness:.6g}, 2/λ_max, got {step_size}")
+
+    def stays(r: float) -> bool:
+        x, y = minima.at(np.concatenate([-r * ring, r * ring]), angle)
+        gx, gy = landscape.gradient(x, y)
+        return all((minima.gap(x - a * gx, y - a * gy) <= outer**2).all() for a in np.linspace(0, step_size, 9))
+
+    radius = ROOM * largest_radius(stays, 2.0)
+    lowest = landscape.value(*minima.at(0, angle)).min()
+    angle = np.linspace(0, 2 * np.pi, 32 * RAYS)  # dense, lest a narrow valley slips through
+    rim = min(landscape.value(*minima.at(r, angle)).min() for r in (-radius, radius))
+    return Construction(landscape, minima, step_size, bound, outer, radius, lowest + ROOM * (rim - lowest))
+
+
+def smallest_descent(construction: Construction, grid: int = 64) -> float:
+    """The smallest (f(θ) − f(θ − α∇f)) / (α‖∇f‖²) on a sample of θ ∈ N_{t′} and α ∈ (0, η]; Lemma 1 says it is ≥ C."""
+    f, r = construction.landscape, construction.radius * np.arange(1, grid + 1)[:, None] / grid
+    x, y = construction.minima.at(np.concatenate([-r, r]), np.linspace(0, 2 * np.pi, 2 * grid))
+    gx, gy = f.gradient(x, y)
+    return min(
+        ((f.value(x, y) - f.value(x - a * gx, y - a * gy)) / (a * (gx * gx + gy * gy))).min()
+        for a in construction.step_size * np.arange(1, 9) / 8
+    )
+
+
+def share_kept(construction: Construction, grid: int = 256) -> float:
+    """The share of the points of U on a grid that one step of gradient descent maps into U; Theorem 2 says 1."""
+    reach = construction.minima.size + construction.radius
+    x, y = (c + np.linspace(-reach, reach, grid) for c in construction.minima.centre)
+    x, y = np.meshgrid(x, y)
+    inside = construction.contains(x, y)
+    x, y = x[inside], y[inside]
+    gx, gy = construction.landscape.gradient(x, y)
+    return construction.contains(x - construction.step_size * gx, y - construction.step_size * gy).mean()
+
+
+def openness_radius(construction: Construction, x: float, y: float, stable: bool) -> tuple[int, float]:
+    """K and log₁₀ ε of the ball B(θ₀, ε) that the proof of Theorem 3 constructs around θ₀ = (x, y).
+
+    K is the step at which the iterate enters U. `stable`: θ₀ is a stable start, and so are all in the ball, by (42);
+    otherwise θ₀ merely converges, as do all in the ball, and the condition in (42) that keeps f falling drops out.
+    The maxima in (36), with ‖∇f‖ in place of the printed ‖f‖, and the distance ε′ of θ_K from the boundary of U are
+    taken over samples.
+    Raises ValueError if U is not reached in 10,000 steps.
+    """
+    f, eta, path = construction.landscape, construction.step_size, [(x, y)]
+    while not construction.contains(x, y):
+        gx, gy = f.gradient(x, y)
+        x, y = x - eta * gx, y - eta * gy
+        path.append((x, y))
+        if len(path) > 10_000:
+            raise ValueError(f"gradient descent from {path[0]} does not reach U in 10,000 steps")
+    rho, angle = np.meshgrid(np.linspace(0, 1, 17), np.linspace(0, 2 * np.pi, 65))
+    disc_x, disc_y = rho * np.cos(angle), rho * np.sin(angle)
+    xs, ys = np.array(path).T
+    around = xs[:, None, None] + disc_x, ys[:, None, None] + disc_y
+    M1 = np.hypot(*f.gradient(*around)).max()
+    M2 = np.abs(f.eigenvalues(*around)).max()
+    slack = [1.0, largest_radius(lambda r: construction.contains(x + r * disc_x, y + r * disc_y).all(), 2.0)]
+    if stable and len(path) > 1:
+        slack.append(-np.diff(f.value(xs, ys)).max() / (2 * M1))
+    K = len(path) - 1
+    return K, np.log10(min(slack)) - K * np.log10(1 + eta * M2)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Whether a statement was proved on all boxes of a region, and on how many; depth: of halvings of one box.
+
+    obstacle: the box (an interval for each coordinate) at which it was given up, None if proved. refuted: the
+    middle of that box is a counterexample; otherwise the box merely resists.
+    """
+
+    proved: bool
+    boxes: int
+    depth: int
+    obstacle: tuple[tuple[float, float], ...] | None = None
+    refuted: bool = False
+
+
+def prove(box: tuple[arb, ...], inside: Callable, margins: Callable) -> Proof:
+    """Prove that all `margins` are positive at every point of `box` at which `inside` is not negative.
+
+    Both take the coordinates as arb intervals; `inside` returns one, `margins` several. A box that is neither outside
+    nor proved is halved along its widest side.
+    """
+    boxes = deepest = 0
+    order = random.Random(0)  # always the same half first would lead along an edge, past all counterexamples
+    todo = [(box, 0)]
+    while todo:
+        box, depth = todo.pop()
+        if inside(*box) < 0:
+            continue
+        boxes, deepest = boxes + 1, max(deepest, depth)
+        if all(margin > 0 for margin in margins(*box)):
+            continue
+        middle = [side.mid() for side in box]
+        refuted = inside(*middle) > 0 and any(margin < 0 for margin in margins(*middle))
+        if refuted or depth == MAX_DEPTH or boxes >= MAX_BOXES:
+            obstacle = tuple((float(side.lower()), float(side.upper())) for side in box)
+            return Proof(False, boxes, deepest, obstacle, refuted)
+        side = max(range(len(box)), key=lambda i: box[i].rad())
+        radius = box[side].rad() / 2
+        halves = [arb(middle[side] - radius, radius), arb(middle[side] + radius, radius)]
+        order.shuffle(halves)
+        todo += [((*box[:side], half, *box[side + 1 :]), depth + 1) for half in halves]
+    return Proof(True, boxes, deepest)
+
+
+def certify(construction: Construction) -> dict[str, Proof]:
+    """Proofs of the statements from which Lemma 1 and Theorem 2 follow for this construction.
+
+    - curvature: λ_max(∇²f) ≤ M on N_{t₁}, and ηM < 2
+    - step: θ − α∇f(θ) ∈ N_{t₁} for all θ ∈ N_{t′} and α ∈ [0, η]
+    - level: f > f* where d = t′²
+
+    By Taylor's formula (9), the first two give descent (8) with C = 1 − ηM/2 > 0. A step from U could leave U only by
+    crossing the boundary of N_{t′}, where f > f*; but f has not risen above its value at θ, which is below f*. So
+    F(U) ⊆ U, the argument of the proof of Theorem 2.
+    """
+    f, d, eta = construction.landscape, construction.minima.gap, construction.step_size
+    M, outer, radius = (arb(a) for a in (construction.bound, construction.outer, construction.radius))
+    large, small = _square(construction, construction.outer), _square(construction, construction.radius)
+    tau = outer * arb(0.5, 0.5)  # α = ητ/t₁, so that all sides of a box are lengths of one scale
+
+    def curvature(x, y):
+        return [*_above(f.hessian(x, y), M), 2 - eta * M]
+
+    return {
+        "curvature": prove(large, lambda x, y: outer * outer - d(x, y), curvature),
+        "step": prove(
+            (*small, tau),
+            lambda x, y, _: radius * radius - d(x, y),
+            lambda x, y, tau: [outer * outer - d(*_step(f, x, y, eta * tau / outer))],
+        ),
+        "level": prove(
+            small, lambda x, y: -abs(d(x, y) - radius * radius), lambda x, y: [_value(f, x, y) - construction.level]
+        ),
+    }
+
+
+def certify_directly(construction: Construction) -> dict[str, Proof]:
+    """A second proof of F(U) ⊆ U for a single minimiser, which uses neither Lemma 1 nor Theorem 2.
+
+    - core: a ball K about the centre c lies in U, all eigenvalues on it lie in [μ, 2/η − μ], and ‖∇f(c)‖ < μ · its
+      radius. So F contracts K into itself, and K holds exactly one stationary point, a strict minimum.
+    - image: each box that meets U \\ K is mapped into U
+    - alone: ⟨∇f(θ), θ − c⟩ > 0 on N_{t₁} \\ K, so that no other stationary point is near, as Lemma 2 requires
+
+    c is the minimiser rounded to floats: nothing is lost, since U is an open set that contains the minimiser.
+    """
+    f, d, eta = construction.landscape, construction.minima.gap, arb(construction.step_size)
+    outer, radius, level = (arb(a) for a in (construction.outer, construction.radius, construction.level))
+    cx, cy = construction.minima.centre
+    core, mu = (arb(a) for a in _core(construction))
+    gx, gy = f.gradient(arb(cx), arb(cy))
+
+    def in_core(x, y):
+        return core * core - d(x, y)
+
+    def contracts(x, y):
+        hessian = f.hessian(x, y)
+        bounds = _above(hessian, 2 / eta - mu) + _above([-h for h in hessian], -mu)
+        return [*bounds, level - _value(f, x, y), radius - core, mu * mu * core * core - gx * gx - gy * gy]
+
+    def in_u(x, y):
+        return (radius * radius - d(x, y)).min(level - _value(f, x, y))
+
+    def image(x, y):
+        x, y = _step(f, x, y, eta)
+        return [radius * radius - d(x, y), level - _value(f, x, y)]
+
+    def outwards(x, y):
+        gx, gy = f.gradient(x, y)
+        return [gx * (x - cx) + gy * (y - cy)]
+
+    large, small = _square(construction, construction.outer), _square(construction, construction.radius)
+    return {
+        "core": prove(small, in_core, contracts),
+        "image": prove(small, lambda x, y: in_u(x, y).min(-in_core(x, y)), image),
+        "alone": prove(large, lambda x, y: (outer * outer - d(x, y)).min(-in_core(x, y)), outwards),
+    }
+
+
+def _core(construction: Construction) -> tuple[float, float]:
+    """Radius of a ball and μ such that all eigenvalues on it lie in [μ, 2/η − μ] and it lies in U, on a sample."""
+    f, minima, eta = construction.landscape, construction.minima, construction.step_size
+    smallest, largest = f.eigenvalues(*minima.centre)
+    mu = min(smallest, 2 / eta - largest) / 2
+    angle, ring = np.linspace(0, 2 * np.pi, RAYS), np.linspace(0, 1, RINGS)[:, None]
+
+    def holds(r: float) -> bool:
+        x, y = minima.at(r * ring, angle)
+        smallest, largest = f.eigenvalues(x, y)
+        return bool(construction.contains(x, y).all() and smallest.min() >= mu and largest.max() <= 2 / eta - mu)
+
+    return largest_radius(holds, 2.0) / 2, mu
+
+
+def _about_middle(x, y):
+    """The middle of a box, and the box about its middle."""
+    return x.mid(), y.mid(), x - x.mid(), y - y.mid()
+
+
+def _value(f: Polynomial, x: arb, y: arb) -> arb:
+    """Encloses f on a box by Taylor's formula: much tighter than f.value on small boxes, which subtracts intervals as
+    if they were independent."""
+    mx, my, u, v = _about_middle(x, y)
+    gx, gy = f.gradient(mx, my)
+    xx, xy, yy = f.hessian(x, y)
+    return f.value(mx, my) + gx * u + gy * v + (xx * u * u + 2 * xy * u * v + yy * v * v) / 2
+
+
+def _step(f: Polynomial, x: arb, y: arb, alpha: arb) -> tuple[arb, arb]:
+    """Encloses θ − α∇f(θ) on a box by the mean value theorem."""
+    mx, my, u, v = _about_middle(x, y)
+    gx, gy = f.gradient(mx, my)
+    xx, xy, yy = f.hessian(x, y)
+    new_x = mx - alpha * gx + (1 - alpha * xx) * u - alpha * xy * v
+    new_y = my - alpha * gy + (1 - alpha * yy) * v - alpha * xy * u
+    return new_x, new_y
+
+
+def _square(construction: Construction, r: float) -> tuple[arb, arb]:
+    """The square that holds N_r."""
+    half = construction.minima.size + arb(r)
+    return tuple(arb(c, half.upper()) for c in construction.minima.centre)
+
+
+def _above(hessian, bound) -> list:
+    """Positive if and only if bound·I − H is positive definite."""
+    xx, xy, yy = hessian
+    return [bound - xx, (bound - xx) * (bound - yy) - xy * xy]
+
+
+def largest_radius(holds: Callable[[float], bool], most: float) -> float:
+    """The largest radius r < most (to 1 %) at which `holds`, which holds at all smaller ones too; 0 if below 1e-9."""
+    low, high = 0.0, most
+    while high - low > 0.01 * high and high > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

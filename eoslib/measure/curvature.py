@@ -1,0 +1,217 @@
+"""The largest algebraic eigenvalues of the Hessian, tracked along a trajectory.
+
+Between two steps of gradient descent the top eigenvectors hardly turn, so the search starts from known ones:
+Rayleigh–Ritz on their span, enlarged by the worst residual until all residuals are small. From one vector this is
+Lanczos's method (the residuals span the Krylov space); from several it is the block Davidson method without
+preconditioner. A warm start cannot see an eigenvector that its space is orthogonal to, hence the spare vector and
+the cold audits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from eoslib.problems.objective import Objective
+
+MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Top eigenpairs: values (k,) descending, vectors (k, p) orthonormal rows, residuals ‖Hu − λu‖ (k,), the
+    number of Hessian-vector products they cost, and whether every residual met the tolerance. `basis` (m, p)
+    holds the vectors and, if the search had more than k directions, the next Ritz vector."""
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    products: int
+    converged: bool
+    basis: Tensor
+
+
+def top_eigenpairs(
+    hvp: Callable[[Tensor], Tensor],
+    start: Tensor,
+    k: int = 1,
+    tolerance: float = 3e-3,
+    max_products: int = 300,
+    eager: int | None = None,
+) -> Spectrum:
+    """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
+
+    hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, earlier
+    eigenvectors for a warm one. eager: how many of them are used in any case (default all); the others only if
+    those do not suffice. Every row costs one product. Stops when the k residuals are at most `tolerance`·|λ₁|,
+    or at `max_products` with `converged` False.
+    """
+    p = start.shape[1]
+    if not 1 <= k <= p:
+        raise ValueError(f"k = {k} eigenpairs were asked of an operator of size {p}")
+    rows = torch.zeros(0, p, dtype=start.dtype, device=start.device)  # orthonormal basis Q
+    images = rows.clone()  # HQ
+    queue = list(start)
+    needed = min(p, max(k, len(start) if eager is None else eager))
+    products = 0
+    while True:
+        q = _orthonormalised(queue.pop(0), rows)
+        if q is None:  # nothing new in it; a residual that is lost in rounding ends in a new direction
+            queue = queue or [_random_rows(1, start, products)[0]]
+            continue
+        rows = torch.cat([rows, q[None]])
+        images = torch.cat([images, hvp(q)[None]])
+        products += 1
+        if queue and len(rows) < needed:
+            continue
+        projected = (rows @ images.T).double()
+        if not projected.isfinite().all():  # f overflowed here: the spectrum does not exist, the run goes on
+            nothing = start.new_full((k,), torch.nan)
+            return Spectrum(nothing, torch.full_like(start[:k], torch.nan), nothing, products, False, start)
+        values, mixing = torch.linalg.eigh((projected + projected.T) / 2)
+        values, mixing = values.flip(0), mixing.flip(1).T.to(rows)  # descending; rows of mixing are Ritz pairs
+        ritz, ritz_images = mixing[: k + 1] @ rows, mixing[: k + 1] @ images
+        residual_vectors = ritz_images[:k] - values[:k, None].to(ritz) * ritz[:k]
+        residuals = residual_vectors.norm(dim=1)
+        converged = len(rows) >= k and bool((residuals <= tolerance * values[0].abs()).all())
+        if converged or len(rows) == p or products >= max_products:
+            found = values[:k].to(ritz)
+            return Spectrum(found, ritz[:k], residuals, products, converged or len(rows) == p, ritz)
+        if len(rows) >= MAX_BASIS + k:  # thick restart: keep the best half, which needs no new products
+            keep = mixing[: MAX_BASIS // 2 + k]
+            rows, images = keep @ rows, keep @ images
+        queue = queue or [residual_vectors[residuals.argmax()]]
+
+
+def _orthonormalised(v: Tensor, rows: Tensor) -> Tensor | None:
+    """v made orthogonal to the orthonormal rows and of length 1, or None if nothing of it is left."""
+    length = v.norm()
+    for _ in range(2):  # once is not enough in float32
+        v = v - rows.T @ (rows @ v)
+    left = v.norm()
+    return v / left if left > 1e-5 * length else None
+
+
+def _random_rows(count: int, like: Tensor, seed: int) -> Tensor:
+    """Standard normal rows (count, p), the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, like.shape[-1], generator=generator, dtype=torch.float64).to(like)
+
+
+class SharpnessTracker:
+    """Measures the k top eigenpairs whenever the trajectory asks, starting from those of earlier measurements.
+
+    At the edge of stability the iterates alternate, and so do the eigenvectors: those of the measurement before
+    last are the better start, and often enough by themselves. Next come the last ones, and the spare (the next
+    eigenvector known), which every fourth measurement uses anyway.
+
+    every: measured at the steps divisible by it. tolerance: on the residuals, relative to λ₁. audit_every: at
+    each so many measurements a cold search is run beside the warm one, and its result taken if it found a
+    larger eigenvalue; `missed` counts those.
+    """
+
+    SPARE_EVERY = 4
+
+    def __init__(self, every: int = 1, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0):
+        self.every, self.k, self.tolerance, self.audit_every, self.seed = every, k, tolerance, audit_every, seed
+        self.measurements = 0
+        self.missed = 0
+        self.older: Tensor | None = None  # eigenvectors (k, p) of the measurement before last
+        self.newer: Tensor | None = None  # of the last one
+        self.spare: Tensor | None = None  # (≤ 1, p)
+
+    def track(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
+        """The spectrum at the next point of the trajectory; `like` gives size, type and device."""
+        audit = self.measurements % self.audit_every == 0
+        spectrum = top_eigenpairs(hvp, self._cold_start(like), self.k, self.tolerance) if audit else None
+        better = False
+        if self.newer is not None:
+            warm = self._warm_search(hvp, like)
+            spent = warm.products + (spectrum.products if audit else 0)
+            better = audit and bool(spectrum.values[0] > warm.values[0] + self.tolerance * warm.values[0].abs())
+            self.missed += better
+            spectrum = replace(spectrum if better else warm, products=spent)
+        self.measurements += 1
+        # Vectors that missed something would find only themselves again.
+        self.older, self.newer = None if better else self.newer, spectrum.vectors
+        if len(spectrum.basis) > self.k or self.spare is None:
+            self.spare = spectrum.basis[self.k : self.k + 1]
+        return spectrum
+
+    def _warm_search(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
+        spare_due = self.measurements % self.SPARE_EVERY == 0
+        older = self.newer if self.older is None else self.older
+        order = [older, self.spare, self.newer] if spare_due else [older, self.newer, self.spare]
+        start = torch.cat([vectors.to(like) for vectors in order])  # a resumed state lies on the CPU
+        return top_eigenpairs(hvp, start, self.k, self.tolerance, eager=self.k + spare_due)
+
+    def at(self, point) -> Spectrum:
+        """The spectrum at an `objective.Expansion`, the next point of the trajectory.
+
+        If the point knows a `Restriction`, the search takes place in its subspace, and ∇²f itself only multiplies
+        what was found, until the residuals are small there too. `products` counts the latter.
+        """
+        inside = point.restricted()
+        if inside is None:
+            return self.track(point.hvp, point.gradient)
+        found = self.track(inside.hvp, inside.gradient)
+        return top_eigenpairs(point.hvp, inside.lift(found.vectors), self.k, self.tolerance)
+
+    def measure(self, point, step_size: float) -> dict[str, float | list[float]]:
+        """Observables at an `objective.Expansion`: sharpness λ₁, its relative residual, products spent, and the
+        alignment |⟨∇f, u₁⟩|/‖∇f‖ of the gradient with u₁. If k > 1, also `eigenvalues`, λ₁…λ_k, and the
+        alignment with the span of those uᵢ whose λᵢ ≥ 2/η."""
+        spectrum = self.at(point)
+        gradient = point.gradient
+        row = {
+            "sharpness": spectrum.values[0].item(),
+            "sharpness_residual": (spectrum.residuals[0] / spectrum.values[0].abs()).item(),
+            "alignment": ((spectrum.vectors[0] @ gradient).abs() / gradient.norm()).item(),
+            "products": float(spectrum.products),
+        }
+        if self.k > 1:
+            unstable = spectrum.vectors[spectrum.values >= 2 / step_size]
+            row["eigenvalues"] = spectrum.values.tolist()
+            row["unstable_alignment"] = ((unstable @ gradient).norm() / gradient.norm()).item()
+        return row
+
+    def state(self) -> dict:
+        """All that the next measurement depends on."""
+        return {name: getattr(self, name) for name in ("measurements", "missed", "older", "newer", "spare")}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def _cold_start(self, like: Tensor) -> Tensor:
+        return _random_rows(self.k, like, self.seed + self.measurements)
+
+
+class SegmentSharpness:
+    """Measures λ_max(∇²f) at `points` equidistant points of the step from θ_t to θ_{t+1}, both ends included.
+
+    Their maximum bounds the smoothness L_t between the two iterates (Ahn et al. 2022, corollary 1) from below.
+    """
+
+    def __init__(self, objective: Objective, every: int, points: int):
+        self.objective, self.every, self.points = objective, every, points
+        self.trackers = [SharpnessTracker() for _ in range(points)]
+
+    def measure(self, point, step_size: float) -> dict[str, list[float]]:
+        """Observables at an `objective.Expansion` of gradient descent."""
+        values = []
+        for tau, tracker in zip(torch.linspace(0, 1, self.points).tolist(), self.trackers, strict=True):
+            there = self.objective.expand(point.theta - step_size * tau * point.gradient) if tau else point
+            values.append(tracker.at(there).values[0].item())
+        return {"segment_sharpness": values}
+
+    def state(self) -> dict:
+        """All that the next measurement depends on."""
+        return {str(i): tracker.state() for i, tracker in enumerate(self.trackers)}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        for i, tracker in enumerate(self.trackers):
+            tracker.load(state[str(i)])

@@ -1,0 +1,1 @@
+"""Floor 4, what one paper needs and no other."""

@@ -1,0 +1,384 @@
+"""Which starting points of gradient descent converge, and which of them stably (Chen et al. 2024).
+
+U_η holds the starting points from which f falls at every step and the iterates reach a minimiser; V_η those from
+which they reach one at all. Whether a sequence converges cannot be seen from finitely many iterates. But around each
+minimiser lies a ball that settles it, see `trap_radius`: an iterate inside stays inside, converges, and f falls at
+each step from there on. So a point is decided as soon as its iterate enters a trap, far from where rounding hides
+whether f falls. This settles ties near the minimum; anywhere else a step that leaves f as it was is no fall.
+
+`BasinMap` makes the map of a whole picture, `BasinSizes` measures how large the two sets are and how rough their
+boundaries, over a range of step sizes. Both are processes of `runs`.
+"""
+
+import enum
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eoslib.measure.certificates import largest_radius
+from eoslib.problems.landscapes import Polynomial
+
+REST = 1e-13  # length of a step
+RETURN = 1e-9  # distance within which an iterate has returned to where it was
+SMALLEST_TRAP = 1e-5  # in a smaller one f changes in a step by less than rounding: η is too close to 2/λ_max
+BLOCK = 1024  # points that advance side by side: their arrays fit a core's nearest caches
+SHARE = 8 * BLOCK  # points that a thread takes at a time
+
+
+class Outcome(enum.IntEnum):
+    """What becomes of a starting point."""
+
+    STABLE = 0  # in U_η: reaches a minimiser, f falls at every step
+    UNSTABLE = 1  # in V_η but not in U_η
+    DIVERGED = 2
+    DEGENERATE = 3  # comes to rest where the Hessian is singular: at a non-strict minimum, for instance
+    SADDLE = 4  # comes to rest where the Hessian has a negative eigenvalue
+    CYCLING = 5  # returns to itself
+    WANDERING = 6  # none of these within the steps given
+
+
+@dataclass(frozen=True)
+class Basins:
+    """One entry for each starting point, in the shape of the starting points.
+
+    outcome: an `Outcome` (uint8). steps: after which it was decided (int32). last_rise: the step after which f only
+    fell, 0 if it always fell (int32). minimiser: which was reached, −1 for none (int8).
+    """
+
+    outcome: np.ndarray
+    steps: np.ndarray
+    last_rise: np.ndarray
+    minimiser: np.ndarray
+
+
+@functools.cache
+def trap_radius(landscape: Polynomial, step_size: float, minimiser: tuple[float, float], grid: int = 64) -> float:
+    """The largest radius r (to 1 %) such that all eigenvalues of ∇²f lie in (0, 2/η) on the ball B(θ*, r).
+
+    On the ball ‖I − η∇²f‖ < 1, hence F(θ) = θ − η∇f(θ) contracts it into itself and the iterates converge to θ*; and
+    by Taylor's formula f falls in each step by at least η(1 − ηM/2)‖∇f‖² with M < 2/η the largest eigenvalue
+    (Chen et al. 2024, Lemma 1). The eigenvalues are examined on `grid` rings of as many points. 0 if there is no
+    such ball: η is too large for this minimiser.
+    """
+    x, y = minimiser
+    radius, angle = np.meshgrid(np.linspace(0, 1, grid), np.linspace(0, 2 * np.pi, grid, endpoint=False))
+    dx, dy = radius * np.cos(angle), radius * np.sin(angle)
+
+    def holds(r: float) -> bool:
+        smallest, largest = landscape.eigenvalues(x + r * dx, y + r * dy)
+        return bool(np.all((smallest > 0) & (largest < 2 / step_size)))
+
+    return largest_radius(holds, 10.0)
+
+
+def classify(
+    landscape: Polynomial,
+    step_size: float,
+    x: np.ndarray | Tensor,
+    y: np.ndarray | Tensor,
+    max_steps: int = 5000,
+    escape: float = 1e3,
+    trap: float = 0.5,
+) -> Basins:
+    """What gradient descent with `step_size` does from the starting points (x, y), two float64 arrays of one shape.
+
+    A NumPy array is computed by compiled loops on as many cores as PyTorch uses, a tensor by PyTorch where it lies;
+    on a CPU both give the same bits. An iterate that moves by less than `REST` has come to rest. escape: an iterate
+    at that distance from the origin, or beyond what floats hold, counts as diverged. trap: the part of `trap_radius`
+    that is used. Raises ValueError unless 0 < step_size < 2/λ_max(θ*) for every minimiser θ*, which is condition (6)
+    of Chen et al., and where an iterate comes to rest at a strict minimum that the landscape does not list.
+    """
+    radii = [trap * trap_radius(landscape, step_size, m) if step_size > 0 else 0.0 for m in landscape.minimisers]
+    if min(radii) < SMALLEST_TRAP:
+        raise ValueError(
+            f"step_size must be positive and less than 2/λ_max at the minimisers of {landscape.name} (and not so close "
+            f"that rounding decides whether f falls), got {step_size}"
+        )
+    minimisers = np.array([(*m, r * r) for m, r in zip(landscape.minimisers, radii, strict=True)])
+    if isinstance(x, Tensor):
+        decided = _advance_tensors(landscape, step_size, x, y, minimisers, max_steps, escape)
+    else:
+        decided = _advance_arrays(landscape, step_size, x, y, minimisers, max_steps, escape)
+    end_x, end_y, steps, last_rise, minimiser = decided
+    outcome = np.where(last_rise == 0, Outcome.STABLE, Outcome.UNSTABLE).astype(np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):
+        outcome[~(end_x * end_x + end_y * end_y < escape * escape)] = Outcome.DIVERGED
+    left = (minimiser < 0) & (outcome != Outcome.DIVERGED)
+    outcome[left] = _at_rest_or_not(landscape, step_size, end_x[left], end_y[left])
+    return Basins(outcome, steps, last_rise, minimiser)
+
+
+def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The outcome of bounded iterates (x, y) that no trap caught."""
+    x_step, y_step = (step_size * g for g in landscape.gradient(x, y))
+    smallest, _ = landscape.eigenvalues(x, y)
+    rests = x_step * x_step + y_step * y_step < REST * REST
+    for i in np.flatnonzero(rests & (smallest > 1e-6)):
+        raise ValueError(f"({x[i]}, {y[i]}) is a strict minimum of {landscape.name}, but not among its minimisers")
+    at_rest = np.where(smallest < -1e-6, Outcome.SADDLE, Outcome.DEGENERATE)
+    moving = np.full(len(x), Outcome.WANDERING)
+    creeps = np.hypot(x_step, y_step) < RETURN  # on its way to a point, too slowly to say which
+    later_x, later_y = x.copy(), y.copy()
+    for _ in range(64):  # the longest cycle looked for
+        g, h = landscape.gradient(later_x, later_y)
+        later_x, later_y = later_x - step_size * g, later_y - step_size * h
+        moving[(np.hypot(later_x - x, later_y - y) < RETURN) & ~creeps] = Outcome.CYCLING
+    return np.where(rests, at_rest, moving)
+
+
+def _advance_arrays(landscape, step_size, x, y, minimisers, max_steps, escape):
+    """Last iterate, steps, last rise and minimiser of each point, by compiled loops."""
+    shape, x, y = x.shape, np.array(x, np.float64).ravel(), np.array(y, np.float64).ravel()
+    steps, last_rise = np.full(x.size, max_steps, np.int32), np.zeros(x.size, np.int32)
+    minimiser = np.full(x.size, -1, np.int8)
+    loop = _compiled(landscape)
+
+    def advance(begin: int) -> None:
+        share = (a[begin : begin + SHARE] for a in (x, y, steps, last_rise, minimiser))
+        loop(*share, minimisers, step_size, max_steps, escape * escape, REST * REST)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(advance, range(0, x.size, SHARE)))
+    return tuple(a.reshape(shape) for a in (x, y, steps, last_rise, minimiser))
+
+
+@functools.cache
+def _compiled(landscape: Polynomial) -> Callable:
+    """The loop over blocks of points for one landscape. Numba is imported here: a GPU does without it."""
+    import numba
+
+    value, gradient = numba.njit(landscape.value), numba.njit(landscape.gradient)
+
+    @numba.njit(nogil=True)
+    def advance(x_all, y_all, steps, last_rise, minimiser, minimisers, step_size, max_steps, escape2, rest2):
+        for begin in range(0, x_all.size, BLOCK):
+            n = min(BLOCK, x_all.size - begin)
+            # One entry for each undecided point. The loops over them have no branches, so that they run on vectors.
+            x, y = x_all[begin : begin + n].copy(), y_all[begin : begin + n].copy()
+            f, moved2, inside = value(x, y), np.full(n, np.inf), np.empty(n, np.int8)
+            rise, where, decided = np.zeros(n, np.int32), np.arange(begin, begin + n), np.empty(n, np.bool_)
+            k = 0
+            while n > 0 and k <= max_steps:
+                inside[:n] = -1
+                for m in range(len(minimisers)):
+                    for i in range(n):
+                        dx, dy = x[i] - minimisers[m, 0], y[i] - minimisers[m, 1]
+                        inside[i] = m if dx * dx + dy * dy < minimisers[m, 2] else inside[i]
+                count = 0
+                for i in range(n):
+                    decided[i] = (
+                        (inside[i] >= 0)
+                        | (not x[i] * x[i] + y[i] * y[i] < escape2)
+                        | (moved2[i] < rest2)
+                        | (k == max_steps)
+                    )
+                    count += decided[i]
+                i = 0 if count > 0 else n
+                while i < n:
+                    if decided[i]:  # leaves, and the last one takes its place
+                        x_all[where[i]], y_all[where[i]] = x[i], y[i]
+                        steps[where[i]], last_rise[where[i]], minimiser[where[i]] = k, rise[i], inside[i]
+                        n -= 1
+                        x[i], y[i], f[i], rise[i], where[i] = x[n], y[n], f[n], rise[n], where[n]
+                        decided[i], inside[i] = decided[n], inside[n]
+                    else:
+                        i += 1
+                k += 1
+                for i in range(n):
+                    gx, gy = gradient(x[i], y[i])
+                    x_step, y_step = step_size * gx, step_size * gy
+                    x[i] -= x_step
+                    y[i] -= y_step
+                    moved2[i] = x_step * x_step + y_step * y_step
+                    after = value(x[i], y[i])
+                    rise[i] = rise[i] if after < f[i] else k
+                    f[i] = after
+
+    return advance
+
+
+def _advance_tensors(landscape, step_size, x, y, minimisers, max_steps, escape):
+    """The same for tensors, all points side by side, on the device where they lie."""
+    shape, x, y = x.shape, x.flatten(), y.flatten()
+    end_x, end_y = x.clone(), y.clone()
+    steps = torch.full_like(x, max_steps, dtype=torch.int32)
+    last_rise, minimiser = torch.zeros_like(steps), torch.full_like(x, -1, dtype=torch.int8)
+    f, rise, where = landscape.value(x, y), torch.zeros_like(steps), torch.arange(len(x), device=x.device)
+    moved2 = torch.full_like(x, torch.inf)
+    for k in range(max_steps + 1):
+        inside = torch.full_like(where, -1, dtype=torch.int8)
+        for m, (x_m, y_m, radius2) in enumerate(minimisers.tolist()):
+            inside[(x - x_m) * (x - x_m) + (y - y_m) * (y - y_m) < radius2] = m
+        decided = (inside >= 0) | ~(x * x + y * y < escape * escape) | (moved2 < REST * REST)
+        if k == max_steps:
+            decided[:] = True
+        if decided.any():
+            gone, stay = where[decided], ~decided
+            end_x[gone], end_y[gone], steps[gone] = x[decided], y[decided], k
+            last_rise[gone], minimiser[gone] = rise[decided], inside[decided]
+            x, y, f, rise, where = x[stay], y[stay], f[stay], rise[stay], where[stay]
+        if not len(x):
+            break
+        gx, gy = landscape.gradient(x, y)
+        x_step, y_step = step_size * gx, step_size * gy
+        x, y, moved2 = x - x_step, y - y_step, x_step * x_step + y_step * y_step
+        after = landscape.value(x, y)
+        rise = torch.where(after < f, rise, k + 1)
+        f = after
+    return tuple(t.cpu().numpy().reshape(shape) for t in (end_x, end_y, steps, last_rise, minimiser))
+
+
+# ------------------------------------------------------------------------------------------------- whole pictures
+
+
+def pixel_centres(box: tuple[float, float, float, float], grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """x and y, each (grid, grid), of the pixels of box = (left, right, bottom, top); row 0 is the lowest."""
+    left, right, bottom, top = box
+    fractions = (np.arange(grid) + 0.5) / grid
+    return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom)))
+
+
+class _OnPixels:
+    """What the two processes below share: they classify pixels of a box, and carry nothing from step to step."""
+
+    def __init__(
+        self,
+        landscape: Polynomial,
+        step_size: float,
+        box: tuple[float, float, float, float],
+        grid: int,
+        steps: int,
+        device: torch.device,
+    ):
+        self.landscape, self.step_size, self.steps, self.device = landscape, step_size, steps, device
+        self.x, self.y = pixel_centres(box, grid)
+        self.t = self.gradients = 0
+        self._row: dict = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done."""
+        return self.t >= self.steps
+
+    def observe(self) -> dict:
+        """The observables of the last step, by names of `variables.VARIABLES`."""
+        return self._row
+
+    def state(self) -> dict:
+        """All that the next step depends on."""
+        return {"t": self.t, "gradients": self.gradients, "products": 0}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.t, self.gradients = state["t"], state["gradients"]
+
+
+class BasinMap(_OnPixels):
+    """`classify` for each pixel of a box, as a process whose step is a band of rows, from the bottom up.
+
+    box, grid: see `pixel_centres`. steps: the number of bands, which divides grid. device: a GPU computes with
+    tensors. Every band observes the outcomes of its pixels (grid / steps, grid), how many there are of each, and how
+    many steps its points took together.
+    """
+
+    def __init__(self, landscape, step_size, box, grid, steps, device):
+        if grid % steps:
+            raise ValueError(f"{steps} bands do not divide {grid} rows")
+        super().__init__(landscape, step_size, box, grid, steps, device)
+
+    def step(self) -> None:
+        """Classify the next band."""
+        band = slice(self.t * len(self.x) // self.steps, (self.t + 1) * len(self.x) // self.steps)
+        basins = _classify_on(self.device, self.landscape, self.step_size, self.x[band], self.y[band])
+        point_steps = int(basins.steps.sum(dtype=np.int64))
+        self._row = {
+            "outcome": basins.outcome,
+            "points": np.bincount(basins.outcome.ravel(), minlength=len(Outcome)),
+            "point_steps": point_steps,
+            "last_rise": int(basins.last_rise[basins.outcome == Outcome.UNSTABLE].max(initial=0)),
+        }
+        self.gradients += point_steps
+        self.t += 1
+
+
+class BasinSizes(_OnPixels):
+    """Areas of U_η and V_η in a box and box counts of their boundaries, at `steps` step sizes up to `step_size`.
+
+    Step t classifies the whole grid at η = (t + 1) / steps · step_size.
+    """
+
+    def __init__(self, landscape, step_size, box, grid, steps, device):
+        super().__init__(landscape, step_size, box, grid, steps, device)
+        left, right, bottom, top = box
+        self.area = (right - left) * (top - bottom)
+
+    def step(self) -> None:
+        """Measure at the next step size."""
+        self.t += 1
+        eta = self.t / self.steps * self.step_size
+        basins = _classify_on(self.device, self.landscape, eta, self.x, self.y)
+        stable, convergent = basins.outcome == Outcome.STABLE, basins.outcome <= Outcome.UNSTABLE
+        self._row = {
+            "eta": eta,
+            "stable_area": self.area * stable.mean(),
+            "convergent_area": self.area * convergent.mean(),
+            "stable_boxes": box_counts(boundary(stable)),
+            "convergent_boxes": box_counts(boundary(convergent)),
+        }
+        self.gradients += int(basins.steps.sum(dtype=np.int64))
+
+
+def _classify_on(device: torch.device, landscape: Polynomial, step_size: float, x: np.ndarray, y: np.ndarray) -> Basins:
+    if device.type == "cpu":
+        return classify(landscape, step_size, x, y)
+    return classify(landscape, step_size, torch.tensor(x, device=device), torch.tensor(y, device=device))
+
+
+# ---------------------------------------------------------------------------------------- roughness of a boundary
+
+
+def boundary(inside: np.ndarray) -> np.ndarray:
+    """The cells between pixels that the boundary of a set crosses: (n, n) bool → (n − 1, n − 1) bool.
+
+    A cell has four pixels at its corners; the boundary crosses it if some lie inside the set and some do not.
+    """
+    corners = np.stack([inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]])
+    return corners.any(0) & ~corners.all(0)
+
+
+def box_counts(cells: np.ndarray, largest: int = 64) -> np.ndarray:
+    """The number of boxes of 1, 2, 4, …, `largest` cells a side that hold a marked cell, (number of sizes,).
+
+    The mean over four positions of the boxes, shifted along the diagonal by quarters of the largest.
+    """
+    counts = []
+    for shift in range(0, largest, largest // 4):
+        padding = [(shift, -(n + shift) % largest) for n in cells.shape]
+        marked = np.pad(cells, padding)
+        counts.append([marked.sum()])
+        while len(counts[-1]) < largest.bit_length():
+            rows, columns = marked.shape
+            marked = marked.reshape(rows // 2, 2, columns // 2, 2).any((1, 3))
+            counts[-1].append(marked.sum())
+    return np.mean(counts, 0)
+
+
+def box_dimension(counts: np.ndarray) -> tuple[float, float]:
+    """The box-counting dimension and its standard error, from `box_counts` (number of sizes,).
+
+    The slope of log₂ N against −log₂ size, by least squares; its error by the jackknife over sizes. Boxes of one
+    and two cells are left out: where the set is thinner than a pixel, its boundary crosses cells unseen. Two nan
+    where the boundary meets fewer than ten of the largest boxes: there it is too short to have a slope.
+    """
+    counts = np.asarray(counts, dtype=float)[2:]
+    if counts[-1] < 10:
+        return float("nan"), float("nan")
+    size, n = np.arange(len(counts)), len(counts)
+    slopes = [-np.polyfit(np.delete(size, i), np.log2(np.delete(counts, i)), 1)[0] for i in range(n)]
+    error = np.sqrt((n - 1) / n * np.sum((slopes - np.mean(slopes)) ** 2))
+    return float(-np.polyfit(size, np.log2(counts), 1)[0]), float(error)

@@ -1,0 +1,574 @@
+"""Self-stabilization: gradient descent at the edge of stability follows a constrained trajectory θ†, and how it
+deviates from it can be predicted from a cubic expansion of the loss (Damian, Nichani & Lee 2023).
+
+The stable set M holds the points with S(θ) ≤ 2/η and ∇L(θ)·u(θ) = 0, where S is the sharpness and u its unit
+eigenvector; θ† is gradient descent projected to M at every step. With v = θ − θ†, the deviation moves in two
+directions above all: x = u·v, which instability blows up, and y = ∇S⊥·v, the change of the sharpness.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eoslib.measure import directions
+from eoslib.measure.curvature import SharpnessTracker, Spectrum, top_eigenpairs
+from eoslib.problems.objective import Evaluation, Expansion, Objective
+
+# ------------------------------------------------------------------------- toy loss and simplified dynamics
+
+
+def toy_loss(theta: Tensor, step_size: float, alpha: float, beta: float) -> Tensor:
+    """(2/η + √β y) x²/2 − (α/√β) y − z at θ = (x, y, z), Damian et al., appendix B.
+
+    At x = y = 0 it has S = 2/η, u = (1, 0, 0), ∇S = (0, √β, 0), and the given α = −∇L·∇S and β = ‖∇S‖². The
+    constrained trajectory from 0 is (0, 0, ηt), and gradient descent on x and √β y is the map (3).
+    """
+    x, y, z = theta
+    return (2 / step_size + beta**0.5 * y) * x**2 / 2 - alpha / beta**0.5 * y - z
+
+
+def simplified_flow(times: np.ndarray, x0: float, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
+    """X and Y at increasing times ≥ 0 (n,), for X′ = XY, Y′ = α − βX²/2, X(0) = x0 > 0, Y(0) = 0: equation (4).
+
+    To a relative 1e-10 or so. |x_t| and y_t of the map (3) are X(ηt) and Y(ηt) up to O(η).
+    """
+    from scipy.integrate import solve_ivp  # here, because training needs no SciPy
+
+    def derivative(_, state):
+        log_x, y = state  # log X, because X may shrink by many orders of magnitude
+        return y, alpha - beta * math.exp(2 * log_x) / 2
+
+    start = (math.log(x0), 0.0)
+    solution = solve_ivp(derivative, (0, times[-1]), start, "DOP853", t_eval=times, rtol=1e-12, atol=1e-12)
+    return np.exp(solution.y[0]), solution.y[1]
+
+
+def conserved_quantity(x, y, alpha: float, beta: float):
+    """h(βX²/2α) + Y²/α with h(q) = q − log q − 1, which the flow (4) conserves (lemma 3); numbers or arrays."""
+    q = beta * x**2 / (2 * alpha)
+    return q - np.log(q) - 1 + y**2 / alpha
+
+
+def flow_extremes(x0: float, alpha: float, beta: float) -> tuple[float, float]:
+    """The largest X and |Y| on the orbit of (4) through (x0, 0), 0 < x0 ≤ δ = √(2α/β).
+
+    Corollary 1, exactly. With c = h(x0²/δ²): Y²/α = c − h is largest where h = 0, at X = δ; and X is largest where
+    Y = 0 again, at the root q > 1 of h(q) = c. Since c ≤ 2 log(δ/x0) and h(q) ≥ (√q − 1)² for q ≥ 1,
+    max X ≤ δ (1 + √(2 log(δ/x0))) and max |Y| ≤ √(2α log(δ/x0)). The paper prints both without the 2, and then
+    they do not hold.
+    """
+    from scipy.optimize import brentq  # here, because training needs no SciPy
+
+    c = float(conserved_quantity(x0, 0.0, alpha, beta))
+    q = brentq(lambda q: q - math.log(q) - 1 - c, 1, (2 + math.sqrt(c)) ** 2)
+    return math.sqrt(q * 2 * alpha / beta), math.sqrt(alpha * c)
+
+
+# ------------------------------------------------------------------------------------- the constrained trajectory
+
+
+class CyclicTracker:
+    """The k top eigenpairs, to a residual of 1e-6 λ₁, at points that come in cycles: `period` of them at each step.
+
+    From one point to the next the eigenvectors turn much as they did at the same place of the last cycles. Continuing
+    the last two turns linearly starts the search so close that it takes less than half of the products which it takes
+    from the eigenvectors of the point before. A start cannot see an eigenvalue that is missing from it: compare with
+    a `SharpnessTracker` now and then.
+
+    history: the eigenvectors (k, p) at the last 2·period + 1 points, each turned within its span to be nearest to those
+    before; for k = 1 the eigenvector with a sign that it keeps.
+    """
+
+    TOLERANCE = 1e-6
+
+    def __init__(self, k: int, period: int):
+        self.k, self.period = k, period
+        self.history: list[Tensor] = []
+
+    def at(self, point: Expansion) -> Spectrum:
+        """The spectrum at the next point; vectors in the order of the values, their signs arbitrary."""
+        spectrum = top_eigenpairs(point.hvp, self._start(point.gradient), self.k, self.TOLERANCE)
+        vectors = spectrum.vectors
+        if vectors.isfinite().all():
+            if self.history:
+                left, _, right = torch.linalg.svd(self.history[-1].to(vectors) @ vectors.T)
+                vectors = left @ right @ vectors
+            self.history = [*self.history[-2 * self.period :], vectors]
+        return spectrum
+
+    def _start(self, like: Tensor) -> Tensor:
+        past, n = [vectors.to(like) for vectors in self.history], self.period
+        if not past:
+            generator = torch.Generator().manual_seed(0)
+            return torch.randn(self.k, len(like), generator=generator, dtype=torch.float64).to(like)
+        if len(past) <= 2 * n:
+            return past[-1]
+        return past[-1] + 2 * (past[-n] - past[-n - 1]) - (past[-2 * n] - past[-2 * n - 1])
+
+    def state(self) -> dict:
+        """All that the next measurement depends on."""
+        return {str(i): vectors for i, vectors in enumerate(self.history)}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.history = [state[str(i)] for i in range(len(state))]
+
+
+REPETITIONS = 3  # of the linearised step in `project`, as in the authors' code
+
+
+def project(objective: Objective, theta: Tensor, step_size: float, tracker: CyclicTracker | SharpnessTracker) -> Tensor:
+    """The projection of θ (p,) to the stable set M, by three linearised steps, each from a new expansion.
+
+    With one eigenvalue (tracker.k = 1), as the authors do it after lemma 13: θ − max(0, S − 2/η) ∇S⊥/‖∇S⊥‖² −
+    u (u·∇f)/S, where ∇S⊥ = ∇S − u (u·∇S). With k > 1 (section 8.2), ∇f·uᵢ = 0 is sought for all k, and those of the
+    eigenvalues that are above 2/η are set to 2/η by moving in span{∇³f(uᵢ, uⱼ)} over the pairs of their eigenvectors;
+    nan where these are linearly dependent. The tracker finds them; a `SharpnessTracker` should have tolerance 1e-6.
+    """
+    for _ in range(REPETITIONS):
+        point = objective.expand(theta)
+        theta = theta + _to_stable_set(point, tracker.at(point), step_size)
+    return theta
+
+
+def _to_stable_set(point: Expansion, spectrum: Spectrum, step_size: float) -> Tensor:
+    """The linearised step from `point` to the stable set, shape (p,)."""
+    values, vectors = spectrum.values, spectrum.vectors  # (k,), (k, p)
+    step = -(vectors @ point.gradient / values) @ vectors  # Newton's, to ∇f·uᵢ = 0
+    excess = values - 2 / step_size
+    unstable = [i for i in range(len(values)) if excess[i] > 0]
+    if not unstable:
+        return step
+    # uᵢᵀ∇²f uⱼ changes by ∇³f(uᵢ, uⱼ)·Δ: the shortest Δ that takes away the excess and leaves the matrix diagonal
+    pairs = list(combinations_with_replacement(unstable, 2))
+    normals = torch.stack([point.third(vectors[i], vectors[j]) for i, j in pairs])
+    normals = normals - (normals @ vectors.T) @ vectors
+    wanted = torch.stack([excess[i] if i == j else torch.zeros_like(excess[i]) for i, j in pairs])
+    shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted)
+    return step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan where nothing moves the eigenvalues
+
+
+# ------------------------------------------------------------------------------------------ predicted dynamics
+
+
+class CubicExpansion:
+    """What the predictions need of f at a point θ† of the constrained trajectory: definitions 3, 4 and 6.
+
+    point: f's expansion at θ†. u: the unit eigenvector (p,) of the sharpness S there. Beside them: slope ∇S·u,
+    `perpendicular` ∇S⊥ = ∇S − u (∇S·u) (p,), α = −∇f·∇S⊥, β = ‖∇S⊥‖², δ² = 2α/β and ε = η√α.
+    """
+
+    def __init__(self, point: Expansion, sharpness: Tensor, u: Tensor, step_size: float):
+        self.point, self.sharpness, self.u, self.step_size = point, sharpness, u, step_size
+        sharpness_gradient = point.third(u)
+        self.slope = sharpness_gradient @ u
+        self.perpendicular = sharpness_gradient - self.slope * u
+        self.alpha = -point.gradient @ self.perpendicular
+        self.beta = self.perpendicular @ self.perpendicular
+        # The paper assumes α > 0. Otherwise ∇f does not press on the constraint, and the projection gives no push.
+        self.delta_square = 2 * self.alpha.clamp(min=0) / self.beta
+        self.epsilon = step_size * self.alpha.clamp(min=0).sqrt()
+
+    def coordinates(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """x = u·v and y = ∇S⊥·v of a deviation v (p,)."""
+        return self.u @ v, self.perpendicular @ v
+
+    def outside(self, v: Tensor) -> Tensor:
+        """v⊥ = v − u (u·v), shape (p,)."""
+        return v - self.u * (self.u @ v)
+
+    def tangent(self, v: Tensor) -> Tensor:
+        """v without its components along u and ∇S, shape (p,): lemma 13's projection."""
+        return self.outside(v) - self.perpendicular * (self.perpendicular @ v) / self.beta
+
+    def predict(self, v: Tensor, displaced: Evaluation | Expansion | None = None) -> Tensor:
+        """The deviation after the next step, predicted from v (p,); all of shape (p,).
+
+        v − η[½(x² − δ²)∇S⊥ + ∇²f v + xyu]. Since ∇²f u = (2/η)u, its component along u is −(1 + ηy)x: definition 7,
+        except that (6) then turns u into the next point's u, see `transported`; the authors' code does
+        not, and the difference is of the order of the terms that both neglect.
+        displaced: f at θ† + xu. With it, the generalised prediction of appendix F: along u the true gradient
+        u·∇f(θ† + xu) takes the place of the linear (2/η)x.
+        """
+        x, y = self.coordinates(v)
+        if displaced is None:
+            linear = self.point.hvp(v)
+        else:
+            linear = self.point.hvp(self.outside(v)) + self.u * (self.u @ displaced.gradient)
+        return v - self.step_size * ((x**2 - self.delta_square) / 2 * self.perpendicular + linear + x * y * self.u)
+
+
+def transported(v: Tensor, u: Tensor, u_next: Tensor) -> Tensor:
+    """v (p,) with its component along u put along u_next, and the rest made orthogonal to u_next, as in (6)."""
+    x = u @ v
+    rest = v - x * u
+    return rest - u_next * (u_next @ rest) + x * u_next
+
+
+def restoring_strengths(path: Sequence[CubicExpansion]) -> Tensor:
+    """β_{s→t} of definition 4, shape (T, T), zero where s > t, from T + 1 consecutive points θ†₀ … θ†_T.
+
+    β_{s→t} = ∇S⊥_{t+1}·A_t … A_{s+1} ∇S⊥_s with A_k = (I − η∇²f_k)P⊥_k: how much a push along ∇S⊥ at step s changes
+    the sharpness at step t + 1. By lemma 4, y_{t+1} = η Σ_{s≤t} β_{s→t} (δ_s² − x_s²)/2, to which the orthogonal
+    part of v₀ adds ∇S⊥_{t+1}·A_t … A_0 v₀. Costs T²/2 products, and holds T + 1 graphs: for small problems.
+    """
+    steps = len(path) - 1
+    strengths = path[0].u.new_zeros(steps, steps)
+    for s in range(steps):
+        push = path[s].perpendicular
+        for t in range(s, steps):
+            if t > s:
+                push = path[t].outside(push)
+                push = push - path[t].step_size * path[t].point.hvp(push)
+            strengths[s, t] = path[t + 1].perpendicular @ push
+    return strengths
+
+
+def limiting_sharpness(objective: Objective, cubic: CubicExpansion) -> float:
+    """2/η − F′(δ)/δ + F″(δ), where by the generalised predictions the sharpness settles (appendix F.2).
+
+    F(x) = f(θ† + xu) − f(θ†) − x²/η, of which only the even part matters. nan where δ = 0.
+    """
+    delta = cubic.delta_square.sqrt()
+    first, second = [], []
+    for x in (delta, -delta):
+        there = objective.expand(cubic.point.theta + x * cubic.u)
+        first.append(there.gradient @ cubic.u / x)  # 2/η + F′(x)/x
+        second.append(there.hvp(cubic.u) @ cubic.u)  # 2/η + F″(x)
+    return (2 / cubic.step_size + (sum(second) - sum(first)) / 2).item()
+
+
+# ------------------------------------------------------------------------------------------------ the central flow
+
+CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
+
+
+def central_velocity(point: Expansion, spectrum: Spectrum, step_size: float, duration: float) -> tuple[Tensor, Tensor]:
+    """σ² () and −∇f − ½σ²∇S (p,) of the central flow at `point`, for one unstable eigenvalue (Cohen et al. 2025).
+
+    Gradient descent that oscillates by ±σu around w has the mean gradient ∇f(w) + ½σ²∇S(w). The flow along it takes the
+    smallest σ² ≥ 0 that keeps S at most 2/η. spectrum: the top eigenpair. duration: of the Euler step, at whose end
+    S ≤ 2/η to first order.
+    """
+    normal = point.third(spectrum.vectors[0])
+    excess = (spectrum.values[0] - 2 / step_size) / duration - point.gradient @ normal
+    variance = (2 * excess / (normal @ normal)).clamp(min=0)
+    return variance, -point.gradient - variance / 2 * normal
+
+
+# -------------------------------------------------------------------------------------------------- assumptions
+
+
+def operator_norm(form: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-3, most: int = 100) -> Tensor:
+    """‖T‖ of a symmetric tensor of any order, by the power iteration v ← T(v, …, v)/‖T(v, …, v)‖; a scalar.
+
+    form: v (p,) ↦ T(v, …, v) (p,), with one argument free. start: (p,). Returns the largest ‖T(v, …, v)‖ met until it
+    changes by less than `tolerance` relative to itself, or after `most` applications: a lower bound, for the iteration
+    may end in a local maximum, and converges so slowly that it may stop some per cent below it.
+    """
+    v, sizes = start / start.norm(), []
+    for _ in range(most):
+        image = form(v)
+        sizes.append(image.norm())
+        settled = len(sizes) > 1 and abs(sizes[-1] - sizes[-2]) <= tolerance * sizes[-1]
+        if settled or not sizes[-1] > 0:  # 0 or nan leads nowhere
+            break
+        v = image / sizes[-1]
+    return torch.stack(sizes).max()
+
+
+def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
+    """ρ₃ = ‖∇³f‖, ρ₄ = ‖∇⁴f‖ at θ†, and the ratios that the theory assumes to be of order 1 or small (appendix E).
+
+    v: the deviation θ − θ† (p,). By names of `variables.VARIABLES`; α and ε complete the paper's eight panels.
+    """
+    point, size = cubic.point, torch.linalg.vector_norm
+    rho_3 = operator_norm(point.third, cubic.u)
+    rho_4 = operator_norm(point.fourth, cubic.u)
+    gradient, v = cubic.outside(point.gradient), cubic.outside(v)
+    gradient, v = gradient / size(gradient), v / size(v)
+    strength = size(cubic.perpendicular)
+    ratios = {
+        "rho_3": rho_3,
+        "rho_4": rho_4,
+        "sharpening_alignment": -gradient @ cubic.perpendicular / strength,
+        "restoring_ratio": strength / rho_3,
+        "fourth_order_ratio": rho_4 / (cubic.step_size * rho_3**2),
+        "third_order_ratio_v": size(point.third(v)) / rho_3,
+        "third_order_ratio_gradient": size(point.third(gradient)) / rho_3,
+        "second_order_ratio_v": (v @ point.hvp(v)).abs() / cubic.sharpness,
+    }
+    return {name: value.item() for name, value in ratios.items()}
+
+
+# ------------------------------------------------------------------------------------------------------ the process
+
+
+NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
+
+
+class SelfStabilization:
+    """Gradient descent, and from its onset of instability on the constrained trajectory, flows and predictions.
+
+    The onset is the first θ_t for which the sharpness at the midpoint of θ_t and θ_{t+1} is at least 2/η. Of
+    each `every` steps the last is checked for it; all are checked at the start, where the last is unstable, and where
+    the last before was at least 1.5/η. At the onset
+    θ† = project(θ), gradient flow and central flow start from θ; both predictions start from θ − θ†, there or later.
+
+    objective: f in float64. theta: start (p,). approach: f in the precision of `theta`, for the steps before the
+    onset; by default `objective`. The paper has float32 there, and it matters: while gradient descent is stable,
+    its oscillation along u decays to the rounding errors, and the instability grows from what is left. steps: at
+    most so many in all. tracked: at most so many after the onset. unstable: k, how many eigenvalues are constrained
+    to 2/η; predictions and the central flow are made for k = 1 only. every: what costs more is observed at the
+    steps after the onset that are divisible by it. predict_from: the predictions start at the first step with |x| ≥
+    predict_from · δ; 0, the onset, is the paper's. While |x| ≪ δ, x is not so much an oscillation as a smooth
+    offset that the theory neglects, and theorem 1 does not hold; a prediction from there errs in the time of the
+    first blow-up. Ends too when λ_{k+1}(θ†), observed with the costly, exceeds 1.9/η, or when a loss is not finite
+    (`diverged_at`).
+
+    onset: its step, None before. cubic: f's `CubicExpansion` at the θ† of the last step, if k = 1.
+    """
+
+    # tensors (p,), None until the onset
+    _POINTS = ("theta", "constrained", "flow", "central", "predicted", "generalised")
+
+    def __init__(
+        self,
+        objective: Objective,
+        theta: Tensor,
+        step_size: float,
+        steps: int,
+        approach: Objective | None = None,
+        tracked: int = 2000,
+        unstable: int = 1,
+        every: int = 50,
+        predict_from: float = 0.0,
+    ):
+        if not step_size > 0:
+            raise ValueError(f"step_size must be positive, got {step_size}")
+        for name, number in {"tracked": tracked, "unstable": unstable, "every": every}.items():
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        self.objective, self.approach = objective, approach or objective
+        self.step_size, self.steps, self.tracked = step_size, steps, tracked
+        self.unstable, self.every, self.predict_from = unstable, every, predict_from
+        self.theta = theta.detach()
+        self.constrained = self.flow = self.central = self.predicted = self.generalised = None
+        self.trackers = {
+            "theta": SharpnessTracker(),
+            "flow": SharpnessTracker(),
+            "constrained": CyclicTracker(unstable, 1 + REPETITIONS),
+            "central": CyclicTracker(1, CENTRAL_PARTS),
+            "next": SharpnessTracker(k=unstable + 1, audit_every=4),  # what the former missed, exceeds 1.9/η here
+        }
+        self.t = 0
+        self.onset: int | None = None
+        self.diverged_at: int | None = None
+        self.cubic: CubicExpansion | None = None
+        self._approaching: list[dict] = []  # rows of the steps before the onset that are already taken
+        self._row: dict = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's own stopping rule is met."""
+        tracked = self.onset is not None and self.t - self.onset >= self.tracked
+        unconstrained = self._row.get("next_eigenvalue", 0) > 1.9 / self.step_size
+        return self.t >= self.steps or tracked or unconstrained or self.diverged_at is not None
+
+    def step(self) -> None:
+        """Move everything by one step of gradient descent."""
+        if not self._approaching and self.onset is None:
+            self._approach()
+        if self._approaching:
+            self._row, *self._approaching = self._approaching
+        else:
+            self._row = self._track()
+        if not _finite(self._row):
+            self.diverged_at = self.t
+        self.t += 1
+
+    def observe(self) -> dict[str, float]:
+        """The observables at θ_t, t the step before the last move, by names of `variables.VARIABLES`."""
+        return self._row
+
+    def state(self) -> dict:
+        """All that the next step depends on."""
+        return {
+            "t": self.t,
+            "onset": self.onset,
+            "diverged_at": self.diverged_at,
+            "approaching": self._approaching,
+            "row": self._row,
+            "gradients": sum(f.gradients for f in {self.objective, self.approach}),
+            "products": sum(f.products for f in {self.objective, self.approach}),
+            "points": {name: getattr(self, name) for name in self._POINTS},
+            "trackers": {name: tracker.state() for name, tracker in self.trackers.items()},
+        }
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.t, self.onset, self.diverged_at = state["t"], state["onset"], state["diverged_at"]
+        self._approaching, self._row = state["approaching"], state["row"]
+        self.approach.gradients = self.approach.products = 0
+        self.objective.gradients, self.objective.products = state["gradients"], state["products"]
+        device = self.theta.device
+        for name, point in state["points"].items():
+            setattr(self, name, None if point is None else point.to(device))
+        for name, tracker in self.trackers.items():
+            tracker.load(state["trackers"][name])
+
+    def _approach(self) -> None:
+        """Take the next `every` steps of gradient descent, or those to the onset if it lies among them."""
+        start, tracker = self.theta, self.trackers["theta"].state()
+        near = self._row.get("midpoint_sharpness", math.inf) >= NEAR / self.step_size  # at the start, too
+        unstable = self._descend(check_all=near)
+        if unstable and not near:
+            self.theta = start
+            self.trackers["theta"].load(tracker)
+            unstable = self._descend(check_all=True)
+        if unstable:
+            self.onset = self.t + len(self._approaching)
+            self.theta = self.theta.double()
+            self.constrained = project(self.objective, self.theta, self.step_size, self.trackers["constrained"])
+            self.flow, self.central = self.theta.clone(), self.theta.clone()  # a state's tensors share no memory
+
+    def _descend(self, check_all: bool) -> bool:
+        """At most `every` steps, up to the first checked one whose midpoint is unstable; whether there was one."""
+        self._approaching = []
+        for i in range(self.every):
+            here = self.approach.evaluate(self.theta)
+            row = {"loss": here.value.item()}
+            if check_all or i == self.every - 1:
+                midpoint = self.approach.expand(self.theta - self.step_size / 2 * here.gradient)
+                row["midpoint_sharpness"] = self.trackers["theta"].at(midpoint).values[0].item()
+                if row["midpoint_sharpness"] >= 2 / self.step_size:
+                    return True
+            self._approaching.append(row)
+            self.theta = self.theta - self.step_size * here.gradient
+        return False
+
+    def _track(self) -> dict:
+        """Observe everything at step t after the onset, then move it."""
+        products = self.objective.products
+        self.cubic = None  # frees its graph
+        loss, gradient, sharpness = self._seen("theta")
+        flow_loss, flow_gradient, flow_sharpness = self._seen("flow")
+        point = self.objective.expand(self.constrained)
+        spectrum = self.trackers["constrained"].at(point)
+        due = (self.t - self.onset) % self.every == 0
+        row = {
+            "loss": loss,
+            "sharpness": sharpness,
+            "constrained_loss": point.value.item(),
+            "constrained_sharpness": spectrum.values[0].item(),
+            "constrained_residual": (spectrum.residuals[0] / spectrum.values[0].abs()).item(),
+            "distance": directions.distance(self.theta, self.constrained),
+            "flow_loss": flow_loss,
+            "flow_sharpness": flow_sharpness,
+            "flow_distance": directions.distance(self.flow, self.constrained),
+        }
+        if due:
+            row["next_eigenvalue"] = self.trackers["next"].at(point).values[-1].item()
+        if self.unstable > 1:
+            row["constrained_eigenvalues"] = spectrum.values.tolist()
+        else:
+            row |= self._predict(point, spectrum.values[0], due) | self._central_flow()
+        if _finite(row):
+            self.theta = self.theta - self.step_size * gradient
+            self._flow(flow_gradient, flow_sharpness)
+            ahead = self.constrained - self.step_size * point.gradient
+            before = self.constrained
+            self.constrained = project(self.objective, ahead, self.step_size, self.trackers["constrained"])
+            if self.unstable == 1:
+                moved = (self.constrained - before) / self.step_size
+                tangent = self.cubic.tangent(point.gradient)
+                row["projected_gradient_norm"] = tangent.norm().item()
+                row["projection_error"] = ((moved + tangent).norm() / point.gradient.norm()).item()
+        return row | {"products": float(self.objective.products - products)}
+
+    def _seen(self, name: str) -> tuple[float, Tensor, float]:
+        """f, ∇f and the sharpness at one of the points."""
+        point = self.objective.expand(getattr(self, name))
+        return point.value.item(), point.gradient, self.trackers[name].at(point).values[0].item()
+
+    def _flow(self, gradient: Tensor, sharpness: float) -> None:
+        """Move the flow by time η: Euler's method, as many steps as keep each at most 1/S."""
+        parts = max(1, math.ceil(self.step_size * sharpness))
+        for i in range(parts):
+            self.flow = self.flow - self.step_size / parts * (self.objective.gradient(self.flow) if i else gradient)
+
+    def _central_flow(self) -> dict[str, float]:
+        """Observe the central flow, then move it by time η."""
+        distance = directions.distance(self.central, self.constrained)
+        for i in range(CENTRAL_PARTS):
+            point = self.objective.expand(self.central)
+            spectrum = self.trackers["central"].at(point)
+            duration = self.step_size / CENTRAL_PARTS
+            variance, velocity = central_velocity(point, spectrum, self.step_size, duration)
+            if i == 0:
+                row = {
+                    "central_loss": (point.value + spectrum.values[0] * variance / 2).item(),
+                    "central_sharpness": spectrum.values[0].item(),
+                    "central_variance": variance.item(),
+                    "central_distance": distance,
+                }
+            self.central = self.central + duration * velocity
+        return row
+
+    def _predict(self, point: Expansion, sharpness: Tensor, due: bool) -> dict[str, float]:
+        """Observe the predictions of step t beside what they predict, then move them."""
+        u = self.trackers["constrained"].history[-1][0]  # unlike `spectrum`, keeps the sign
+        self.cubic = cubic = CubicExpansion(point, sharpness, u, self.step_size)
+        v = self.theta - self.constrained
+        x, y = cubic.coordinates(v)
+        row = {
+            "alpha": cubic.alpha,
+            "beta": cubic.beta,
+            "delta": cubic.delta_square.sqrt(),
+            "epsilon": cubic.epsilon,
+            "sharpness_slope": cubic.slope,
+            "x": x,
+            "y": y,
+        }
+        if self.predicted is None and x.abs() >= self.predict_from * row["delta"]:
+            self.predicted, self.generalised = v, v.clone()  # a state's tensors share no memory
+        if self.predicted is not None:
+            row |= self._move_predictions(cubic, v)
+        row = {name: value.item() for name, value in row.items()}
+        if due:
+            row |= assumption_ratios(cubic, v)
+            row["limiting_sharpness"] = limiting_sharpness(self.objective, cubic)
+        return row
+
+    def _move_predictions(self, cubic: CubicExpansion, v: Tensor) -> dict[str, Tensor]:
+        """Observe the predictions of v, then move them."""
+        predicted_x, predicted_y = cubic.coordinates(self.predicted)
+        generalised_x, generalised_y = cubic.coordinates(self.generalised)
+        displaced = self.objective.expand(self.constrained + generalised_x * cubic.u)
+        row = {
+            "predicted_x": predicted_x,
+            "predicted_y": predicted_y,
+            "predicted_loss": cubic.point.value + predicted_x**2 / self.step_size,
+            "predicted_sharpness": 2 / self.step_size + predicted_y + cubic.slope * predicted_x,
+            "predicted_distance": self.predicted.norm(),
+            "predicted_error": (self.predicted - v).norm(),
+            "generalised_x": generalised_x,
+            "generalised_y": generalised_y,
+            # f(θ†) + x²/η + F(x) and 2/η + y + F″(x), see `limiting_sharpness`
+            "generalised_loss": displaced.value,
+            "generalised_sharpness": generalised_y + displaced.hvp(cubic.u) @ cubic.u,
+            "generalised_distance": self.generalised.norm(),
+            "generalised_error": (self.generalised - v).norm(),
+        }
+        self.predicted = cubic.predict(self.predicted)
+        self.generalised = cubic.predict(self.generalised, displaced)
+        return row
+
+
+def _finite(row: dict[str, float]) -> bool:
+    """Whether everything that moves is still finite; the predictions may diverge by themselves."""
+    return all(math.isfinite(row.get(name, 0)) for name in ("loss", "constrained_loss", "flow_loss", "flow_sharpness"))

@@ -1,0 +1,577 @@
+"""Data sets: loading, standardisation, fingerprints.
+
+`load` returns the first n examples of a data set, standardised in one of two ways that peers use, or as tokens. The
+*fingerprint* identifies the raw data that the result depends on, so that a run can say what it was run on.
+
+Nothing is ever downloaded unless `download` is called. Each data set is a class at the end of this module:
+its fields are its options, `rows` reads it, and the rest says where it comes from.
+"""
+
+import collections
+import functools
+import hashlib
+import itertools
+import json
+import os
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Standardisation = Literal["per-pixel", "per-channel"]
+Split = Literal["train", "test"]
+
+
+class DataError(ValueError):
+    """A data set cannot be given as asked for; the message says what was expected and where it failed."""
+
+
+class DataAbsent(DataError):
+    """The files of a data set are not on this machine; the message says where they were looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """n examples: `inputs` (n, d) float32 and standardised, or tokens (n, length) int64; `labels` (n,) int64 in
+    0 … n_classes−1.
+
+    `fingerprint` is the sha256 (hex) of the raw data. `warning`, if not None, says why the data may not be
+    what the name promises.
+    """
+
+    name: str
+    inputs: Tensor
+    labels: Tensor
+    n_classes: int
+    fingerprint: str
+    warning: str | None
+
+    @property
+    def one_hot(self) -> Tensor:
+        """The labels as rows of the identity matrix, (n, n_classes) float32."""
+        return F.one_hot(self.labels, self.n_classes).float()
+
+
+def load(
+    name: str,
+    n: int,
+    standardisation: Standardisation = "per-pixel",
+    split: Split = "train",
+    **options,
+) -> Dataset:
+    """The first `n` examples of a split of the data set `name`: "digits", "power_law", "cifar10" or "sst2".
+
+    Of "sst2", and with the option `classes` of "digits" and "cifar10", they are the first n/2 (n/k of k classes) of
+    each class, class after class, as Damian et al. 2023 take them for binary tasks.
+
+    `standardisation` makes inputs of mean 0 and standard deviation 1,
+    - "per-pixel": each input coordinate over the whole training set, before the subset is taken
+      (Cohen et al. 2021);
+    - "per-channel": each colour channel over the examples and pixels of the subset (Damian et al. 2023).
+      Data without colours are one channel.
+
+    The test split is standardised with the statistics of the whole training set. Coordinates that never vary
+    are only centred. Tokens stay as they are. `options` are those of the data set's class (`Digits`, `PowerLaw`,
+    `Cifar10`, `Sst2`).
+
+    Raises `DataAbsent` if the files are not there and `DataError` if they are damaged or too few.
+    """
+    _check("standardisation", standardisation, ("per-pixel", "per-channel"))
+    source = _source(name, split, options)
+    inputs, labels = source.examples(split)
+    if source.balanced:
+        chosen = _first_of_each_class(name, split, n, labels, source.n_classes)
+    elif 1 <= n <= len(inputs):
+        chosen = slice(n)
+    else:
+        raise DataError(f"{name}: n must lie between 1 and the {len(inputs):,} {split} examples there are, not {n}")
+
+    if source.tokens:
+        tensor = torch.from_numpy(inputs[chosen])
+    else:
+        reference = inputs if split == "train" else source.examples("train")[0]
+        if standardisation == "per-pixel":
+            mean, std = _per_pixel(reference)
+        else:
+            mean, std = _per_channel(reference[chosen] if split == "train" else reference, source.channels)
+        standardised = (inputs[chosen] - mean) / np.where(std == 0, 1, std)
+        tensor = torch.from_numpy(standardised.astype(np.float32))
+
+    return Dataset(
+        name=name,
+        inputs=tensor,
+        labels=torch.from_numpy(labels[chosen].astype(np.int64)),
+        n_classes=source.n_classes,
+        fingerprint=source.fingerprint(split),
+        warning=source.warning(split),
+    )
+
+
+def _first_of_each_class(name: str, split: str, n: int, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """Indices (n,) of the first n/n_classes examples of class 0, then of class 1, …"""
+    if n < n_classes or n % n_classes:
+        raise DataError(f"{name}: n must be a positive multiple of the {n_classes} classes, not {n}")
+    each = n // n_classes
+    counts = np.bincount(labels, minlength=n_classes)
+    if counts.min() < each:
+        there_are = ", ".join(f"{count:,} of class {c}" for c, count in enumerate(counts))
+        raise DataError(f"{name}: n = {n:,} takes {each:,} {split} examples of each class, but there are {there_are}")
+    return np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(n_classes)])
+
+
+def fingerprint(name: str, split: Split = "train", **options) -> str:
+    """The fingerprint that `load` would give, without building the tensors.
+
+    It covers the whole training set, because its statistics standardise every subset, and for the test split
+    also the test examples after it.
+    """
+    return _source(name, split, options).fingerprint(split)
+
+
+def describe() -> list[dict]:
+    """For each data set, with default options: what it is, where it is, how to get it.
+
+    Keys: name, description, looked_in (list of places), found (the place, or None), fingerprint (of the
+    training set, or None), source, licence, how_to_get, warning (or the error, if the files are absent or
+    damaged).
+    """
+    return [_describe(name, cls()) for name, cls in SOURCES.items()]
+
+
+def _describe(name: str, source: "_Source") -> dict:
+    entry = {
+        "name": name,
+        "description": source.description,
+        "looked_in": [str(place) for place in source.places()],
+        "found": None,
+        "fingerprint": None,
+        "source": source.source,
+        "licence": source.licence,
+        "how_to_get": source.how_to_get,
+        "warning": None,
+    }
+    try:
+        entry["found"] = str(source.found())
+        entry["fingerprint"] = source.fingerprint("train")
+        entry["warning"] = source.warning("train")
+    except DataError as error:
+        entry["warning"] = str(error)
+    return entry
+
+
+def download(name: str) -> Path:
+    """Fetch the official files of a data set, checked against their md5; returns the folder they are in.
+
+    Raises `DataError` if there is nothing to download, or if the download fails or is not the official file.
+    """
+    _check("data set", name, SOURCES)
+    return SOURCES[name]().download()
+
+
+def _check(what: str, value: str, valid) -> None:
+    if value not in valid:
+        raise DataError(f"unknown {what} {value!r}; expected one of: {', '.join(valid)}")
+
+
+def _source(name: str, split: str, options: dict) -> "_Source":
+    _check("data set", name, SOURCES)
+    source = SOURCES[name](**options)
+    _check(f"split of {name}", split, source.splits)
+    return source
+
+
+# --- statistics, in float64 ---
+
+
+def _per_pixel(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (d,) of each coordinate of `inputs` (n, d)."""
+    # np.std works on a float64 copy, which for all of CIFAR-10 at once would take 1.2 GB
+    blocks = np.array_split(inputs, 16, axis=1)
+    std = np.concatenate([block.std(axis=0, dtype=np.float64) for block in blocks])
+    return inputs.mean(axis=0, dtype=np.float64), std
+
+
+def _per_channel(inputs: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel of `inputs` (n, channels × pixels), repeated to (d,)."""
+    planes = inputs.reshape(len(inputs), channels, -1)
+    moments = planes.mean(axis=(0, 2), dtype=np.float64), planes.std(axis=(0, 2), dtype=np.float64)
+    return tuple(np.repeat(moment, planes.shape[2]) for moment in moments)
+
+
+# --- the data sets ---
+
+
+class _Source:
+    """What the functions above need to know of a data set. As it stands here, of one that needs no files.
+
+    A subclass gives description, source, licence, how_to_get, splits, n_classes, and:
+    - d: the numbers, or tokens, in an example;
+    - examples(split): all raw inputs (N, d) and labels (N,) of a split;
+    - fingerprint(split): sha256 of the training set and, for the test split, of the test examples after it.
+    tokens: whether the inputs are tokens; balanced: whether `load` takes equally many examples of each class.
+    """
+
+    channels = 1
+    tokens = False
+    balanced = False
+
+    def warning(self, split: str) -> str | None:
+        """Why the data may not be what the name promises."""
+        return None
+
+    def places(self) -> Iterable[str | Path]:
+        """Where the files may be."""
+        return [self.how_to_get]
+
+    def found(self) -> str | Path:
+        """The first place that exists; raises `DataAbsent`."""
+        return self.how_to_get
+
+    def download(self) -> Path:
+        raise DataError(f"nothing to download: {self.how_to_get}")
+
+
+@dataclass(frozen=True)
+class _Images(_Source):
+    """A data set of images of ten classes.
+
+    classes: the labels of those to keep, which become 0, 1, … in this order; none stands for all ten.
+    """
+
+    classes: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.classes and (len(self.classes) < 2 or len({*self.classes} & {*range(10)}) < len(self.classes)):
+            raise DataError(f"classes must be two or more different labels from 0 to 9, not {self.classes}")
+
+    @property
+    def n_classes(self):
+        return len(self.classes) or 10
+
+    @property
+    def balanced(self):
+        return bool(self.classes)
+
+    def examples(self, split):
+        inputs, labels = self.rows(split)
+        if not self.classes:
+            return inputs, labels
+        kept = np.isin(labels, self.classes)
+        number = np.empty(10, np.int64)
+        number[list(self.classes)] = np.arange(len(self.classes))
+        return inputs[kept], number[labels[kept]]
+
+
+@dataclass(frozen=True)
+class Digits(_Images):
+    """1,797 handwritten digits of 8×8 pixels, grey levels 0 … 16. All of them are the training set."""
+
+    description = "1,797 handwritten digits, 8x8 grey pixels, 10 classes"
+    source = "Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI (its test set)"
+    licence = "CC BY 4.0"
+    how_to_get = "embedded in scikit-learn"
+    splits = ("train",)
+    d = 64
+
+    def rows(self, split):
+        """All inputs and labels of the ten classes."""
+        from sklearn.datasets import load_digits  # here, because a bare GPU box may have no scikit-learn
+
+        return load_digits(return_X_y=True)
+
+    def fingerprint(self, split):
+        inputs, labels = self.rows(split)
+        return hashlib.sha256(np.column_stack([labels, inputs]).astype(np.uint8).tobytes()).hexdigest()
+
+
+_POWER_LAW_SIZES = {"train": 10_000, "test": 2_000}
+
+
+@dataclass(frozen=True)
+class PowerLaw(_Source):
+    """Gaussian inputs with covariance eigenvalues k^-1.5, k = 1 … d; labels linear in the whitened inputs.
+
+    With z ~ N(0, 1) in R^d the input is H diag(k^-0.75) z and the label argmax_c (Wz)_c, W standard normal.
+    H is the orthogonal Hadamard matrix: its entries all have the same size, so all coordinates of the inputs
+    have the same variance, and standardising them one by one keeps the power law. d must be a power of two.
+
+    The labels depend as much on directions of small variance as on those of large variance: this makes the
+    sharpness rise under cross-entropy as it does on images.
+    """
+
+    d: int = 128
+    n_classes: int = 10
+    seed: int = 0
+
+    description = "generated: Gaussian inputs, covariance eigenvalues k^-1.5, labels from a linear teacher"
+    source = "eoslib.problems.datasets.PowerLaw"
+    licence = "that of eoslib"
+    how_to_get = "generated when asked for"
+    splits = ("train", "test")
+
+    def __post_init__(self):
+        if self.d < 2 or self.d & (self.d - 1):
+            raise DataError(f"power_law: d must be a power of two and at least 2, not {self.d}")
+        if self.n_classes < 2:
+            raise DataError(f"power_law: n_classes must be at least 2, not {self.n_classes}")
+
+    def examples(self, split):
+        teacher, z = self._draws()
+        z = z[split]
+        hadamard = np.ones((1, 1))
+        while len(hadamard) < self.d:
+            hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]]) / np.sqrt(2)
+        deviations = np.arange(1, self.d + 1) ** -0.75
+        return (z * deviations) @ hadamard, np.argmax(z @ teacher.T, axis=1)
+
+    def fingerprint(self, split):
+        teacher, z = self._draws()
+        draws = [teacher, z["train"]] + ([z["test"]] if split == "test" else [])
+        return hashlib.sha256(np.concatenate(draws).astype("<f8").tobytes()).hexdigest()
+
+    def _draws(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """W (n_classes, d) and, by split, the z (N, d)."""
+        rng = np.random.default_rng(self.seed)
+        teacher = rng.standard_normal((self.n_classes, self.d))
+        return teacher, {split: rng.standard_normal((n, self.d)) for split, n in _POWER_LAW_SIZES.items()}
+
+
+_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+_CIFAR10_FOLDER = "cifar-10-batches-bin"  # as the archive calls it
+_CIFAR10_FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+_CIFAR10_ROW = 1 + 3 * 32 * 32  # bytes
+_RECORD = "eoslib-verified.json"
+
+
+class _Files(_Source):
+    """A data set in the folder `folder` of EOSLIB_DATA or of the cache."""
+
+    def places(self):
+        if root := os.environ.get("EOSLIB_DATA"):
+            yield Path(root) / self.folder
+        yield _cache() / self.folder
+
+    def found(self):
+        for place in self.places():
+            if place.is_dir():
+                return place
+        looked_in = " and ".join(map(str, self.places()))
+        unset = "" if os.environ.get("EOSLIB_DATA") else " (EOSLIB_DATA is not set)"
+        raise DataAbsent(
+            f"{self.name} is absent: looked for {looked_in}{unset}. "
+            f"Ways out: {self.how_to_get}; the data sets digits and power_law need no files."
+        )
+
+
+@dataclass(frozen=True)
+class Cifar10(_Files, _Images):
+    """CIFAR-10 in its official binary layout: rows of 1 label byte and 3 × 1,024 pixel bytes (R, G, B).
+
+    Files with fewer rows than the official 10,000 are taken too. The data count as official if `download`
+    left its record beside them and it names their fingerprint; otherwise they come with a warning.
+    Class 3 are cats and class 5 dogs.
+    """
+
+    name, folder = "cifar10", _CIFAR10_FOLDER
+    description = "60,000 colour photographs, 32x32 pixels, 10 classes"
+    source = "Krizhevsky (2009), Learning Multiple Layers of Features from Tiny Images"
+    licence = "none stated; the author asks to be cited"
+    how_to_get = (
+        "eoslib.problems.datasets.download('cifar10') fetches the official archive (170 MB), "
+        "or set EOSLIB_DATA to a folder that holds cifar-10-batches-bin"
+    )
+    splits = ("train", "test")
+    d, channels = 3072, 3
+
+    def rows(self, split):
+        """All inputs and labels of the ten classes."""
+        rows = np.concatenate([_cifar10_rows(path) for path in _cifar10_files(self.found(), split)])
+        return rows[:, 1:], rows[:, 0]
+
+    def fingerprint(self, split):
+        return _cifar10_fingerprint(self.found(), split)
+
+    def warning(self, split):
+        folder, fingerprint = self.found(), self.fingerprint(split)
+        if _verified(folder, split, fingerprint):
+            return None
+        n = sum(path.stat().st_size for path in _cifar10_files(folder, split)) // _CIFAR10_ROW
+        return (
+            "cifar10: files not verified to come from the official archive: "
+            f"fingerprint {fingerprint}, {n:,} {split} images"
+        )
+
+    def download(self):
+        import pooch
+
+        cache = _cache()
+        try:
+            archive = pooch.retrieve(
+                _CIFAR10_URL,
+                known_hash=f"md5:{_CIFAR10_MD5}",
+                fname=_CIFAR10_URL.rpartition("/")[2],
+                path=cache,
+                progressbar=sys.stderr.isatty(),
+            )
+        except (OSError, ValueError) as error:  # no network; another md5
+            raise DataError(f"cifar10 could not be downloaded from {_CIFAR10_URL}: {error}") from error
+
+        files = [*_CIFAR10_FILES["train"], *_CIFAR10_FILES["test"]]
+        with tempfile.TemporaryDirectory(dir=cache) as temporary, tarfile.open(archive) as tar:
+            fresh, folder = Path(temporary), cache / _CIFAR10_FOLDER
+            for file in files:
+                (fresh / file).write_bytes(tar.extractfile(f"{_CIFAR10_FOLDER}/{file}").read())
+            fingerprints = {split: _cifar10_fingerprint(fresh, split) for split in self.splits}
+            record = {"md5": _CIFAR10_MD5, "fingerprints": fingerprints}
+            (fresh / _RECORD).write_text(json.dumps(record, indent=1))
+            folder.mkdir(exist_ok=True)
+            for file in [*files, _RECORD]:  # the record comes last, for it vouches for the others
+                os.replace(fresh / file, folder / file)
+        return folder
+
+
+def _cache() -> Path:
+    import pooch  # here, because a bare GPU box may do without it
+
+    return Path(pooch.os_cache("eoslib"))
+
+
+def _cifar10_files(folder: Path, split: str) -> list[Path]:
+    """The files of a split, each checked to be there and to consist of whole rows."""
+    paths = [folder / file for file in _CIFAR10_FILES[split]]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} is missing; the {split} split is expected in {', '.join(_CIFAR10_FILES[split])}")
+        size = path.stat().st_size
+        if size == 0 or size % _CIFAR10_ROW:
+            raise DataError(
+                f"{path} is empty or truncated inside a row: it has {size:,} bytes, expected a multiple of "
+                f"{_CIFAR10_ROW:,} (1 label byte + 3,072 pixels)"
+            )
+    return paths
+
+
+def _cifar10_rows(path: Path) -> np.ndarray:
+    rows = np.fromfile(path, np.uint8).reshape(-1, _CIFAR10_ROW)
+    if rows[:, 0].max() > 9:
+        i = np.argmax(rows[:, 0] > 9)
+        raise DataError(f"{path}: row {i} has the label {rows[i, 0]}; CIFAR-10 has labels from 0 to 9")
+    return rows
+
+
+def _cifar10_fingerprint(folder: Path, split: str) -> str:
+    paths = _cifar10_files(folder, "train") + (_cifar10_files(folder, "test") if split == "test" else [])
+    return _sha256(tuple(map(_stamp, paths)))
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    return path, path.stat().st_mtime_ns, path.stat().st_size
+
+
+@functools.cache
+def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """sha256 of files (path, modification time, size) one after the other; a changed file is hashed anew."""
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _verified(folder: Path, split: str, fingerprint: str) -> bool:
+    """Whether `download` vouches that the files with this fingerprint come from the official archive."""
+    try:
+        record = json.loads((folder / _RECORD).read_text())
+        return record["md5"] == _CIFAR10_MD5 and record["fingerprints"][split] == fingerprint
+    except (OSError, ValueError, LookupError, TypeError):  # no record, or a damaged one
+        return False
+
+
+_SST2_FILES = {"train": "train.tsv", "test": "dev.tsv"}
+
+
+@dataclass(frozen=True)
+class Sst2(_Files):
+    """The Stanford Sentiment Treebank with two classes as GLUE gives it: phrases and their sentiment, one a line.
+
+    A phrase, in lower case, is split at spaces; each word is a token. Token 0 pads phrases to `length` (longer ones
+    are cut), token 1 stands for unknown words, the others for the most frequent words of the training split, so many
+    that there are `vocabulary` tokens. GLUE publishes no labels of its test split: "test" is its development split.
+    """
+
+    vocabulary: int = 4096
+    length: int = 52  # words of the longest phrase of the training split
+
+    name, folder = "sst2", "sst2"
+    description = "67,349 phrases of film reviews, negative (0) or positive (1)"
+    source = "Socher et al. (2013), Recursive Deep Models for Semantic Compositionality; GLUE, Wang et al. (2019)"
+    licence = "none stated"
+    how_to_get = (
+        "unpack GLUE's SST-2.zip (https://dl.fbaipublicfiles.com/glue/data/SST-2.zip) and set EOSLIB_DATA to a folder "
+        "that holds its train.tsv and dev.tsv in a folder sst2"
+    )
+    splits = ("train", "test")
+    n_classes = 2
+    tokens = True
+    balanced = True
+
+    @property
+    def d(self):
+        return self.length
+
+    def __post_init__(self):
+        if self.vocabulary < 3:
+            raise DataError(f"sst2: vocabulary must be at least 3 (padding, unknown, a word), not {self.vocabulary}")
+        if self.length < 1:
+            raise DataError(f"sst2: length must be at least 1, not {self.length}")
+
+    def examples(self, split):
+        phrases, _ = _sst2_phrases(self._file("train"))
+        frequency = collections.Counter(itertools.chain.from_iterable(phrases))
+        words = sorted(frequency, key=lambda word: (-frequency[word], word))[: self.vocabulary - 2]
+        token = {word: i for i, word in enumerate(words, start=2)}
+
+        phrases, labels = _sst2_phrases(self._file(split))
+        inputs = np.zeros((len(phrases), self.length), np.int64)
+        for row, phrase in zip(inputs, phrases, strict=True):
+            tokens = [token.get(word, 1) for word in phrase[: self.length]]
+            row[: len(tokens)] = tokens
+        return inputs, labels
+
+    def fingerprint(self, split):
+        return _sha256(tuple(map(_stamp, [self._file("train")] + ([self._file("test")] if split == "test" else []))))
+
+    def _file(self, split: str) -> Path:
+        path = self.found() / _SST2_FILES[split]
+        if not path.is_file():
+            raise DataError(f"{path} is missing; it is expected to hold the {split} split")
+        return path
+
+
+def _sst2_phrases(path: Path) -> tuple[list[list[str]], np.ndarray]:
+    """The words of each phrase of a file, and the labels (N,)."""
+    try:
+        header, *lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if header != "sentence\tlabel" or not lines:
+        raise DataError(f'{path} must have the header "sentence<tab>label" and phrases after it; it begins {header!r}')
+    phrases, labels = [], []
+    for number, line in enumerate(lines, start=2):
+        phrase, _, label = line.partition("\t")
+        if label not in ("0", "1") or not phrase.strip():
+            raise DataError(f"{path}: line {number} is {line!r}, expected a phrase, a tab, and the label 0 or 1")
+        phrases.append(phrase.lower().split())
+        labels.append(int(label))
+    return phrases, np.array(labels)
+
+
+SOURCES: dict[str, type[_Source]] = {"digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10, "sst2": Sst2}

@@ -1,0 +1,251 @@
+"""f over one flat parameter vector θ of shape (p,): its value, gradient, Hessian-vector products and ∇³f(u, u).
+
+An `Objective` is any scalar function of θ. A `SupervisedObjective` is the training loss of a network on
+data; `batch` restricts it to a minibatch. Both count what they spent, in gradients and in products.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eoslib.problems import networks
+from eoslib.problems.datasets import Dataset
+from eoslib.problems.losses import BINARY_LOSSES, LOSSES
+
+# TF32 keeps 10 bits of mantissa: enough to train, not to see an eigenvalue cross 2/η.
+torch.backends.cuda.matmul.allow_tf32 = False
+
+
+torch.backends.cudnn.allow_tf32 = False
+
+
+torch.backends.cudnn.deterministic = True  # or a convolution's backward pass would not resume bit for bit
+
+
+CHUNK = 5_000  # examples whose graph is held at once; f on more is a sum of such parts
+
+
+PRINCIPAL = 100  # directions of the inputs in a `Restriction`
+
+
+class Evaluation(NamedTuple):
+    """f and ∇f at one θ: value (), gradient (p,), and the network's outputs (n, c) where f has any."""
+
+    value: Tensor
+    gradient: Tensor
+    outputs: Tensor | None
+
+
+class Expansion:
+    """f at one θ with its gradient's graph kept, so that every product at θ reuses it.
+
+    value (), gradient (p,) and outputs are those of `Evaluation`, at no extra gradient. The graph lives as
+    long as the object: drop it before moving on.
+    """
+
+    def __init__(self, objective: "Objective", theta: Tensor):
+        self._objective = objective
+        self._theta = theta.detach().requires_grad_()
+        value, outputs = objective.forward(self._theta)
+        (self._gradient,) = torch.autograd.grad(value, self._theta, create_graph=True)
+        objective.gradients += 1
+        self.theta = self._theta.detach()
+        self.value, self.gradient = value.detach(), self._gradient.detach()
+        self.outputs = None if outputs is None else outputs.detach()
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """∇²f(θ)v; v and the result of shape (p,)."""
+        self._objective.products += 1
+        (product,) = torch.autograd.grad(self._gradient, self._theta, v, retain_graph=True)
+        return product
+
+    def third(self, u: Tensor, v: Tensor | None = None) -> Tensor:
+        """∇³f(θ)(u, v) = ∇_θ(uᵀ∇²f(θ)v) for fixed u and v, shape (p,); v defaults to u. ∇³f(u, u) is the gradient of
+        the sharpness when u is the top unit eigenvector (Damian et al. 2023, section 3). Costs about two products
+        and is counted so."""
+        self._objective.products += 2
+        (hu,) = torch.autograd.grad(self._gradient, self._theta, u, create_graph=True)
+        (result,) = torch.autograd.grad(hu @ (u if v is None else v), self._theta, retain_graph=True)
+        return result
+
+    def fourth(self, u: Tensor) -> Tensor:
+        """∇⁴f(θ)(u, u, u) = ∇_θ(∇³f(θ)(u, u, u)) for fixed u, shape (p,). Counted as four products."""
+        self._objective.products += 4
+        (hu,) = torch.autograd.grad(self._gradient, self._theta, u, create_graph=True)
+        (third,) = torch.autograd.grad(hu @ u, self._theta, create_graph=True)
+        (result,) = torch.autograd.grad(third @ u, self._theta, retain_graph=True)
+        return result
+
+    def restricted(self) -> "Restriction | None":
+        """The same point in a subspace of much cheaper products, or None if the objective knows none."""
+        return self._objective.restrict(self.theta)
+
+
+class ChunkedExpansion(Expansion):
+    """The same where the graph of all examples would not fit into memory: for every product the graph of one part after
+    the other is built anew, at about three times the cost."""
+
+    def __init__(self, objective: "SupervisedObjective", theta: Tensor):
+        self._objective, self.theta = objective, theta.detach()
+        self.value, self.gradient, self.outputs = objective.evaluate(theta)
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """∇²f(θ)v; v and the result of shape (p,)."""
+        return self._sum(1, lambda part: part.hvp(v))
+
+    def third(self, u: Tensor, v: Tensor | None = None) -> Tensor:
+        """∇³f(θ)(u, v), shape (p,)."""
+        return self._sum(2, lambda part: part.third(u, v))
+
+    def fourth(self, u: Tensor) -> Tensor:
+        """∇⁴f(θ)(u, u, u), shape (p,)."""
+        return self._sum(4, lambda part: part.fourth(u))
+
+    def _sum(self, products: int, of: Callable[[Expansion], Tensor]) -> Tensor:
+        self._objective.products += products
+        return sum(weight * of(part.expand(self.theta)) for weight, part in self._objective.parts())
+
+
+class Restriction(Expansion):
+    """f at one θ, seen in a subspace: of the first layer's weights only the components along the leading principal
+    directions of the inputs vary.
+
+    The gradient of those weights is a sum of inputs, and so are nearly the Hessian's top eigenvectors: on CIFAR-10
+    100 of 3,072 directions hold all but about 1e-4 of their squared length. Gradient (q,) and `hvp` are those
+    of the coordinates z in the subspace; `lift` maps them to θ's.
+    """
+
+    def __init__(self, objective: "Objective", z: Tensor, directions: Tensor, split: int):
+        super().__init__(objective, z)
+        self._directions, self._split = directions, split
+
+    def lift(self, rows: Tensor) -> Tensor:
+        """Rows (m, q) of the subspace as rows (m, p); lengths and angles stay."""
+        r = self._directions.shape[1]
+        first = rows[:, : self._split * r].unflatten(1, (self._split, r)) @ self._directions.T
+        return torch.cat([first.flatten(1), rows[:, self._split * r :]], dim=1)
+
+
+class Objective:
+    """A scalar function f of θ, given as `f(theta) -> scalar tensor` that PyTorch can differentiate twice.
+
+    gradients, products: how many were computed so far (a forward and backward pass; a ∇²f·v).
+    """
+
+    def __init__(self, f: Callable[[Tensor], Tensor]):
+        self.f = f
+        self.gradients = 0
+        self.products = 0
+
+    def forward(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+        """f(θ) and, where f has any, the outputs it was computed from."""
+        return self.f(theta), None
+
+    def value(self, theta: Tensor) -> Tensor:
+        """f(θ), a scalar without graph."""
+        with torch.no_grad():
+            return self.forward(theta)[0]
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        """f and ∇f at θ, in one forward and one backward pass."""
+        theta = theta.detach().requires_grad_()
+        value, outputs = self.forward(theta)
+        (gradient,) = torch.autograd.grad(value, theta)
+        self.gradients += 1
+        return Evaluation(value.detach(), gradient, None if outputs is None else outputs.detach())
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """∇f(θ), shape (p,)."""
+        return self.evaluate(theta).gradient
+
+    def expand(self, theta: Tensor) -> Expansion:
+        """f, ∇f and the means to multiply with ∇²f(θ), see `Expansion`."""
+        return Expansion(self, theta)
+
+    def restrict(self, theta: Tensor) -> Restriction | None:
+        """θ in a subspace of much cheaper products; None, since nothing is known of f."""
+        return None
+
+
+class SupervisedObjective(Objective):
+    """f(θ) = loss(network(θ, inputs), labels).
+
+    network: a module whose forward maps inputs (n, d) to outputs (n, c), c = 1 for `BINARY_LOSSES`; only its shapes
+    are used, the parameters are those of θ in the order of `networks.flatten`. loss: a name of `LOSSES`.
+    """
+
+    def __init__(self, network: torch.nn.Module, inputs: Tensor, labels: Tensor, loss: str):
+        if loss not in LOSSES:
+            raise ValueError(f"unknown loss {loss!r}; there are {', '.join(LOSSES)}")
+        super().__init__(lambda theta: self.forward(theta)[0])
+        self.network, self.inputs, self.labels, self.loss = network, inputs, labels, loss
+
+    @classmethod
+    def of(
+        cls, network: torch.nn.Module, data: Dataset, loss: str, device: torch.device, dtype: torch.dtype
+    ) -> "SupervisedObjective":
+        """The loss on a whole data set, held on `device` with inputs in `dtype`; tokens stay integers.
+
+        Raises ValueError for a binary loss on other than two classes.
+        """
+        if loss in BINARY_LOSSES and data.n_classes != 2:
+            raise ValueError(f"the loss {loss} is for two classes; {data.name} has {data.n_classes}")
+        inputs, labels = data.inputs, data.labels.to(device)
+        # copied to memory of PyTorch's own: NumPy's is aligned by chance, which may decide the last bits
+        inputs = inputs.to(device, dtype if inputs.is_floating_point() else inputs.dtype, copy=True)
+        return cls(network.to(device, dtype), inputs, labels, loss)
+
+    def forward(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = networks.apply(self.network, theta, self.inputs)
+        return LOSSES[self.loss](outputs, self.labels), outputs
+
+    def evaluate(self, theta: Tensor) -> Evaluation:
+        """f and ∇f at θ, part by part where there are many examples."""
+        if len(self.inputs) <= CHUNK:
+            return super().evaluate(theta)
+        self.gradients += 1
+        weights, parts = zip(*self.parts(), strict=True)
+        values, gradients, outputs = zip(*(part.evaluate(theta) for part in parts), strict=True)
+        value, gradient = (sum(w * x for w, x in zip(weights, xs, strict=True)) for xs in (values, gradients))
+        return Evaluation(value, gradient, torch.cat(outputs))
+
+    def expand(self, theta: Tensor) -> Expansion:
+        """f, ∇f and the means to multiply with ∇²f(θ)."""
+        return ChunkedExpansion(self, theta) if len(self.inputs) > CHUNK else super().expand(theta)
+
+    def parts(self) -> Iterator[tuple[float, "SupervisedObjective"]]:
+        """f as a weighted sum: weights and objectives, each of at most `CHUNK` examples."""
+        for inputs, labels in zip(self.inputs.split(CHUNK), self.labels.split(CHUNK), strict=True):  # views, no copies
+            yield len(labels) / len(self.labels), SupervisedObjective(self.network, inputs, labels, self.loss)
+
+    @functools.cached_property
+    def _principal(self) -> tuple[Tensor, Tensor, torch.nn.Module] | None:
+        """The leading principal directions (d, r) of the inputs, the inputs in them (n, r) and a network for those."""
+        network = self.network
+        if not isinstance(network, networks.MLP) or network.is_linear or self.inputs.shape[1] < 10 * PRINCIPAL:
+            return None  # the first layer is not what a product costs
+        _, directions = torch.linalg.eigh(self.inputs.T @ self.inputs)
+        directions = directions[:, -PRINCIPAL:]
+        return directions, self.inputs @ directions, networks.narrowed(network, PRINCIPAL)
+
+    def restrict(self, theta: Tensor) -> Restriction | None:
+        """θ in the subspace of the inputs' leading principal directions; None where that saves nothing."""
+        if self._principal is None:
+            return None
+        directions, inputs, network = self._principal
+        h, d = self.network.layers[0].weight.shape
+        weight, others = theta[: h * d].view(h, d), theta[h * d :]
+        inside = weight @ directions  # (h, r)
+        offset = self.inputs @ (weight - inside @ directions.T).T  # what the weights' other components contribute
+
+        def f(z: Tensor) -> Tensor:
+            return LOSSES[self.loss](networks.apply(network, z, inputs, offset), self.labels)
+
+        return Restriction(Objective(f), torch.cat([inside.flatten(), others]), directions, h)
+
+    def batch(self, indices: Tensor) -> "SupervisedObjective":
+        """The same loss on the examples `indices` (b,) alone, with counters of its own."""
+        return SupervisedObjective(self.network, self.inputs[indices], self.labels[indices], self.loss)

@@ -1,0 +1,24 @@
+"""What lasts: the run store, and the one driver of long computations.
+
+A run is one process carried to its end. Its *identity*, a dict of plain values, says all that determines it;
+the key is a hash of that. `carry_on` steps the process, records what it observes, checkpoints, shows progress,
+stops at a budget and resumes, bit for bit. In the store (`EOSLIB_RUNS`, default ./runs) a run is a folder:
+
+    rows-*.npz, state-*.safetensors, checkpoint.json    while it goes on; checkpoint.json commits the others
+    trace.nc, manifest.json                             once finished; manifest.json commits the trace
+
+Every file is written under another name, flushed to the disk and renamed, and carries a checksum that is
+verified before use. `recorded/` holds finished traces, floats as float32, smaller, read-only to a build.
+"""
+
+from eoslib.store.archive import Run, find, gather, inventory, listing, record, recorded_runs, status, verify
+from eoslib.store.files import Damaged, StoreError, write_atomically
+from eoslib.store.identity import home, key_of, library_sha256, machine, plain, recorded
+from eoslib.store.journal import Process, carry_on
+from eoslib.store.traces import single, thin, trace_of, values_sha256, windowed
+
+__all__ = [
+    "Damaged", "Process", "Run", "StoreError", "carry_on", "find", "gather", "home", "inventory", "key_of",
+    "library_sha256", "listing", "machine", "plain", "record", "recorded", "recorded_runs", "single", "status", "thin",
+    "trace_of", "values_sha256", "verify", "windowed", "write_atomically",
+]  # fmt: skip

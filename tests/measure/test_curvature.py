@@ -1,0 +1,347 @@
+"""eoslib.measure.curvature against dense eigensolvers, and what a tracker must not miss."""
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.func import hessian
+
+from eoslib.measure.curvature import MAX_BASIS, SegmentSharpness, SharpnessTracker, _orthonormalised, top_eigenpairs
+from eoslib.problems import networks
+from eoslib.problems.objective import Objective, SupervisedObjective
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def symmetric(eigenvalues, seed=0):
+    """A dense symmetric matrix with these eigenvalues, and its eigenvectors as rows."""
+    eigenvalues = torch.as_tensor(eigenvalues, dtype=torch.float64)
+    q = torch.linalg.qr(random(len(eigenvalues), len(eigenvalues), seed=seed)).Q
+    return q @ torch.diag(eigenvalues) @ q.T, q.T
+
+
+class Counted:
+    """v ↦ Av, counting."""
+
+    def __init__(self, matrix):
+        self.matrix, self.products = matrix, 0
+
+    def __call__(self, v):
+        self.products += 1
+        return self.matrix @ v
+
+
+def check(matrix, spectrum, k, tolerance):
+    """The pairs are the k largest, the residuals true, the vectors orthonormal."""
+    expected = np.linalg.eigvalsh(matrix.numpy())[::-1][:k]
+    scale = abs(expected[0])
+    # |λ − λ̂| ≤ ‖residual‖ for symmetric matrices
+    np.testing.assert_allclose(spectrum.values.numpy(), expected, rtol=0, atol=tolerance * scale + 1e-12)
+    true = torch.stack([(matrix @ u - x * u).norm() for u, x in zip(spectrum.vectors, spectrum.values, strict=True)])
+    torch.testing.assert_close(spectrum.residuals, true, rtol=1e-6, atol=1e-11 * max(scale, 1))
+    assert (true <= tolerance * scale + 1e-11).all()
+    gram = spectrum.vectors @ spectrum.vectors.T
+    torch.testing.assert_close(gram, torch.eye(k, dtype=gram.dtype), rtol=0, atol=1e-9)
+    assert spectrum.values.tolist() == sorted(spectrum.values.tolist(), reverse=True)
+    assert spectrum.converged
+
+
+# --- one search ------------------------------------------------------------------------------------------
+
+
+@given(p=st.integers(5, 60), k=st.integers(1, 4), seed=st.integers(0, 2**31), shift=st.floats(-1, 1))
+def test_indefinite_matrices(p, k, seed, shift):
+    """Largest algebraically, not in size: the most negative eigenvalue may be the larger one."""
+    a = random(p, p, seed=seed)
+    matrix = (a + a.T) / 2 + shift * torch.eye(p, dtype=a.dtype)
+    operator = Counted(matrix)
+    spectrum = top_eigenpairs(operator, random(1, p, seed=seed + 1), k, tolerance=1e-8)
+    check(matrix, spectrum, k, 1e-8)
+    assert spectrum.products == operator.products
+
+
+def test_the_most_negative_eigenvalue_is_not_taken_for_the_sharpness():
+    matrix, _ = symmetric([-100, -50, 0, 1, 2, 3])
+    assert top_eigenpairs(Counted(matrix), random(1, 6), tolerance=1e-9).values[0] == pytest.approx(3)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@pytest.mark.parametrize("gap", [0, 1e-9, 1e-4])
+def test_a_nearly_degenerate_pair_on_top(gap, k):
+    matrix, _ = symmetric([*np.linspace(-5, 5, 96), 10 - gap, 10, 9, 8])
+    # k start vectors: a Krylov space of one holds one vector of each eigenspace
+    check(matrix, top_eigenpairs(Counted(matrix), random(k, 100), k, tolerance=1e-6, max_products=1000), k, 1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_rank_deficient(k):
+    """Most eigenvalues are 0 exactly, so that Krylov spaces close early."""
+    matrix, _ = symmetric([0] * 37 + [1, 2, 5])
+    check(matrix, top_eigenpairs(Counted(matrix), random(1, 40), k, tolerance=1e-9), k, 1e-9)
+
+
+@pytest.mark.parametrize("p", [1, 2, 5])
+def test_all_eigenpairs(p):
+    matrix, _ = symmetric(range(-1, p - 1))
+    check(matrix, top_eigenpairs(Counted(matrix), random(1, p), k=p, tolerance=1e-12), p, 1e-10)
+
+
+def test_the_zero_operator_has_sharpness_zero():
+    spectrum = top_eigenpairs(Counted(torch.zeros(6, 6, dtype=torch.float64)), random(1, 6), k=2)
+    assert spectrum.values.tolist() == [0, 0] and spectrum.converged
+
+
+def test_restarts_do_not_lose_accuracy():
+    """More products than the basis holds, on a spectrum without gaps."""
+    matrix, _ = symmetric(np.linspace(-1, 1, 400))
+    spectrum = top_eigenpairs(Counted(matrix), random(1, 400), tolerance=1e-7, max_products=2000)
+    assert spectrum.products > 2 * MAX_BASIS
+    check(matrix, spectrum, 1, 1e-7)
+
+
+def test_a_basis_in_float32_stays_orthogonal_when_little_is_new():
+    """Subtracting once leaves 1e-7 of the whole, which is much of a thousandth."""
+    rows = torch.linalg.qr(random(2000, 30)).Q.T.float()
+    q = _orthonormalised(rows.sum(0) + 1e-3 * random(2000, seed=1).float() / 2000**0.5, rows)
+    assert (rows @ q).abs().max() < 1e-6
+    assert q.norm().item() == pytest.approx(1, abs=1e-6)
+    assert _orthonormalised(rows.sum(0), rows) is None
+
+
+def test_a_search_cut_short_says_so():
+    matrix, _ = symmetric(np.linspace(-1, 1, 400))
+    operator = Counted(matrix)
+    spectrum = top_eigenpairs(operator, random(1, 400), tolerance=1e-12, max_products=15)
+    assert not spectrum.converged
+    assert spectrum.products == operator.products == 15
+    true = (matrix @ spectrum.vectors[0] - spectrum.values[0] * spectrum.vectors[0]).norm()
+    torch.testing.assert_close(spectrum.residuals[0], true)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_a_warm_start_from_the_answer_costs_one_product_a_vector(k):
+    matrix, _ = symmetric(np.linspace(-3, 7, 80) ** 3)
+    cold = top_eigenpairs(Counted(matrix), random(1, 80), k, tolerance=1e-9)
+    for start, eager, products in [(cold.vectors, None, k), (cold.basis, None, k + 1), (cold.basis, k, k)]:
+        operator = Counted(matrix)
+        warm = top_eigenpairs(operator, start, k, tolerance=1e-8, eager=eager)
+        assert operator.products == warm.products == products < cold.products
+        check(matrix, warm, k, 1e-8)
+
+
+def test_start_vectors_held_back_are_used_when_the_eager_ones_do_not_suffice():
+    matrix, vectors = symmetric([0, 1, 2, 3, 4, 10])
+    operator = Counted(matrix)
+    start = torch.stack([vectors[0] + vectors[5] / 9, vectors[5]])
+    check(matrix, top_eigenpairs(operator, start, eager=1, tolerance=1e-9), 1, 1e-9)
+    assert operator.products == 2
+
+
+def test_dependent_start_vectors_cost_nothing():
+    matrix, _ = symmetric([1, 2, 3, 4, 5])
+    operator, v = Counted(matrix), random(5)
+    spectrum = top_eigenpairs(operator, torch.stack([v, 2 * v, torch.zeros_like(v)]), tolerance=1e-10)
+    check(matrix, spectrum, 1, 1e-10)
+    assert operator.products <= 5
+
+
+@pytest.mark.parametrize("k", [0, 6])
+def test_an_impossible_number_of_pairs_is_refused(k):
+    with pytest.raises(ValueError, match=f"k = {k} .* size 5"):
+        top_eigenpairs(Counted(torch.eye(5)), torch.randn(1, 5), k)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("k", [1, 3])
+def test_an_operator_that_is_not_finite_gives_nan(bad, k):
+    spectrum = top_eigenpairs(lambda v: v * bad, random(1, 6), k)
+    assert spectrum.values.isnan().all() and spectrum.values.shape == (k,)
+    assert spectrum.residuals.isnan().all()
+    assert not spectrum.converged
+
+
+# --- on a network ----------------------------------------------------------------------------------------
+
+
+def network_problem(dtype=torch.float64):
+    network = networks.mlp(6, (8,), 4, "tanh", seed=0).to(dtype)
+    inputs, labels = random(30, 6).to(dtype), torch.arange(30) % 4
+    return SupervisedObjective(network, inputs, labels, "cross-entropy"), networks.flatten(network)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_scipy_agrees_on_the_hessian_of_a_network(k):
+    objective, theta = network_problem()
+    point = objective.expand(theta)
+    spectrum = top_eigenpairs(point.hvp, random(1, len(theta)), k, tolerance=1e-8)
+    operator = scipy.sparse.linalg.LinearOperator(
+        (len(theta), len(theta)), matvec=lambda v: point.hvp(torch.from_numpy(v.ravel())).numpy(), dtype=np.float64
+    )
+    expected = scipy.sparse.linalg.eigsh(operator, k=k, which="LA", tol=1e-10)[0][::-1]
+    np.testing.assert_allclose(spectrum.values.numpy(), expected, rtol=1e-6)
+
+
+def test_float32_is_good_enough_for_a_plot():
+    objective, theta = network_problem(torch.float32)
+    spectrum = top_eigenpairs(objective.expand(theta).hvp, random(1, len(theta)).float())
+    exact, at = network_problem()
+    dense = hessian(lambda t: exact.forward(t)[0])(at)
+    assert spectrum.values[0].item() == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-3)
+
+
+# --- the tracker -----------------------------------------------------------------------------------------
+
+
+def orthogonal_tracker(**options):
+    """A tracker after one measurement, whose vectors are orthogonal to a direction that is about to rise."""
+    tracker = SharpnessTracker(audit_every=5, **options)
+    e = torch.eye(10, dtype=torch.float64)
+    tracker.older, tracker.newer, tracker.spare = e[:1], e[:1], e[1:2]
+    tracker.measurements = 1
+    return tracker
+
+
+def test_a_tracker_finds_at_the_next_audit_what_its_warm_start_cannot_see():
+    """The spaces of a diagonal matrix that start at e₁, e₂ never leave them; λ = 9 belongs to e₈."""
+    diagonal = torch.tensor([5.0, 4, 0, 0, 0, 0, 0, 9, 0, 0], dtype=torch.float64)
+    tracker, like = orthogonal_tracker(), torch.zeros(10, dtype=torch.float64)
+    seen = [tracker.track(lambda v: diagonal * v, like).values[0].item() for _ in range(5)]
+    assert seen[:4] == pytest.approx([5] * 4)  # the trap
+    assert seen[4] == pytest.approx(9, rel=3e-3)  # the audit, at measurement 5
+    assert tracker.missed == 1
+    for _ in range(4):  # and does not forget it
+        assert tracker.track(lambda v: diagonal * v, like).values[0].item() == pytest.approx(9, rel=3e-3)
+    assert tracker.missed == 1
+
+
+def test_an_audit_that_finds_nothing_new_misses_nothing_and_is_paid_for():
+    matrix, _ = symmetric(np.linspace(-1, 5, 30) ** 3)
+    operator, like = Counted(matrix), torch.zeros(30, dtype=torch.float64)
+    tracker = SharpnessTracker(audit_every=2)
+    spent = [tracker.track(operator, like).products for _ in range(5)]
+    assert sum(spent) == operator.products  # the cold searches too
+    assert tracker.missed == 0
+    assert max(spent[1], spent[3]) <= 2 < min(spent[0], spent[2], spent[4])
+
+
+def test_a_tracker_follows_a_turning_matrix():
+    a, b = symmetric(np.linspace(-1, 3, 40), seed=1)[0], symmetric(np.linspace(-1, 3, 40), seed=2)[0]
+    tracker, like = SharpnessTracker(k=2, tolerance=1e-6, audit_every=1000), torch.zeros(40, dtype=torch.float64)
+    for t in torch.linspace(0, 1, 30):
+        matrix = (1 - t) * a + t * b
+        check(matrix, tracker.track(Counted(matrix), like), 2, 1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_what_a_tracker_reports(k):
+    objective, theta = network_problem()
+    point = objective.expand(theta)
+    values, vectors = torch.linalg.eigh(hessian(lambda t: objective.forward(t)[0])(theta))
+    step_size = 2 / values[-2:].mean().item()  # the second eigenvalue is stable, the first is not
+    row = SharpnessTracker(k=k, tolerance=1e-8).measure(point, step_size)
+    assert row["sharpness"] == pytest.approx(values[-1].item(), rel=1e-7)
+    assert row["sharpness_residual"] <= 1e-8
+    alignment = abs(vectors[:, -1] @ point.gradient) / point.gradient.norm()
+    assert row["alignment"] == pytest.approx(alignment.item(), rel=1e-5)
+    assert row["products"] == objective.products
+    assert ("eigenvalues" in row) == ("unstable_alignment" in row) == (k > 1)
+    if k > 1:
+        assert row["unstable_alignment"] == pytest.approx(alignment.item(), rel=1e-5)
+        both = SharpnessTracker(k=k, tolerance=1e-8).measure(point, 2 / values[-2].item() * 1.0001)
+        share = (vectors[:, -2:].T @ point.gradient).norm() / point.gradient.norm()
+        assert both["unstable_alignment"] == pytest.approx(share.item(), rel=1e-5)
+        assert row["eigenvalues"] == pytest.approx(values.flip(0)[:k].tolist(), rel=1e-7)
+
+
+def test_a_restored_tracker_measures_the_same_bits():
+    matrix, _ = symmetric(np.linspace(-1, 5, 30) ** 3)
+    like = torch.zeros(30, dtype=torch.float64)
+    ours = SharpnessTracker(k=2, audit_every=3)
+    for _ in range(2):
+        ours.track(Counted(matrix), like)
+    restored = SharpnessTracker(k=2, audit_every=3)
+    restored.load(ours.state())
+    for shift in (0.1, 0.2, 0.3):  # the second is an audit, the third takes the spare
+        moved = matrix + shift * torch.diag(torch.arange(30, dtype=torch.float64))
+        a, b = ours.track(Counted(moved), like), restored.track(Counted(moved), like)
+        assert torch.equal(a.values, b.values) and torch.equal(a.vectors, b.vectors) and a.products == b.products
+    assert (ours.measurements, ours.missed) == (restored.measurements, restored.missed)
+
+
+def test_a_fresh_tracker_has_a_state_that_can_be_loaded():
+    matrix, like = symmetric([1, 2, 3])[0], torch.zeros(3, dtype=torch.float64)
+    tracker = SharpnessTracker()
+    tracker.load(SharpnessTracker().state())
+    assert tracker.track(Counted(matrix), like).values[0].item() == pytest.approx(3)
+
+
+def test_a_tracker_survives_a_point_where_the_hessian_is_not_finite():
+    matrix, _ = symmetric(np.linspace(-1, 5, 30))
+    tracker, like = SharpnessTracker(audit_every=2), torch.zeros(30, dtype=torch.float64)
+    tracker.track(Counted(matrix), like)
+    for _ in range(2):
+        assert tracker.track(lambda v: v * float("nan"), like).values.isnan().all()
+    assert tracker.track(Counted(matrix), like).values[0].item() == pytest.approx(5, rel=3e-3)
+
+
+def test_the_sharpness_along_a_step_against_dense_matrices():
+    def f(theta):
+        return torch.tanh(20 * theta[0] ** 2 + theta[1] ** 2)
+
+    objective, step_size, theta = Objective(f), 2 / 39, torch.tensor([0.08, 0.3], dtype=torch.float64)
+    segment = SegmentSharpness(objective, every=1, points=4)
+    segment.trackers = [SharpnessTracker(tolerance=1e-10) for _ in range(4)]
+    point = objective.expand(theta)
+    measured = segment.measure(point, step_size)["segment_sharpness"]
+    along = [theta - tau * step_size * point.gradient for tau in (0, 1 / 3, 2 / 3, 1)]
+    expected = [torch.linalg.eigvalsh(hessian(f)(there))[-1].item() for there in along]
+    assert measured == pytest.approx(expected, rel=1e-6)
+    restored = SegmentSharpness(objective, every=1, points=4)
+    restored.load(segment.state())
+    assert all(torch.equal(a.newer, b.newer) for a, b in zip(segment.trackers, restored.trackers, strict=True))
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_tracker_never_asks_for_more_directions_than_there_are(p):
+    matrix, _ = symmetric(range(1, p + 1))
+    tracker = SharpnessTracker(k=p)
+    for _ in range(9):  # the spare is due at the fourth and the eighth
+        assert tracker.track(Counted(matrix), random(p)).values[0].item() == pytest.approx(p)
+
+
+# --- in the subspace of the inputs' principal directions -------------------------------------------------
+
+
+def descent_on_inputs(scales, monkeypatch):
+    """Points along gradient descent of a small network whose inputs have these standard deviations."""
+    monkeypatch.setattr("eoslib.problems.objective.PRINCIPAL", 4)
+    labels = torch.randint(3, (200,), generator=torch.Generator().manual_seed(1))
+    inputs = random(200, len(scales)) * torch.as_tensor(scales, dtype=torch.float64)
+    network = networks.mlp(len(scales), (6,), 3, "tanh", seed=0).double()
+    objective, theta = SupervisedObjective(network, inputs, labels, "cross-entropy"), networks.flatten(network)
+    for _ in range(8):
+        point = objective.expand(theta)
+        yield point, torch.linalg.eigvalsh(hessian(lambda t: objective.forward(t)[0])(theta))[-1].item()
+        theta = theta - 0.3 * point.gradient
+
+
+def test_a_search_in_the_subspace_spares_products(monkeypatch):
+    tracker = SharpnessTracker()
+    for point, expected in descent_on_inputs(1.5 / np.arange(1, 61) ** 1.0, monkeypatch):
+        row = tracker.measure(point, 0.3)
+        assert row["sharpness"] == pytest.approx(expected, rel=1e-4)
+        assert row["sharpness_residual"] <= 3e-3
+        assert row["products"] <= 3
+
+
+def test_where_the_subspace_holds_little_the_search_goes_on_outside(monkeypatch):
+    tracker = SharpnessTracker(k=2, tolerance=1e-5)
+    for point, expected in descent_on_inputs(np.ones(60), monkeypatch):
+        assert point.restricted() is not None
+        spectrum = tracker.at(point)
+        assert spectrum.converged
+        assert spectrum.values[0].item() == pytest.approx(expected, rel=1e-6)

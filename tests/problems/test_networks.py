@@ -1,0 +1,510 @@
+"""eoslib.problems.networks: derivatives against finite differences, initialisation and layout against PyTorch."""
+
+import copy
+import math
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import grad, jvp
+
+from eoslib.problems.losses import BINARY_LOSSES, LOSSES
+from eoslib.problems.networks import (
+    ACTIVATIONS,
+    CNN,
+    MLP,
+    Attention,
+    LayerNorm,
+    apply,
+    cnn,
+    flatten,
+    mlp,
+    narrowed,
+    resnet18,
+    transformer,
+)
+from eoslib.problems.objective import SupervisedObjective
+
+# torch.func.jvp itself still calls torch.jit.script, which torch deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+def forward(f):
+    """x ↦ f′(x), elementwise, by forward mode."""
+    return lambda x: jvp(f, (x,), (torch.ones_like(x),))[1]
+
+
+def reverse(f):
+    """x ↦ f′(x), elementwise, by reverse mode."""
+    return grad(lambda x: f(x).sum())
+
+
+def away_from_zero():
+    """Both branches of every activation, no kink."""
+    return torch.linspace(-4, 4, 40, dtype=torch.float64)  # even number of points: 0 is not among them
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_four_derivatives_against_finite_differences(name):
+    x, h, f = away_from_zero(), 1e-5, ACTIVATIONS[name]
+    for _ in range(4):
+        difference = (f(x + h) - f(x - h)) / (2 * h)
+        f = reverse(f)
+        torch.testing.assert_close(f(x), difference, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_mix_of_forward_and_reverse_mode_agrees_and_is_finite_far_out(name):
+    x = torch.cat([away_from_zero(), torch.tensor([-800.0, -30, 30, 800], dtype=torch.float64)])
+    fourth = []
+    for modes in product([forward, reverse], repeat=4):
+        f = ACTIVATIONS[name]
+        for mode in modes:
+            f = mode(f)
+        fourth.append(f(x))
+    assert torch.isfinite(fourth[0]).all()
+    for other in fourth[1:]:
+        torch.testing.assert_close(other, fourth[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_four_derivatives_through_a_network(name):
+    """Derivatives of the outputs along a line θ + tv, by reverse mode through apply."""
+    network = mlp(3, (5, 4), 2, name, seed=1)
+    theta = flatten(network).double()
+    generator = torch.Generator().manual_seed(2)
+    v = torch.randn(theta.shape, generator=generator, dtype=torch.float64)
+    x = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+
+    def f(t):
+        return apply(network, theta + t * v, x).sin().sum()
+
+    t, h = torch.zeros((), dtype=torch.float64), 1e-5
+    for _ in range(4):
+        difference = (f(t + h) - f(t - h)) / (2 * h)
+        f = grad(f)
+        torch.testing.assert_close(f(t), difference, rtol=1e-6, atol=1e-6)
+
+
+# --- networks: derivatives -------------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """A small network as network(d_out, activation), and its inputs as inputs(generator)."""
+
+    network: Callable[[int, str], nn.Module]
+    inputs: Callable[[torch.Generator], torch.Tensor]
+
+
+def numbers(*shape):
+    return lambda generator: torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+KINDS = {
+    "mlp": Kind(lambda d_out, activation: mlp(5, (4, 3), d_out, activation, seed=0), numbers(3, 5)),
+    "cnn": Kind(lambda d_out, activation: cnn((2, 4, 5), d_out, 3, activation, seed=0), numbers(3, 40)),
+    "resnet18": Kind(
+        lambda d_out, activation: resnet18((2, 4, 4), d_out, (2, 4), 2, activation, seed=0), numbers(3, 32)
+    ),
+    "transformer on tokens": Kind(
+        lambda d_out, activation: transformer(5, 4, d_out, 6, 2, 1, activation, seed=0),
+        lambda generator: torch.randint(5, (3, 4), generator=generator),
+    ),
+    "transformer on features": Kind(
+        lambda d_out, activation: transformer(3, 4, d_out, 6, 2, 1, activation, seed=0), numbers(3, 12)
+    ),
+}
+
+
+def problem(kind, activation="swish", loss="cross-entropy"):
+    """The network of a kind on data: objective, θ (p,) away from special values, a direction (p,); in float64."""
+    generator = torch.Generator().manual_seed(1)
+    network = KINDS[kind].network(1 if loss in BINARY_LOSSES else 3, activation).double()
+    labels = torch.tensor([0, 1, 1] if loss in BINARY_LOSSES else [0, 2, 1])
+    theta = flatten(network)
+    theta += 0.3 * torch.randn(theta.shape, generator=generator, dtype=theta.dtype)
+    direction = torch.randn(theta.shape, generator=generator, dtype=theta.dtype)
+    return SupervisedObjective(network, KINDS[kind].inputs(generator), labels, loss), theta, direction
+
+
+def pieces(network, direction):
+    """For each parameter tensor, by name, the direction (p,) within it."""
+    start, restricted = 0, {}
+    for name, parameter in network.named_parameters():
+        inside = slice(start, start + parameter.numel())
+        restricted[name] = torch.zeros_like(direction)
+        restricted[name][inside] = direction[inside]
+        start = inside.stop
+    return restricted
+
+
+def assert_derivatives(objective, theta, directions, v, h=3e-5):
+    """∇²f·u, ∇³f(u, u), ∇³f(u, v) and ∇⁴f(u, u, v), all by reverse mode, each against central differences of the one
+    before, for each u of `directions` (by name) and one v."""
+
+    def expanded(direction):
+        return [objective.expand(theta + s * h * direction) for s in (1, -1)]
+
+    def difference(quantity, points):
+        above, below = map(quantity, points)
+        return (above - below) / (2 * h)
+
+    def check(name, what, actual, expected):
+        error = (actual - expected).norm() / (expected.norm() + 1e-2)
+        assert error < 1e-5, f"{what} in the direction of {name} is wrong by {error:.1e}"
+
+    def gradient(scalar):
+        return torch.autograd.grad(scalar, t, create_graph=True)[0]
+
+    t = theta.clone().requires_grad_()
+    first = gradient(objective.forward(t)[0])
+    here, along_v = objective.expand(theta), expanded(v)
+    check("v", "∇f", here.gradient @ v, difference(lambda point: point.value, along_v))
+    for name, u in directions.items():
+        along_u = expanded(u)
+        check(name, "∇²f·u", here.hvp(u), difference(lambda point: point.gradient, along_u))
+        check(name, "∇³f(u, u)", here.third(u), difference(lambda point, u=u: point.hvp(u), along_u))
+        second = gradient(first @ u)
+        check(name, "∇³f(u, v)", gradient(second @ v), difference(lambda point, u=u: point.hvp(u), along_v))
+        fourth = gradient(gradient(second @ u) @ v)
+        check(name, "∇⁴f(u, u, v)", fourth, difference(lambda point, u=u: point.third(u), along_v))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_derivatives_of_every_layer(kind):
+    """The direction u lies in one parameter tensor at a time, so that a failure names the layer."""
+    objective, theta, direction = problem(kind)
+    assert_derivatives(objective, theta, pieces(objective.network, direction), direction / direction.norm())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_four_derivatives_with_every_activation(kind, activation):
+    objective, theta, direction = problem(kind, activation)
+    u, v = direction / direction.norm(), direction.roll(1) / direction.norm()
+    assert_derivatives(objective, theta, {"u": u}, v, h=1e-6 if activation in ("relu", "elu", "softplus") else 3e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_four_derivatives_of_every_loss(kind, loss):
+    objective, theta, direction = problem(kind, loss=loss)
+    u, v = direction / direction.norm(), direction.roll(1) / direction.norm()
+    assert_derivatives(objective, theta, {"u": u}, v)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_mix_of_modes_gives_the_same_fourth_derivative_of_a_network(kind):
+    objective, theta, direction = problem(kind)
+    u, t = direction / direction.norm(), torch.zeros((), dtype=theta.dtype)
+    fourth = []
+    for modes in product([forward, reverse], repeat=4):
+
+        def f(t):
+            return objective.forward(theta + t * u)[0]
+
+        for mode in modes:
+            f = mode(f)
+        fourth.append(f(t))
+    torch.testing.assert_close(torch.stack(fourth), fourth[0].expand(16), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "torch_forward"),
+    [
+        ("transformer on tokens", LayerNorm, lambda self, x: F.layer_norm(x, x.shape[-1:], self.weight, self.bias)),
+        (
+            "resnet18",
+            nn.GroupNorm,
+            lambda self, x: F.batch_norm(x, None, None, self.weight, self.bias, training=True),
+        ),
+    ],
+)
+def test_these_tests_would_see_the_wrong_derivatives_of_torch(kind, layer, torch_forward, monkeypatch):
+    """PyTorch's own layer_norm and batch_norm, put in place of ours."""
+    objective, theta, direction = problem(kind)
+    monkeypatch.setattr(layer, "forward", torch_forward)
+    with pytest.raises(AssertionError, match="wrong by"):
+        assert_derivatives(objective, theta, pieces(objective.network, direction), direction / direction.norm())
+    with pytest.raises(AssertionError):
+        test_every_mix_of_modes_gives_the_same_fourth_derivative_of_a_network(kind)
+
+
+@pytest.mark.parametrize(("order", "message"), [(2, "∇²f·u"), (3, "∇³f"), (4, "∇⁴f")])
+@pytest.mark.parametrize("kind", ["cnn", "transformer on features"])
+def test_these_tests_would_see_a_single_wrong_derivative(kind, order, message, monkeypatch):
+    """An activation whose derivatives are right but for that of this order, which is missing."""
+
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, k):
+            ctx.save_for_backward(x)
+            ctx.k = k
+            return (x + k * math.pi / 2).sin()  # the k-th derivative
+
+        @staticmethod
+        def backward(ctx, g):
+            derivative = Sine.apply(*ctx.saved_tensors, ctx.k + 1)
+            return g * (derivative.detach() if ctx.k + 1 == order - 1 else derivative), None
+
+    monkeypatch.setitem(ACTIVATIONS, "swish", lambda x: Sine.apply(x, 0))
+    objective, theta, direction = problem(kind)
+    with pytest.raises(AssertionError, match=f"^{message}"):
+        assert_derivatives(objective, theta, pieces(objective.network, direction), direction / direction.norm())
+
+
+# --- networks: what they compute -------------------------------------------------------------------------
+
+
+def test_layer_norm_is_that_of_torch():
+    x, norm = torch.randn(2, 3, 5), LayerNorm(5)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    torch.testing.assert_close(norm(x), F.layer_norm(x, (5,), norm.weight, norm.bias, 1e-6))
+
+
+def test_attention_is_that_of_torch():
+    ours, peer, x = Attention(6, 3), nn.MultiheadAttention(6, 3, batch_first=True), torch.randn(2, 4, 6)
+    peer.in_proj_weight.data, peer.in_proj_bias.data = (p.data for p in ours.queries_keys_values.parameters())
+    peer.out_proj.weight.data, peer.out_proj.bias.data = (p.data for p in ours.out.parameters())
+    torch.testing.assert_close(ours(x), peer(x, x, x)[0])
+
+
+def test_a_transformer_is_made_of_the_encoder_layers_of_torch():
+    network, x = transformer(7, 4, 3, 6, 2, 2, "gelu", seed=0), torch.randint(7, (5, 4))
+    nn.init.normal_(network.head.weight)
+    y = network.embedding[x] + network.positions
+    for ours in network.layers:
+        peer = nn.TransformerEncoderLayer(
+            6, 2, 6, dropout=0.0, activation="gelu", layer_norm_eps=1e-6, batch_first=True
+        )
+        nn.utils.vector_to_parameters(flatten(ours.attention), peer.self_attn.parameters())
+        peers = {"attention_norm": peer.norm1, "first": peer.linear1, "second": peer.linear2, "norm": peer.norm2}
+        for name, other in peers.items():
+            layer = getattr(ours, name)
+            nn.utils.vector_to_parameters(torch.randn_like(flatten(layer)), layer.parameters())
+            nn.utils.vector_to_parameters(flatten(layer), other.parameters())
+        y = peer(y)
+    torch.testing.assert_close(network(x), F.linear(y.mean(1), network.head.weight))
+
+
+def test_features_that_are_one_hot_are_tokens():
+    network, x = transformer(7, 4, 3, 6, 2, 1, seed=0), torch.randint(7, (5, 4))
+    nn.init.normal_(network.head.weight)
+    torch.testing.assert_close(network(F.one_hot(x, 7).float().flatten(1)), network(x))
+
+
+def test_a_cnn_layer_by_layer():
+    network, x = cnn((3, 8, 8), 4, 5, "tanh", seed=0), torch.randn(2, 192)
+    first, second = network.convolutions
+    peer = nn.Sequential(
+        nn.Unflatten(1, (3, 8, 8)), first, nn.Tanh(), nn.AvgPool2d(2), second, nn.Tanh(), nn.AvgPool2d(2),
+        nn.Flatten(), network.head,
+    )  # fmt: skip
+    torch.testing.assert_close(network(x), peer(x))
+
+
+def test_a_residual_network_halves_the_image_at_every_stage_but_the_first():
+    network, sizes = resnet18((3, 16, 8), 10, (4, 8, 12), 4, seed=0), []
+    for block in network.blocks:
+        block.register_forward_hook(lambda block, inputs, output: sizes.append(tuple(output.shape[1:])))
+    network(torch.randn(2, 384))
+    assert sizes == 2 * [(4, 16, 8)] + 2 * [(8, 8, 4)] + 2 * [(12, 4, 2)]
+
+
+def test_residual_blocks_add_their_input():
+    """With the last normalisation of every block at zero, what the stem gives only passes the shortcuts."""
+    network, x = resnet18((3, 4, 4), 10, (4, 8), 4, "linear", seed=0), torch.randn(2, 48)
+    nn.init.normal_(network.head.weight)
+    for block in network.blocks:
+        nn.init.zeros_(block.second[1].weight)
+    expected = network.head(network.blocks[2].shortcut(network.stem(x.view(2, 3, 4, 4))).mean((2, 3)))
+    torch.testing.assert_close(network(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters"),
+    [
+        # 9·3·32 + 32, 9·32·32 + 32, 10·(2048 + 1)
+        (lambda: cnn((3, 32, 32), 10, seed=0), 896 + 9_248 + 20_490),
+        # convolutions 9·16·(3 + 4·16), 9·32·(16 + 3·32) + 16·32, …; two numbers per normalised channel; the head
+        (
+            lambda: resnet18((3, 32, 32), 10, seed=0),
+            9 * (3 * 16 + 4 * 16**2 + sum(w * (w // 2 + 3 * w) for w in (32, 64, 128)))
+            + sum(w * w // 2 for w in (32, 64, 128))
+            + 2 * (5 * 16 + 5 * (32 + 64 + 128))
+            + 10 * (128 + 1),
+        ),
+        # embeddings and positions; in each layer six 64 × 64 matrices with biases and two normalisations; the head
+        (lambda: transformer(4096, 64, 1, seed=0), 64 * (4096 + 64) + 2 * (6 * 65 * 64 + 4 * 64) + 65),
+    ],
+)
+def test_number_of_parameters_at_the_paper_s_sizes(network, parameters):
+    assert flatten(network()).numel() == parameters
+
+
+def test_initial_weights_are_uniform_within_one_over_the_root_of_the_fan_in():
+    networks = [
+        cnn((3, 8, 8), 10, 16, bias_init="zero", seed=0),
+        resnet18((3, 8, 8), 10, seed=0),
+        transformer(50, 10, 10, bias_init="zero", seed=0),
+    ]
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias") or (name.startswith("head") and not isinstance(network, CNN)):
+                assert torch.all(parameter == 0), name
+            elif parameter.dim() == 1:  # of a normalisation
+                assert torch.all(parameter == 1), name
+            else:
+                fan_in = parameter.shape[1:].numel()
+                largest = parameter.abs().max().item() * math.sqrt(fan_in)
+                assert 0.95 < largest <= 1, name
+                assert parameter.std().item() * math.sqrt(3 * fan_in) == pytest.approx(1, abs=0.1), name
+
+
+def test_zero_biases_keep_the_weights_of_every_network():
+    for make in (
+        (lambda b: cnn((1, 4, 4), 2, 3, "tanh", b, seed=0)),
+        (lambda b: transformer(5, 4, 2, 6, bias_init=b, seed=0)),
+    ):
+        default, zero = (dict(make(bias_init).named_parameters()) for bias_init in ("default", "zero"))
+        biases = [name for name in default if name.endswith("bias")]
+        assert all(torch.all(zero[name] == 0) for name in biases)
+        assert any(torch.any(default[name] != 0) for name in biases)
+        assert all(torch.equal(zero[name], default[name]) for name in default.keys() - biases)
+
+
+def test_seeds_decide_and_leave_the_global_generator_alone():
+    for make in (
+        lambda seed: cnn((1, 4, 4), 2, 3, seed=seed),
+        lambda seed: resnet18((1, 4, 4), 2, (2,), 2, seed=seed),
+        lambda seed: transformer(5, 4, 2, 6, seed=seed),
+    ):
+        torch.manual_seed(5)
+        undisturbed = torch.rand(3)
+        torch.manual_seed(5)
+        one, again, other = (flatten(make(seed)) for seed in (1, 1, 2))
+        assert torch.equal(one, again) and not torch.equal(one, other)
+        assert torch.equal(torch.rand(3), undisturbed)
+
+
+def sequential(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_mlp_is_the_sequential_of_the_same_seed(seed):
+    network, peer, x = mlp(7, (5, 4), 3, "tanh", seed=seed), sequential(seed), torch.randn(6, 7)
+    assert torch.equal(flatten(network), flatten(peer))
+    assert torch.equal(network(x), peer(x))
+
+
+def test_mlp_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(5)
+    mlp(7, (5,), 3, "relu", seed=1)
+    assert torch.equal(torch.rand(3), undisturbed)
+
+
+def test_zero_biases_keep_the_weights():
+    default, zero = (mlp(7, (5,), 3, "tanh", bias_init, seed=0) for bias_init in ("default", "zero"))
+    for ours, theirs in zip(zero.layers, default.layers, strict=True):
+        assert torch.equal(ours.weight, theirs.weight)
+        assert torch.all(ours.bias == 0)
+        assert torch.any(theirs.bias != 0)
+
+
+def test_a_linear_network_is_the_composition_of_its_layers():
+    network, x = mlp(4, (6, 5), 2, "linear", seed=0).double(), torch.randn(3, 4, dtype=torch.float64)
+    layer_by_layer = x
+    for layer in network.layers:
+        layer_by_layer = layer(layer_by_layer)
+    torch.testing.assert_close(network(x), layer_by_layer)
+
+
+@pytest.mark.parametrize("activation", ["linear", "tanh"])
+@pytest.mark.parametrize("hidden", [(), (6, 5)])
+def test_an_offset_is_added_to_what_the_first_layer_gives(activation, hidden):
+    network, x = mlp(4, hidden, 2, activation, seed=0).double(), torch.randn(3, 4, dtype=torch.float64)
+    shifted = copy.deepcopy(network)
+    shifted.layers[0].bias.data += 0.5
+    offset = torch.full_like(network.layers[0](x), 0.5)
+    torch.testing.assert_close(network(x, offset), shifted(x))
+
+
+def test_a_narrowed_network_differs_in_its_first_layer_only():
+    network = mlp(40, (6, 5), 2, "tanh", seed=0).double()
+    narrow = narrowed(network, 3)
+    assert narrow(torch.randn(7, 3, dtype=torch.float64)).shape == (7, 2)
+    assert [p.shape for p in narrow.parameters()][1:] == [p.shape for p in network.parameters()][1:]
+    assert network.layers[0].weight.shape == (6, 40)
+
+
+def test_without_hidden_layers_the_network_is_affine():
+    network, x = MLP(4, (), 2, "tanh"), torch.randn(3, 4)
+    torch.testing.assert_close(network(x), x @ network.layers[0].weight.T + network.layers[0].bias)
+
+
+def test_flatten_and_apply_are_inverse():
+    network, x = mlp(7, (5, 4), 3, "swish", seed=0), torch.randn(6, 7)
+    theta = flatten(network)
+    assert theta.shape == (sum(p.numel() for p in network.parameters()),)
+    assert torch.equal(apply(network, theta, x), network(x))
+    theta.zero_()  # a copy: the network keeps its parameters
+    assert torch.any(network(x) != 0)
+    assert torch.all(apply(network, theta, x) == 0)
+
+
+def test_apply_follows_the_precision_of_theta():
+    network, x = mlp(7, (5,), 3, "swish", seed=0), torch.randn(6, 7)
+    double = apply(network, flatten(network).double(), x.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), network(x))
+
+
+def test_the_flat_gradient_is_that_of_the_parameters_in_order():
+    network, x = mlp(7, (5, 4), 3, "gelu", seed=0), torch.randn(6, 7)
+    flat = grad(lambda theta: apply(network, theta, x).square().sum())(flatten(network))
+    network(x).square().sum().backward()
+    torch.testing.assert_close(flat, torch.cat([p.grad.flatten() for p in network.parameters()]))
+
+
+def test_apply_serves_other_modules_too():
+    peer, x = sequential(0), torch.randn(6, 7)
+    theta = torch.randn_like(flatten(peer))
+    nn.utils.vector_to_parameters(theta, peer.parameters())
+    assert torch.equal(apply(sequential(1), theta, x), peer(x))
+
+
+@pytest.mark.parametrize("extra", [-1, 1])
+def test_theta_of_another_length_is_refused(extra):
+    network = mlp(7, (5,), 3, "tanh", seed=0)
+    with pytest.raises(RuntimeError, match="split_sizes"):
+        apply(network, torch.zeros(flatten(network).numel() + extra), torch.zeros(1, 7))
+
+
+def test_unknown_names_list_the_valid_ones():
+    with pytest.raises(ValueError, match=r"activation 'tahn'.*linear, tanh, relu, elu, swish, softplus"):
+        MLP(2, (3,), 1, "tahn")
+    with pytest.raises(ValueError, match=r"bias_init 'none'.*default, zero"):
+        mlp(2, (3,), 1, "tanh", "none", seed=0)
+    for make in (
+        lambda: cnn((1, 4, 4), 1, activation="tahn", seed=0),
+        lambda: resnet18((1, 4, 4), 1, activation="tahn", seed=0),
+        lambda: transformer(2, 3, 1, activation="tahn", seed=0),
+    ):
+        with pytest.raises(ValueError, match="activation 'tahn'"):
+            make()
+
+
+def test_heads_and_groups_must_divide_the_widths():
+    with pytest.raises(ValueError, match="heads must divide the width 64, not be 3"):
+        transformer(5, 4, 2, heads=3, seed=0)
+    with pytest.raises(ValueError, match="divisible"):
+        resnet18((1, 4, 4), 2, (6,), 4, seed=0)
