@@ -95,12 +95,20 @@ sizes_steps: Annotated[int, Interval(ge=4)] = 11
 from functools import partial
 from math import gcd
 
-from eoslib.chapter.experiments import LandscapeRun, MapRun, SizesRun
+from eoslib.chapter.experiments import Descent, Map, Sizes
+from eoslib.measure.directions import Position
+from eoslib.problems.problem import OnLandscape
 
 largest = {"f1": 1.0, "f2": 1.0, "f3": 1 / 6, "f4": 10 / 19}  # 2/λ_max at the minimisers
 box = {name: (-half, half, -half, half) for name, half in zip(largest, boxes, strict=True)}
-trajectory = partial(LandscapeRun, chapter="forward_invariance")
-basin_map = partial(MapRun, chapter="forward_invariance", grid=grid, steps=grid // gcd(grid, 64))  # bands of 64 rows
+basin_map = partial(Map, chapter="forward_invariance", grid=grid, steps=grid // gcd(grid, 64))  # bands of 64 rows
+
+
+def trajectory(experiment, landscape, start, **rest):
+    """Gradient descent from one point, every θ recorded."""
+    problem = OnLandscape(landscape=landscape, start=start)
+    return Descent(chapter="forward_invariance", experiment=experiment, problem=problem, measurements=(Position(),), **rest)
+
 
 experiments = {
     "fig1": [
@@ -124,7 +132,7 @@ experiments = {
         basin_map(experiment="fig3_map", landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), step_size=fig3_step_size)
     ],
     "sizes": [
-        SizesRun(
+        Sizes(
             chapter="forward_invariance", experiment="sizes", landscape=name, box=box[name],
             step_size=0.99 * largest[name], steps=sizes_steps, grid=sizes_grid,
         )
@@ -141,8 +149,9 @@ from matplotlib.patches import Patch
 from scipy import ndimage
 
 from eoslib.chapter.claims import Ledger
-from eoslib.chapter.experiments import collect, provenance
+from eoslib.chapter.experiments import collect
 from eoslib.chapter.figures import BLUE, ORANGE, PURPLE, SKY, VERMILION, colours, panels
+from eoslib.chapter.provenance import provenance
 from eoslib.papers.basins import Outcome, box_dimension, classify, pixel_centres
 from eoslib.problems import landscapes
 
@@ -162,8 +171,8 @@ RGB = np.array([to_rgb(colour) for colour, _ in COLOURS.values()], dtype=np.floa
 
 
 def codes_of(run):
-    """The map of a MapRun, (grid, grid), row 0 at the bottom."""
-    return run.trace.outcome.values.reshape(run.identity["grid"], -1)
+    """The map of a Map, (grid, grid), row 0 at the bottom."""
+    return run.trace.outcome.values.reshape(run["grid"], -1)
 
 
 def share(run, *kinds):
@@ -178,7 +187,7 @@ def draw_map(ax, run):
     k = max(1, len(codes) // 512)
     n = len(codes) // k
     blocks = RGB[codes[: n * k, : n * k]].reshape(n, k, n, k, 3).mean((1, 3))
-    ax.imshow(blocks, origin="lower", extent=run.identity["box"], interpolation="nearest")
+    ax.imshow(blocks, origin="lower", extent=run["box"], interpolation="nearest")
 
 
 def legend(figure, runs):
@@ -201,7 +210,7 @@ def symbol(name):
 
 def fraction_of(run):
     """η / η_max."""
-    return run.step_size / largest[run.identity["landscape"]]
+    return run.step_size / largest[run["landscape"]]
 
 
 def rises(run):
@@ -213,7 +222,7 @@ def rises(run):
 def membership(run):
     """What `classify` says of each iterate of a trajectory, and of the whole."""
     x, y = run.trace.theta.values.T
-    return classify(landscapes.get(run.identity["landscape"]), run.step_size, x.copy(), y.copy())
+    return classify(landscapes.get(run["landscape"]), run.step_size, x.copy(), y.copy())
 
 
 # %% [markdown]
@@ -264,7 +273,7 @@ claims.measure(
 
 # %%
 fig2 = collect(experiments["fig2"])
-by_name = {name: [run for run in fig2 if run.identity["landscape"] == name] for name in largest}
+by_name = {name: [run for run in fig2 if run["landscape"] == name] for name in largest}
 
 # %% tags=["hide-input"]
 with panels(
@@ -305,12 +314,12 @@ with panels(
 
 
 def case(run):
-    return f"{run.identity['landscape']}, {fraction_of(run):.3g} η_max"
+    return f"{run['landscape']}, {fraction_of(run):.3g} η_max"
 
 
 def near_minimum(run):
     """The pixels with |x|, |y| ≤ 0.4."""
-    x, y = pixel_centres(run.identity["box"], run.identity["grid"])
+    x, y = pixel_centres(run["box"], run["grid"])
     return (abs(x) <= 0.4) & (abs(y) <= 0.4)
 
 
@@ -903,18 +912,18 @@ claims.measure("ext/hyperbola-diverges", {"": not np.isfinite(x[-1, 3] + y[-1, 3
 
 # %%
 sizes = collect(experiments["sizes"])
-size_of = {run.identity["landscape"]: run for run in sizes}
+size_of = {run["landscape"]: run for run in sizes}
 
 
 def fractions(run):
     """The measured step sizes over η_max."""
-    return run.trace.eta.values / largest[run.identity["landscape"]]
+    return run.trace.eta.values / largest[run["landscape"]]
 
 
 def area(run, of):
     """The area of a set ("stable" or "convergent") at each step size, and its standard error."""
-    left, right, bottom, top = run.identity["box"]
-    pixel = (right - left) * (top - bottom) / run.identity["grid"] ** 2
+    left, right, bottom, top = run["box"]
+    pixel = (right - left) * (top - bottom) / run["grid"] ** 2
     return run.trace[f"{of}_area"].values, pixel * np.sqrt(run.trace[f"{of}_boxes"].values[:, 0]) / 2
 
 
@@ -950,7 +959,7 @@ with panels(
 def growth(run):
     """The largest growth of the area of U_η between successive step sizes, less two standard errors, per box."""
     mean, error = area(run, "stable")
-    left, right, bottom, top = run.identity["box"]
+    left, right, bottom, top = run["box"]
     return np.max(np.diff(mean) - 2 * np.hypot(error[1:], error[:-1])) / ((right - left) * (top - bottom))
 
 

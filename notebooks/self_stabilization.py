@@ -155,67 +155,72 @@ fig6_schedule_every: PositiveInt = 3
 # The experiments follow, each a list of runs. `python -m eoslib compute self_stabilization --list` shows what they cost.
 
 # %% tags=["experiments", "hide-input", "gallery"]
-from functools import partial
+from eoslib.chapter.experiments import Descent, Stabilization
+from eoslib.dynamics.rules import Schedule
+from eoslib.measure.curvature import Sharpness
+from eoslib.measure.progress import HeldOut
+from eoslib.problems.problem import Data, Network, Training
 
-from eoslib.chapter.experiments import DescentRun, StabilizationRun
 
-common = dict(chapter="self_stabilization", standardisation=standardisation, bias_init=bias_init, seed=seed)
-stabilize = partial(StabilizationRun, **common, steps=steps, every=every, predict_from=predict_from)
-descend = partial(DescentRun, **common)
-first = dict(
-    dataset=dataset,
-    data_options=data_options,
-    n=n,
-    loss=loss,
-    architecture=architecture,
-    sizes=sizes,
-    activation=activation,
-)
-fig5_setting = dict(
-    dataset=fig5_dataset, n=fig5_n, loss=fig5_loss, architecture="mlp", sizes=fig5_sizes, activation=fig5_activation,
-    step_size=fig5_step_size,
+def problem(dataset, n, loss, architecture, sizes, activation, data_options=None):
+    """The loss of a network."""
+    data = Data(dataset=dataset, n=n, standardisation=standardisation, data_options=data_options or {})
+    network = Network(architecture=architecture, sizes=sizes, activation=activation, bias_init=bias_init)
+    return Training(data=data, network=network, loss=loss)
+
+
+def stabilize(experiment, problem, step_size, tracked, **rest):
+    """Everything side by side from the onset of instability on."""
+    rest = {"every": every, "predict_from": predict_from} | rest
+    return Stabilization(
+        chapter="self_stabilization", experiment=experiment, problem=problem, step_size=step_size, steps=steps,
+        tracked=tracked, seed=seed, **rest,
+    )  # fmt: skip
+
+
+def descend(experiment, problem, step_size, steps, measurements, **rest):
+    """Gradient descent alone."""
+    return Descent(
+        chapter="self_stabilization", experiment=experiment, problem=problem, step_size=step_size, steps=steps,
+        measurements=measurements, seed=seed, **rest,
+    )  # fmt: skip
+
+
+first = problem(dataset, n, loss, architecture, sizes, activation, data_options)
+cnn = problem(cnn_dataset, cnn_n, cnn_loss, "cnn", cnn_sizes, activation, cnn_data_options)
+transformer = problem(
+    transformer_dataset, transformer_n, transformer_loss, "transformer", transformer_sizes, activation,
+    transformer_data_options,
 )  # fmt: skip
-fig6_setting = dict(
-    dataset=fig6_dataset, n=fig6_n, loss="cross-entropy", architecture="resnet18", sizes=fig6_sizes, activation="swish",
-    steps=fig6_steps, test_n=fig6_test_n,
-)  # fmt: skip
+several_eigenvalues = problem(fig5_dataset, fig5_n, fig5_loss, "mlp", fig5_sizes, fig5_activation)
+residual = problem(fig6_dataset, fig6_n, "cross-entropy", "resnet18", fig6_sizes, "swish")
+
+
+def fig6_run(step_size, every, **rest):
+    """Figure 6: sharpness and held-out examples, at the same steps."""
+    measurements = (Sharpness(every=every), HeldOut(every=every, examples=fig6_test_n))
+    return descend("fig6", residual, step_size, fig6_steps, measurements, **rest)
+
 
 experiments = {
-    "fig1": [descend(experiment="fig1", **first, step_size=fig1_step_size, steps=fig1_steps, every=fig1_every)],
-    "fig4": [stabilize(experiment="fig4", **first, step_size=eta, tracked=tracked) for eta in step_sizes],
-    "cnn": [
-        stabilize(
-            experiment="cnn", dataset=cnn_dataset, data_options=cnn_data_options, n=cnn_n, loss=cnn_loss,
-            architecture="cnn", sizes=cnn_sizes, activation=activation, step_size=eta, tracked=cnn_tracked,
-        )
-        for eta in cnn_step_sizes
-    ],
-    "transformer": [
-        stabilize(
-            experiment="transformer", dataset=transformer_dataset, data_options=transformer_data_options,
-            n=transformer_n, loss=transformer_loss, architecture="transformer", sizes=transformer_sizes,
-            activation=activation, step_size=eta, tracked=transformer_tracked,
-        )
-        for eta in transformer_step_sizes
-    ],
+    "fig1": [descend("fig1", first, fig1_step_size, fig1_steps, (Sharpness(every=fig1_every),))],
+    "fig4": [stabilize("fig4", first, eta, tracked) for eta in step_sizes],
+    "cnn": [stabilize("cnn", cnn, eta, cnn_tracked) for eta in cnn_step_sizes],
+    "transformer": [stabilize("transformer", transformer, eta, transformer_tracked) for eta in transformer_step_sizes],
     "appf": [
-        stabilize(experiment="appf", **setting, step_size=eta, tracked=appf_tracked, every=appf_every)
+        stabilize("appf", problem(**setting), eta, appf_tracked, every=appf_every)
         for setting, eta in zip(appf_settings, appf_step_sizes, strict=True)
     ],
     "fig5": [
-        descend(experiment="fig5", **fig5_setting, steps=fig5_steps, every=fig5_every, eigenvalues=fig5_eigenvalues)
-    ],
-    "several": [
-        stabilize(experiment="several", **fig5_setting, tracked=several_tracked, unstable=several)
-    ],
-    "fig6": [
-        descend(experiment="fig6", **fig6_setting, step_size=eta, every=fig6_every) for eta in fig6_step_sizes
-    ] + [
-        descend(  # which needs the sharpness more often
-            experiment="fig6", **fig6_setting, step_size=max(fig6_step_sizes), every=fig6_schedule_every,
-            schedule="inverse-sharpness",
+        descend(
+            "fig5", several_eigenvalues, fig5_step_size, fig5_steps,
+            (Sharpness(every=fig5_every, eigenvalues=fig5_eigenvalues),),
         )
     ],
+    "several": [stabilize("several", several_eigenvalues, fig5_step_size, several_tracked, unstable=several)],
+    "fig6": [fig6_run(eta, fig6_every) for eta in fig6_step_sizes] + [
+        fig6_run(max(fig6_step_sizes), fig6_schedule_every, schedule=Schedule(name="inverse-sharpness"))
+    ],  # which needs the sharpness more often
 }  # fmt: skip
 
 # %% tags=["hide-input", "gallery"]
@@ -229,7 +234,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from eoslib.chapter.claims import Ledger
-from eoslib.chapter.experiments import collect, provenance
+from eoslib.chapter.experiments import collect
 from eoslib.chapter.figures import (
     BLUE,
     GREEN,
@@ -243,6 +248,7 @@ from eoslib.chapter.figures import (
     step_size_label,
     threshold,
 )
+from eoslib.chapter.provenance import provenance
 from eoslib.measure.curvature import top_eigenpairs
 from eoslib.papers.stabilization import (
     CubicExpansion,
@@ -269,7 +275,7 @@ def label(run):
 
 def case(run):
     """How a run is called in a verdict."""
-    return f"{run.identity['architecture']}, {run.identity['loss']}, η = {step_size_label(run.step_size)}"
+    return f"{run['architecture']}, {run['loss']}, η = {step_size_label(run.step_size)}"
 
 
 def onset(run):
@@ -426,11 +432,9 @@ def sharpness_of(objective, theta, tolerance=1e-10):
 
 
 def lemma_2_error():
-    small_run = DescentRun(
-        chapter="", experiment="", dataset="digits", n=200, loss="mse-sum", architecture="mlp", sizes={"hidden": [16, 16]},
-        activation="swish", step_size=1, steps=1, every=1, precision="float64",
-    )  # fmt: skip
-    objective, theta = small_run.problem(torch.device("cpu"))
+    network = Network(architecture="mlp", sizes={"hidden": [16, 16]}, activation="swish")
+    small = Training(data=Data(dataset="digits", n=200), network=network, loss="mse-sum")
+    objective, theta = small.begin(0, "float64", torch.device("cpu"))
     direction = torch.randn(len(theta), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     direction *= 1e-3 / direction.norm()
     _, u, point = sharpness_of(objective, theta)
@@ -1196,9 +1200,9 @@ with panels(
         for run in foretold:
             ax.loglog(
                 largest_epsilon(run), min(error(run, kind, "sharpness", predicted_cycle), WORST),
-                MARKERS[run.identity["architecture"]],
+                MARKERS[run["architecture"]],
                 color=PREDICTIONS[kind][0], markeredgecolor="black", markeredgewidth=0.7,
-                fillstyle="none" if run.identity["loss"] == "logistic" else "full",
+                fillstyle="none" if run["loss"] == "logistic" else "full",
             )  # fmt: skip
         if foretold:
             ax.axhline(0.2, color="0.3", linestyle="--", linewidth=0.9)
@@ -1208,7 +1212,7 @@ with panels(
         ax.minorticks_off()
     axes[0].set(ylabel="error of the sharpness")
     if foretold:
-        drawn = sorted({run.identity["architecture"] for run in foretold})
+        drawn = sorted({run["architecture"] for run in foretold})
         for name in drawn:
             axes[0].plot([], [], MARKERS[name], color="0.7", markeredgecolor="black", label=NETWORKS[name])
         axes[0].figure.legend(loc="outside upper center", ncols=len(drawn))
@@ -1224,12 +1228,12 @@ def power_of_epsilon(runs, kind):
 
 
 # the step sizes of each network of figure 4, if they make ε differ enough for a fit
-families = [[r for r in foretold if r.identity["experiment"] == name] for name in ("fig4", "cnn", "transformer")]
+families = [[r for r in foretold if r["architecture"] == name] for name in dict.fromkeys(r["architecture"] for r in foretold)]
 families = [runs for runs in families if runs and max(map(largest_epsilon, runs)) >= 1.5 * min(map(largest_epsilon, runs))]
 claims.measure(
     "ours-errors/falls-with-epsilon",
     {
-        f"{runs[0].identity['architecture']}, {kind}": power_of_epsilon(runs, kind)
+        f"{runs[0]['architecture']}, {kind}": power_of_epsilon(runs, kind)
         for runs in families
         for kind in PREDICTIONS
     },
@@ -1252,8 +1256,8 @@ claims.measure(
 
 # %%
 fig6 = collect(experiments["fig6"])
-constant = [r for r in fig6 if r.identity["schedule"] == "constant"]
-scheduled = [r for r in fig6 if r.identity["schedule"] != "constant"]
+constant = [r for r in fig6 if r["schedule"]["name"] == "constant"]
+scheduled = [r for r in fig6 if r["schedule"]["name"] != "constant"]
 
 # %% tags=["hide-input"]
 with panels(

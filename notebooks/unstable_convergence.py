@@ -118,58 +118,75 @@ adaptive_steps: PositiveInt = 450
 # %% tags=["experiments", "hide-input"]
 from functools import partial
 
-from eoslib.chapter.experiments import AdaptiveRun, LandscapeRun, ManyStarts, SegmentRun, SGDRun, TrainingRun
+from eoslib.chapter.experiments import Descent, ManyStarts
+from eoslib.dynamics.rules import Rule
+from eoslib.measure.curvature import PreconditionedSharpness, SegmentSharpness, Sharpness
+from eoslib.measure.directions import Position
+from eoslib.measure.progress import ExpectedProgress, SegmentSmoothness
+from eoslib.problems.batches import Batches
+from eoslib.problems.problem import Data, Network, OnLandscape, Training
 
-example = partial(LandscapeRun, chapter="unstable_convergence")
-train = partial(
-    TrainingRun,
-    chapter="unstable_convergence", dataset=dataset, n=n, standardisation=standardisation, loss=loss,
-    hidden=tuple(hidden), activation=activation, bias_init=bias_init, sharpness_every=sharpness_every,
-)  # fmt: skip
-exp1_data = dict(
-    chapter="unstable_convergence", dataset=exp1_dataset, n=exp1_n, standardisation=standardisation, loss=exp1_loss,
-    hidden=tuple(hidden), bias_init=bias_init,
-)  # fmt: skip
+
+def example(experiment, landscape, start, **rest):
+    """Gradient descent on a function of two variables, every θ recorded."""
+    problem = OnLandscape(landscape=landscape, start=start)
+    return Descent(
+        chapter="unstable_convergence", experiment=experiment, problem=problem, measurements=(Position(),), **rest
+    )
+
+
+def descent(experiment, problem, seed=seeds[0], measurements=(), **rest):
+    """Training a network."""
+    return Descent(
+        chapter="unstable_convergence", experiment=experiment, problem=problem, seed=seed, measurements=measurements, **rest
+    )
+
+
+def mlp(activation, dataset=exp1_dataset, n=exp1_n, loss=exp1_loss, hidden=hidden, standardisation=standardisation, bias_init=bias_init):
+    """The loss of a fully connected network."""
+    data = Data(dataset=dataset, n=n, standardisation=standardisation)
+    network = Network(architecture="mlp", sizes={"hidden": list(hidden)}, activation=activation, bias_init=bias_init)
+    return Training(data=data, network=network, loss=loss)
+
+
+problem = mlp(activation, dataset, n, loss)
+sharpness = Sharpness(every=sharpness_every)
 sgd = partial(
-    SGDRun, **exp1_data, steps=epochs * -(-exp1_n // batch_size), batch_size=batch_size, estimates=estimates, seed=seeds[0]
-)
-adaptive = partial(
-    AdaptiveRun, **exp1_data, activation="tanh", experiment="adaptive",
-    steps=adaptive_steps, epsilon=1e-7, sharpness_every=sharpness_every, seed=seeds[0],
+    descent, steps=epochs * -(-exp1_n // batch_size), batches=Batches(batch_size=batch_size),
+    measurements=(ExpectedProgress(every="epoch", batch_size=batch_size, minibatches=estimates, seed=seeds[0]),),
 )  # fmt: skip
+adaptive = partial(
+    descent, "adaptive", mlp("tanh"), steps=adaptive_steps, measurements=(PreconditionedSharpness(every=sharpness_every),)
+)
 
 experiments = {
     "ex1": [
-        example(experiment="ex1", landscape="quadratic", start=(1.0, 1.0), step_size=eta, steps=200)
-        for eta in (2 / 41, 2 / 40, 2 / 39)
+        example("ex1", "quadratic", (1.0, 1.0), step_size=eta, steps=200) for eta in (2 / 41, 2 / 40, 2 / 39)
     ],
     "ex2": [
-        example(experiment="ex2", landscape=f, start=(0.1, 0.5), step_size=2 / 39, steps=2000)
-        for f in ("quadratic", "tanh_quadratic")
+        example("ex2", f, (0.1, 0.5), step_size=2 / 39, steps=2000) for f in ("quadratic", "tanh_quadratic")
     ],
     "ex3": [
-        example(experiment="ex3", landscape=f, start=(13.0, 0.01), step_size=2 / 150, steps=2000)
-        for f in ("linear_neuron", "tanh_neuron")
+        example("ex3", f, (13.0, 0.01), step_size=2 / 150, steps=2000) for f in ("linear_neuron", "tanh_neuron")
     ],
     "thm1": [
         ManyStarts(
-            chapter="unstable_convergence", experiment="thm1", landscape=f, starts=1000, box=box, step_size=eta,
-            steps=3000, seed=0,
+            chapter="unstable_convergence", experiment="thm1", landscape=f, starts=1000, box=((-box, box),) * 2,
+            step_size=eta, steps=3000, seed=0, keep=(0, 2999),
         )
         for f, box, eta in (("tanh_quadratic", 0.3, 2 / 39), ("tanh_neuron", 3.0, 2 / 4))
     ],
     "exp1": [
-        TrainingRun(
-            **exp1_data, experiment="exp1", activation=a, seed=seed, step_size=exp1_step_size, steps=exp1_steps,
-            stop_accuracy=0.95, sharpness_every=sharpness_every,
+        descent(
+            "exp1", mlp(a), seed, (sharpness,), step_size=exp1_step_size, steps=exp1_steps, stop_accuracy=0.95
         )
         for a in ("linear", "tanh", "relu")
         for seed in seeds
     ],
     "linear": [
-        TrainingRun(
-            **exp1_data | {"standardisation": std, "bias_init": init}, experiment="linear", activation="linear",
-            seed=seed, step_size=eta, steps=linear_steps, sharpness_every=linear_steps,
+        descent(
+            "linear", mlp("linear", standardisation=std, bias_init=init), seed, (Sharpness(every=linear_steps),),
+            step_size=eta, steps=linear_steps,
         )
         for eta in linear_step_sizes
         for std in ("per-pixel", "per-channel")
@@ -177,56 +194,55 @@ experiments = {
         for seed in linear_seeds
     ],
     "exp2": [
-        train(
-            experiment="exp2", step_size=eta, steps=stable_steps, stop_accuracy=stop_accuracy, seed=seeds[0],
-            sharpness_every=4 * sharpness_every,
+        descent(
+            "exp2", problem, measurements=(Sharpness(every=4 * sharpness_every),), step_size=eta, steps=stable_steps,
+            stop_accuracy=stop_accuracy,
         )
         for eta in stable_step_sizes
     ],
     "exp3": [
-        train(experiment="exp3", step_size=eta, steps=steps, stop_accuracy=stop_accuracy, seed=seed)
+        descent("exp3", problem, seed, (sharpness,), step_size=eta, steps=steps, stop_accuracy=stop_accuracy)
         for eta in unstable_step_sizes
         for seed in seeds
     ],
-    "remark3": [train(experiment="remark3", step_size=diverging_step_size, steps=500, seed=seeds[0])],
+    "remark3": [descent("remark3", problem, measurements=(sharpness,), step_size=diverging_step_size, steps=500)],
     "thm2": [
-        train(
-            experiment="thm2", step_size=unstable_step_sizes[0], steps=thm2_steps, seed=seeds[0], precision="float64",
-            segment_every=thm2_every, segment_nodes=16, segment_rule="gauss",
+        descent(
+            "thm2", problem, measurements=(sharpness, SegmentSmoothness(every=thm2_every, nodes=16, rule="gauss")),
+            step_size=unstable_step_sizes[0], steps=thm2_steps, precision="float64",
         )
     ],
     "exp5": [
-        train(
-            experiment="exp5", step_size=exp5_step_size, steps=steps, stop_accuracy=stop_accuracy, seed=seeds[0],
-            segment_every=exp5_every, segment_nodes=exp5_points, segment_rule="even",
+        descent(
+            "exp5", problem, measurements=(sharpness, SegmentSmoothness(every=exp5_every, nodes=exp5_points, rule="even")),
+            step_size=exp5_step_size, steps=steps, stop_accuracy=stop_accuracy,
         )
     ],
     "cor1": [
-        SegmentRun(
-            chapter="unstable_convergence", experiment="cor1", dataset=dataset, n=n, standardisation=standardisation,
-            loss=loss, hidden=tuple(hidden), activation=activation, bias_init=bias_init, step_size=exp5_step_size,
-            steps=steps, stop_accuracy=stop_accuracy, seed=seeds[0], every=cor1_every, points=cor1_points,
+        descent(
+            "cor1", problem, measurements=(SegmentSharpness(every=cor1_every, points=cor1_points),),
+            step_size=exp5_step_size, steps=steps, stop_accuracy=stop_accuracy,
         )
     ],
     "spectrum": [
-        train(
-            experiment="spectrum", step_size=unstable_step_sizes[0], steps=spectrum_steps, seed=seeds[0],
-            eigenvalues=spectrum_eigenvalues,
+        descent(
+            "spectrum", problem, measurements=(Sharpness(every=sharpness_every, eigenvalues=spectrum_eigenvalues),),
+            step_size=unstable_step_sizes[0], steps=spectrum_steps,
         )
     ],
     "exp6": [
-        TrainingRun(
-            **exp1_data | {"hidden": tuple(hidden[:1] * depth)}, experiment="exp6", activation="relu", seed=seeds[0],
-            step_size=eta, steps=exp6_steps, stop_accuracy=0.95, sharpness_every=sharpness_every,
+        descent(
+            "exp6", mlp("relu", hidden=hidden[:1] * depth), measurements=(sharpness,), step_size=eta, steps=exp6_steps,
+            stop_accuracy=0.95,
         )
         for depth in exp6_depths
         for eta in exp6_step_sizes
     ],
-    "exp8": [sgd(experiment="exp8", activation="relu", step_size=eta) for eta in sgd_step_sizes],
-    "exp9": [sgd(experiment="exp9", activation="tanh", step_size=eta) for eta in sgd_step_sizes],
+    "exp8": [sgd("exp8", mlp("relu"), step_size=eta) for eta in sgd_step_sizes],
+    "exp9": [sgd("exp9", mlp("tanh"), step_size=eta) for eta in sgd_step_sizes],
     "adaptive": [
-        adaptive(step_size=rmsprop_step_size, beta1=0.0, beta2=0.99, bias_correction=False),
-        adaptive(step_size=adam_step_size, beta1=0.9, beta2=0.99, bias_correction=True),
+        adaptive(step_size=rmsprop_step_size, rule=Rule(name="RMSprop", options={"alpha": 0.99, "eps": 1e-7})),
+        adaptive(step_size=adam_step_size, rule=Rule(name="Adam", options={"betas": (0.9, 0.99), "eps": 1e-7})),
     ],
 }  # fmt: skip
 
@@ -237,8 +253,9 @@ import torch
 from IPython.display import HTML, display
 
 from eoslib.chapter.claims import Ledger
-from eoslib.chapter.experiments import collect, provenance
+from eoslib.chapter.experiments import collect
 from eoslib.chapter.figures import BLUE, ORANGE, VERMILION, colours, panels, step_size_label, threshold
+from eoslib.chapter.provenance import provenance
 from eoslib.measure.progress import gauss_legendre
 from eoslib.problems import datasets, landscapes, networks
 from eoslib.problems.objective import Objective, SupervisedObjective
@@ -253,7 +270,7 @@ def label(run):
 
 def case(run):
     """How a run is called in a verdict."""
-    seed = f", seed {run.identity['seed']}" if len(seeds) > 1 else ""
+    seed = f", seed {run['seed']}" if len(seeds) > 1 else ""
     return f"η = {step_size_label(run.step_size)}{seed}"
 
 
@@ -264,7 +281,7 @@ def eta_case(run):
 
 def first_seed(runs):
     """The runs that a figure shows in full."""
-    return [run for run in runs if run.identity["seed"] == seeds[0]]
+    return [run for run in runs if run["seed"] == seeds[0]]
 
 
 def onset(run):
@@ -294,7 +311,7 @@ def iterations_to_95(run):
 
 def iterations_by_step_size(seed):
     """Iterations to 95 % of one seed's runs, from the largest step size to the smallest."""
-    runs = sorted((r for r in exp3 if r.identity["seed"] == seed), key=lambda r: -r.step_size)
+    runs = sorted((r for r in exp3 if r["seed"] == seed), key=lambda r: -r.step_size)
     return [iterations_to_95(r) for r in runs]
 
 
@@ -347,7 +364,7 @@ thm1 = collect(experiments["thm1"])
 def limits(run):
     """The last iterates (starts, 2), and which of them lie at a minimum."""
     theta = torch.tensor(run.trace.theta.values[-1]).reshape(-1, 2)
-    return theta, landscapes.get(run.identity["landscape"]).f(theta) < 1e-12
+    return theta, landscapes.get(run["landscape"]).f(theta) < 1e-12
 
 
 flat, neuron = thm1
@@ -449,7 +466,7 @@ ex3 = collect(experiments["ex3"])
 
 def sharpness(run):
     """λ_max at the last iterate, from the closed form at a minimum."""
-    return landscapes.get(run.identity["landscape"]).sharpness(torch.tensor(run.trace.theta.values[-1]))
+    return landscapes.get(run["landscape"]).sharpness(torch.tensor(run.trace.theta.values[-1]))
 
 
 # %% tags=["hide-input"]
@@ -497,8 +514,8 @@ with panels(
     alt="Training loss and sharpness against iteration for three networks and several seeds, with a line at 2/eta.",
 ) as (left, right):  # fmt: skip
     for activation, colour in (("linear", VERMILION), ("tanh", BLUE), ("relu", ORANGE)):
-        for run in (r for r in exp1 if r.identity["activation"] == activation):
-            name = activation if run.identity["seed"] == seeds[0] else None
+        for run in (r for r in exp1 if r["activation"] == activation):
+            name = activation if run["seed"] == seeds[0] else None
             left.loglog(run.trace.step + 1, run.trace.loss, color=colour, alpha=0.8, linewidth=0.7, label=name)
             measured = run.trace.sharpness.dropna("step")
             right.semilogx(measured.step + 1, measured, color=colour, alpha=0.8, linewidth=0.7)
@@ -509,12 +526,12 @@ with panels(
     right.set(xlabel="iteration $t + 1$", ylabel=r"sharpness $\lambda_{\max}(\nabla^2 f)$")
 
 # %% tags=["hide-input"]
-nonlinear = [run for run in exp1 if run.identity["activation"] != "linear"]
-linear = [run for run in exp1 if run.identity["activation"] == "linear"]
+nonlinear = [run for run in exp1 if run["activation"] != "linear"]
+linear = [run for run in exp1 if run["activation"] == "linear"]
 
 
 def network(run):
-    return f"{run.identity['activation']}, seed {run.identity['seed']}"
+    return f"{run['activation']}, seed {run['seed']}"
 
 
 claims.measure("exp1/activations-reach-95", {network(r): r.trace.accuracy[-1] for r in nonlinear}, nonlinear)
@@ -539,7 +556,7 @@ exp6 = collect(experiments["exp6"])
 
 
 def depth(run):
-    return len(run.identity["hidden"])
+    return len(run["sizes"]["hidden"])
 
 
 def deep_case(run):
@@ -583,7 +600,7 @@ linear_runs = collect(experiments["linear"])
 
 
 def setting(run):
-    return run.identity["standardisation"], run.identity["bias_init"]
+    return run["standardisation"], run["bias_init"]
 
 
 if linear_runs:
@@ -777,7 +794,7 @@ thm2 = collect(experiments["thm2"])
 def identity_error(run):
     """|RP − (−1 + η∫τ L dτ)| where L was measured along the step, shape (measured steps,)."""
     measured = run.trace.dropna("step", subset=["segment_smoothness"])
-    tau, weight = gauss_legendre(run.identity["segment_nodes"])
+    tau, weight = gauss_legendre(run["nodes"])
     integral = (measured.segment_smoothness * tau * weight).sum("tau")
     return abs(measured.relative_progress - (-1 + run.step_size * integral))
 
@@ -1117,12 +1134,12 @@ adaptive_runs = collect(experiments["adaptive"])
 
 
 def method(run):
-    return "Adam" if run.identity["beta1"] else "RMSProp"
+    return "Adam" if run["beta1"] else "RMSProp"
 
 
 def limit(run):
     """The largest stable preconditioned sharpness on a quadratic with a fixed preconditioner."""
-    return 2 / run.step_size * (1 + run.identity["beta1"]) / (1 - run.identity["beta1"])
+    return 2 / run.step_size * (1 + run["beta1"]) / (1 - run["beta1"])
 
 
 def sixth_to_half(run):

@@ -1,507 +1,268 @@
-"""Experiments: complete sets of parameters, each of which names a run and can build its process.
+"""Experiments: complete declarations in plain values, each of which names a run and can build its process.
 
-A chapter declares lists of them; `collect` turns such a list into finished runs. `python -m eoslib compute`
-does the same without a notebook.
+An experiment is composed of small frozen dataclasses, which lie beside what they declare: a problem, `Batches`, `Rule`,
+`Schedule`, measurements. A chapter declares lists of experiments; `collect` turns such a list into finished runs.
+`python -m eoslib compute` does the same without a notebook.
 """
 
 import dataclasses
-import functools
-import html
-import itertools
-import math
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from eoslib import store
-from eoslib.dynamics.descent import SGD, Adam, GradientDescent, InverseSharpnessDescent
-from eoslib.measure.curvature import SegmentSharpness, SharpnessTracker
-from eoslib.measure.directions import Position
-from eoslib.measure.progress import HeldOut, SegmentSmoothness
+from eoslib.chapter.templates import render
+from eoslib.dynamics.rules import Rule, Schedule
+from eoslib.dynamics.starts import Starts
+from eoslib.dynamics.trajectory import Trajectory
+from eoslib.measure.variables import Measurement
 from eoslib.papers.basins import BasinMap, BasinSizes
 from eoslib.papers.stabilization import SelfStabilization
-from eoslib.problems import datasets, landscapes, networks
-from eoslib.problems.losses import BINARY_LOSSES
-from eoslib.problems.objective import CHUNK, Objective, SupervisedObjective
+from eoslib.problems import landscapes
+from eoslib.problems.batches import Batches
+from eoslib.problems.problem import Data, Network, OnLandscape, Training
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+LABELS = ("chapter", "experiment")  # where an experiment belongs; not hashed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What every experiment says: where it belongs, η, and how many steps at most.
-
-    revision: raised in the commit that changes what the experiment computes, so that older runs are not used.
-    """
+    """What every experiment says: where it belongs, η, and how many steps at most."""
 
     chapter: str
     experiment: str
     step_size: float
     steps: int
-    revision: int = 1
 
-    kind: ClassVar[str]
+    revision: ClassVar[int] = 1  # raised in the commit that changes what the kind computes
     instant: ClassVar[bool] = False  # so cheap that every build may compute it
+    fingerprint: ClassVar[str | None] = ""  # of the data; None if they are absent here, "" if it uses none
+    data_warning: ClassVar[str | None] = None  # what a reader must know about the data
 
     @property
-    def fingerprint(self) -> str | None:
-        """Of the data; None if it uses data that is absent here, "" if it uses none."""
-        return ""
+    def identity(self) -> store.Identity:
+        """All that determines the run."""
+        return store.Identity(described(self) | {"fingerprint": self.fingerprint}, differing(self))
 
-    @property
-    def identity(self) -> dict:
-        """All that determines the run, as plain values."""
-        return {"kind": self.kind, **dataclasses.asdict(self), "fingerprint": self.fingerprint}
-
-    @property
-    def data_warning(self) -> str | None:
-        """What a reader must know about the data."""
-        return None
-
-    def process(self, device: torch.device):
+    def process(self, device: torch.device) -> store.Process:
         """The computation itself, at its first step."""
         raise NotImplementedError
 
-    def cost(self) -> tuple[float, float]:
-        """Estimated seconds on this machine's CPU, at most, and bytes of memory."""
+    def work(self) -> tuple[float, float]:
+        """Operations that a step takes as long as, counted roughly, and bytes of memory."""
         raise NotImplementedError
+
+    def onset(self, trace) -> int:
+        """The first step that an audit has to reach."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LandscapeRun(Experiment):
-    """Gradient descent from `start` on a function of `landscapes`, in float64; records θ at every step."""
+class Descent(Experiment):
+    """A `Trajectory`: problem × batches × rule × schedule × measurements.
 
-    kind: ClassVar[str] = "LandscapeRun"
-    instant: ClassVar[bool] = True
+    precision: float32 or float64. seed: of the network and of the batches. stop_accuracy, keep: see `Trajectory`.
+    """
 
-    landscape: str
-    start: tuple[float, ...]
+    problem: Training | OnLandscape
+    rule: Rule = Rule()  # noqa: RUF009 – frozen, here and below
+    schedule: Schedule = Schedule()  # noqa: RUF009
+    batches: Batches = Batches()  # noqa: RUF009
+    measurements: tuple[Measurement, ...] = ()
+    precision: str = "float32"
+    seed: int = 0
+    stop_accuracy: float | None = None
+    keep: tuple[int | str, ...] = ()
 
-    def process(self, device: torch.device) -> GradientDescent:
-        f = landscapes.get(self.landscape).f
-        theta = torch.tensor(self.start, dtype=torch.float64)  # two numbers are no work for a GPU
-        return GradientDescent(Objective(f), theta, self.step_size, self.steps, [Position()])
+    @property
+    def instant(self) -> bool:
+        """Whether it is so cheap that every build may compute it."""
+        return isinstance(self.problem, OnLandscape)
 
-    def cost(self) -> tuple[float, float]:
-        return self.steps * 2e-4, 1e6
+    @property
+    def fingerprint(self) -> str | None:
+        return self.problem.fingerprint
+
+    @property
+    def data_warning(self) -> str | None:
+        return self.problem.data_warning
+
+    def process(self, device: torch.device) -> Trajectory:
+        objective, theta = self.problem.begin(self.seed, self.precision, device)
+        return Trajectory(
+            objective, theta, self.step_size, self.steps, self.measurements, rule=self.rule, schedule=self.schedule,
+            batches=self.batches, problem=self.problem, seed=self.seed, stop_accuracy=self.stop_accuracy,
+            keep=self.keep,
+        )  # fmt: skip
+
+    def work(self) -> tuple[float, float]:
+        whole, memory = self.problem.work(self.precision)
+        size = self.batches.batch_size
+        operations = whole if size is None else self.problem.work(self.precision, size)[0]
+        for m in self.measurements:
+            times = {"epoch": 1 if size is None else size / self.problem.data.n, "end": 1 / self.steps}
+            share = 1 / m.every if isinstance(m.every, int) else times.get(m.every, 1 / self.steps)
+            operations += 5 * getattr(m, "eigenvalues", 1) * whole * share
+        return operations, memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManyStarts(Experiment):
-    """Gradient descent on a function of `landscapes` from `starts` points drawn uniformly from [−box, box]², at once.
+    """Gradient descent on a function of `landscapes` from `starts` points of a box, side by side, see `Starts`.
 
-    f summed over the points has each point's own gradient, so one run holds them all. Records θ, all points
-    flattened, at the first and the last step.
+    box: (low, high) for each coordinate. keep: the steps whose θ is observed. noise, noise_size: see `Batches`.
     """
 
-    kind: ClassVar[str] = "ManyStarts"
     instant: ClassVar[bool] = True
+    revision: ClassVar[int] = 1
 
     landscape: str
     starts: int
-    box: float
-    seed: int
+    box: tuple[tuple[float, float], ...]
+    seed: int = 0
+    keep: tuple[int, ...]
+    noise: str | None = None
+    noise_size: float = 0.0
 
-    def process(self, device: torch.device) -> GradientDescent:
-        f = landscapes.get(self.landscape).f
-        generator = torch.Generator().manual_seed(self.seed)
-        points = self.box * (2 * torch.rand(self.starts, 2, generator=generator, dtype=torch.float64) - 1)
-        objective = Objective(lambda theta: f(theta.reshape(-1, 2)).sum())
-        return GradientDescent(
-            objective, points.flatten(), self.step_size, self.steps, [Position(every=self.steps - 1)]
-        )
+    def process(self, device: torch.device) -> Starts:
+        raise NotImplementedError
 
-    def cost(self) -> tuple[float, float]:
-        return self.steps * 3e-4, 1e6
+    def work(self) -> tuple[float, float]:
+        return self.starts * 100.0, 100.0 * self.starts * len(self.box)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapRun(Experiment):
+class Map(Experiment):
     """The outcome of gradient descent from each pixel of box = (left, right, bottom, top), see `basins.BasinMap`."""
-
-    kind: ClassVar[str] = "MapRun"
 
     landscape: str
     box: tuple[float, float, float, float]
     grid: int
 
-    def process(self, device: torch.device) -> BasinMap:
-        return BasinMap(landscapes.get(self.landscape), self.step_size, self.box, self.grid, self.steps, device)
+    kind: ClassVar[type] = BasinMap
 
-    def cost(self) -> tuple[float, float]:
-        # compiling takes seconds, a band some overhead, and a point at most some 200 steps of 5 ns on average
-        return 5 + self.steps * 5e-3 + self.grid**2 * 1e-6, 30 * self.grid**2
+    def process(self, device: torch.device) -> BasinMap | BasinSizes:
+        return self.kind(landscapes.get(self.landscape), self.step_size, self.box, self.grid, self.steps)
+
+    def work(self) -> tuple[float, float]:
+        return self.grid**2 * (2e4 / self.steps if self.kind is BasinMap else 2e4), 90 * self.grid**2
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizesRun(MapRun):
+class Sizes(Map):
     """Areas and boundaries of U_η and V_η at `steps` step sizes up to `step_size`, see `basins.BasinSizes`."""
 
-    kind: ClassVar[str] = "SizesRun"
-
-    def process(self, device: torch.device) -> BasinSizes:
-        return BasinSizes(landscapes.get(self.landscape), self.step_size, self.box, self.grid, self.steps, device)
-
-    def cost(self) -> tuple[float, float]:
-        seconds, memory = super().cost()
-        return self.steps * seconds, 3 * memory
+    kind: ClassVar[type] = BasinSizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedRun(Experiment):
-    """Training a network, which a subclass gives.
-
-    dataset, n, standardisation, data_options: see `datasets.load`. loss: a name of `objective.LOSSES`.
-    activation, bias_init, seed: of the network and its initialisation, see `networks`.
-    precision: float32 or float64.
-    """
-
-    dataset: str
-    n: int
-    standardisation: str = "per-pixel"
-    data_options: dict = field(default_factory=dict)
-    loss: str
-    activation: str
-    bias_init: str = "default"
-    seed: int = 0
-    precision: str = "float32"
-
-    @property
-    def fingerprint(self) -> str | None:
-        try:
-            return datasets.fingerprint(self.dataset, **self.data_options)
-        except datasets.DataAbsent:
-            return None
-
-    @property
-    def data_warning(self) -> str | None:
-        try:
-            return self._data().warning
-        except datasets.DataAbsent:
-            return f"{self.dataset} is not on this machine: its fingerprint is that of the recorded run"
-
-    def network(self) -> torch.nn.Module:
-        """The network at its initialisation."""
-        raise NotImplementedError
-
-    def gradient_cost(self, examples: int) -> tuple[float, float]:
-        """Estimated seconds for a gradient on so many examples, and bytes of memory."""
-        raise NotImplementedError
-
-    def problem(self, device: torch.device) -> tuple[SupervisedObjective, torch.Tensor]:
-        """The objective and the initial θ (p,)."""
-        data, dtype = self._data(), PRECISIONS[self.precision]
-        network = self.network()
-        theta = networks.flatten(network).to(device, dtype)
-        return SupervisedObjective.of(network, data, self.loss, device, dtype), theta
-
-    @property
-    def _source(self):
-        """What is known of the data set without its files."""
-        return datasets.SOURCES[self.dataset](**self.data_options)
-
-    @property
-    def _d_out(self) -> int:
-        return 1 if self.loss in BINARY_LOSSES else self._source.n_classes
-
-    def _data(self) -> datasets.Dataset:
-        return datasets.load(self.dataset, self.n, self.standardisation, **self.data_options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkRun(SupervisedRun):
-    """Training a fully connected network with layers of `hidden` units, see `networks.mlp`."""
-
-    hidden: tuple[int, ...]
-
-    def network(self) -> torch.nn.Module:
-        return networks.mlp(self._source.d, self.hidden, self._d_out, self.activation, self.bias_init, seed=self.seed)
-
-    def gradient_cost(self, examples: int) -> tuple[float, float]:
-        """Seconds for a gradient on so many examples, from multiplications counted and this machine's rate, and
-        bytes of memory."""
-        widths = [self._source.d, *self.hidden, self._d_out]
-        products = [a * b for a, b in itertools.pairwise(widths)]
-        # forward, backward to weights, and backward to activations except the input's
-        operations = 2 * examples * (3 * sum(products) - products[0])
-        item = PRECISIONS[self.precision].itemsize
-        overhead = 8e-4  # of Python: what counts for small networks
-        seconds = operations / _multiply_rate() * item / 4 + overhead
-        return seconds, item * (examples * (widths[0] + 6 * sum(widths[1:])) + 20 * sum(products))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRun(NetworkRun):
-    """Full-batch gradient descent on a network.
-
-    stop_accuracy: see `GradientDescent`.
-    sharpness_every, eigenvalues, sharpness_tolerance: see `SharpnessTracker`; 0 measures none.
-    segment_every, segment_nodes, segment_rule: see `SegmentSmoothness`; 0 measures none.
-    """
-
-    kind: ClassVar[str] = "TrainingRun"
-
-    stop_accuracy: float | None = None
-    sharpness_every: int = 0
-    eigenvalues: int = 1
-    sharpness_tolerance: float = 3e-3
-    segment_every: int = 0
-    segment_nodes: int = 16
-    segment_rule: str = "gauss"
-
-    def process(self, device: torch.device) -> GradientDescent:
-        objective, theta = self.problem(device)
-        measurements = []
-        if self.sharpness_every:
-            measurements.append(SharpnessTracker(self.sharpness_every, self.eigenvalues, self.sharpness_tolerance))
-        if self.segment_every:
-            measurements.append(SegmentSmoothness(objective, self.segment_every, self.segment_nodes, self.segment_rule))
-        return GradientDescent(objective, theta, self.step_size, self.steps, measurements, self.stop_accuracy)
-
-    def cost(self) -> tuple[float, float]:
-        seconds, memory = self.gradient_cost(self.n)
-        gradients = 1.0
-        if self.sharpness_every:
-            gradients += 3 * self.eigenvalues / self.sharpness_every
-        if self.segment_every:
-            gradients += self.segment_nodes / self.segment_every
-        return self.steps * gradients * seconds, memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentRun(TrainingRun):
-    """A `TrainingRun` that also measures the sharpness at `points` points of every `every`-th step."""
-
-    kind: ClassVar[str] = "SegmentRun"
-
-    every: int
-    points: int
-
-    def process(self, device: torch.device) -> GradientDescent:
-        process = super().process(device)
-        process.measurements += (SegmentSharpness(process.objective, self.every, self.points),)
-        return process
-
-    def cost(self) -> tuple[float, float]:
-        seconds, memory = super().cost()
-        return seconds + self.steps / self.every * 4 * self.points * self.gradient_cost(self.n)[0], memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class SGDRun(NetworkRun):
-    """Stochastic gradient descent on a network; batch_size, estimates: see `SGD`."""
-
-    kind: ClassVar[str] = "SGDRun"
-
-    batch_size: int
-    estimates: int = 0
-
-    def process(self, device: torch.device) -> SGD:
-        objective, theta = self.problem(device)
-        return SGD(objective, theta, self.step_size, self.steps, self.batch_size, self.seed, self.estimates)
-
-    def cost(self) -> tuple[float, float]:
-        seconds, _ = self.gradient_cost(self.batch_size)
-        epoch, memory = self.gradient_cost(self.n)
-        return self.steps * (2 * seconds + (1 + self.estimates) * epoch * self.batch_size / self.n), memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptiveRun(NetworkRun):
-    """Full-batch RMSProp or Adam on a network, see `Adam`; measures the preconditioned sharpness."""
-
-    kind: ClassVar[str] = "AdaptiveRun"
-
-    beta1: float
-    beta2: float
-    epsilon: float
-    bias_correction: bool
-    sharpness_every: int
-    stop_accuracy: float | None = None
-
-    def process(self, device: torch.device) -> Adam:
-        objective, theta = self.problem(device)
-        return Adam(
-            objective, theta, self.step_size, self.steps, [SharpnessTracker(self.sharpness_every)], self.stop_accuracy,
-            beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, bias_correction=self.bias_correction,
-        )  # fmt: skip
-
-    def cost(self) -> tuple[float, float]:
-        seconds, memory = self.gradient_cost(self.n)
-        return self.steps * (1 + 3 / self.sharpness_every) * seconds, memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArchitectureRun(SupervisedRun):
-    """Training a network of any architecture.
-
-    architecture: mlp, cnn, resnet18 or transformer. sizes: the arguments of that function of `networks` that do not
-    follow from the data, e.g. {"width": 32}; plain values, lists instead of tuples. Images are square; to a transformer
-    each row of a channel is a token.
-    """
-
-    architecture: str
-    sizes: dict
-
-    def network(self) -> torch.nn.Module:
-        source = self._source
-        d = source.d
-        side = math.isqrt(d // source.channels)
-        options = {"d_out": self._d_out, "activation": self.activation, "seed": self.seed, **self.sizes}
-        if self.architecture != "resnet18":  # which has no biases of its own
-            options["bias_init"] = self.bias_init
-        match self.architecture:
-            case "mlp":
-                return networks.mlp(d, **options)
-            case "cnn":
-                return networks.cnn((source.channels, side, side), **options)
-            case "resnet18":
-                return networks.resnet18((source.channels, side, side), **options)
-            case "transformer":
-                d_in, length = (source.vocabulary, d) if source.tokens else (side, d // side)
-                return networks.transformer(d_in, length, **options)
-        raise ValueError(f"unknown architecture {self.architecture!r}; there are mlp, cnn, resnet18, transformer")
-
-    def gradient_cost(self, examples: int) -> tuple[float, float]:
-        """Seconds for a gradient on so many examples, as timed here with a few, and bytes of memory."""
-        dtype, few = PRECISIONS[self.precision], min(examples, 100)
-        network = self.network().to(dtype)
-        p = len(networks.flatten(network))
-        inputs = torch.zeros(few, self._source.d, dtype=torch.int64 if self._source.tokens else dtype)
-        key = str(network), p, inputs.shape, dtype
-        if key not in _timed:  # once: networks that are equal are to cost the same
-            _timed[key] = _time_gradient(network, inputs)
-        seconds, numbers = _timed[key]
-        memory = dtype.itemsize * (9 * min(examples, CHUNK) * numbers / few + 20 * p)
-        return seconds * examples / few, memory
-
-
-_timed: dict[tuple, tuple[float, int]] = {}
-
-
-def _time_gradient(network: torch.nn.Module, inputs: torch.Tensor) -> tuple[float, int]:
-    """Seconds for a gradient, the shortest of three, and how many numbers the outputs of all modules are."""
-    sizes, seconds = [], []
-    for module in network.modules():
-        module.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
-    for _ in range(3):
-        sizes.clear()
-        start = time.perf_counter()
-        network(inputs).sum().backward()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), sum(sizes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StabilizationRun(ArchitectureRun):
+class Stabilization(Experiment):
     """Gradient descent, constrained trajectory, flows and predictions side by side, see `SelfStabilization`.
 
     tracked, unstable, every, predict_from: its parameters. precision: of the steps before the onset; all else is in
     float64. In the trace the variables of the constrained trajectory are nan before the onset.
     """
 
-    kind: ClassVar[str] = "StabilizationRun"
-
+    problem: Training
     tracked: int
     unstable: int = 1
     every: int = 50
     predict_from: float = 0.0
+    precision: str = "float32"
+    seed: int = 0
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.problem.fingerprint
+
+    @property
+    def data_warning(self) -> str | None:
+        return self.problem.data_warning
 
     def process(self, device: torch.device) -> SelfStabilization:
-        approach, theta = self.problem(device)
-        objective, _ = dataclasses.replace(self, precision="float64").problem(device)
+        approach, theta = self.problem.begin(self.seed, self.precision, device)
+        objective, _ = self.problem.begin(self.seed, "float64", device)
         return SelfStabilization(
             objective, theta, self.step_size, self.steps, approach, self.tracked, self.unstable, self.every,
             self.predict_from,
         )  # fmt: skip
 
-    def cost(self) -> tuple[float, float]:
-        approach, _ = self.gradient_cost(self.n)
-        seconds, memory = dataclasses.replace(self, precision="float64").gradient_cost(self.n)
-        gradients = (65 if self.architecture == "mlp" else 150) + 600 / self.every  # as long as these, a step took
-        return self.steps * approach + min(self.tracked, self.steps) * gradients * seconds, 5 * memory
+    def work(self) -> tuple[float, float]:
+        approach, _ = self.problem.work(self.precision)
+        whole, memory = self.problem.work("float64")
+        gradients = (65 if self.problem.network.architecture == "mlp" else 150) + 600 / self.every
+        return approach + min(1, self.tracked / self.steps) * gradients * whole, 5 * memory
+
+    def onset(self, trace) -> int:
+        return int(np.isfinite(trace.constrained_loss.values).argmax()) if "constrained_loss" in trace else 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DescentRun(ArchitectureRun):
-    """Full-batch gradient descent on any architecture.
-
-    every, eigenvalues: see `SharpnessTracker`. test_n: so many held-out examples are observed at the same steps: of the
-    test split, or, of data that have none, those that follow the training examples; per channel they are
-    standardised with the statistics of the whole training set, or of both. schedule: constant, or inverse-sharpness
-    for η_t = min(η, 1/S(θ_t)).
-    """
-
-    kind: ClassVar[str] = "DescentRun"
-
-    every: int
-    eigenvalues: int = 1
-    test_n: int = 0
-    schedule: str = "constant"
-
-    def process(self, device: torch.device) -> GradientDescent:
-        objective, theta = self.problem(device)
-        measurements = [SharpnessTracker(self.every, self.eigenvalues)]
-        if self.test_n:
-            dtype = PRECISIONS[self.precision]
-            held_out = SupervisedObjective.of(self.network(), self._held_out(), self.loss, device, dtype)
-            measurements.append(HeldOut(held_out, self.every))
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
-        return SCHEDULES[self.schedule](objective, theta, self.step_size, self.steps, measurements)
-
-    def cost(self) -> tuple[float, float]:
-        seconds, memory = self.gradient_cost(self.n)
-        held_out = self.gradient_cost(self.test_n)[0] if self.test_n else 0
-        return self.steps * (seconds + (5 * self.eigenvalues * seconds + held_out) / self.every), memory
-
-    def _held_out(self) -> datasets.Dataset:
-        if "test" in self._source.splits:
-            return datasets.load(self.dataset, self.test_n, self.standardisation, "test", **self.data_options)
-        if self._source.balanced:
-            raise ValueError(
-                f"{self.dataset} has no test split, and taken class by class no examples follow the others"
-            )
-        both = datasets.load(self.dataset, self.n + self.test_n, self.standardisation, **self.data_options)
-        return dataclasses.replace(both, inputs=both.inputs[self.n :], labels=both.labels[self.n :])
+# -------------------------------------------------------------------------------------------------- plain values
 
 
-SCHEDULES = {"constant": GradientDescent, "inverse-sharpness": InverseSharpnessDescent}
+def described(value: Any) -> Any:
+    """A declaration as plain values, every field of them; a part says what it `is`."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__} | fields
+    return _inside(value, described)
 
 
-KINDS = {
-    kind.kind: kind
-    for kind in (
-        LandscapeRun, ManyStarts, MapRun, SizesRun, TrainingRun, SegmentRun, SGDRun, AdaptiveRun, StabilizationRun,
-        DescentRun,
-    )
-}  # fmt: skip
+def differing(value: Any) -> Any:
+    """The same without what has its default and without labels: what names a run."""
+    if dataclasses.is_dataclass(value):
+        revision = getattr(value, "revision", 1)
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not _as_before(value, f)}
+        return {"is": type(value).__name__} | ({} if revision == 1 else {"revision": revision}) | {
+            name: differing(field) for name, field in fields.items()
+        }
+    return _inside(value, differing)
 
 
-def from_identity(identity: dict) -> Experiment:
-    """The experiment that a stored run's identity describes."""
-    kind = KINDS[identity["kind"]]
-    values = {f.name: identity[f.name] for f in dataclasses.fields(kind)}
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+def _inside(value: Any, of: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: of(inner) for name, inner in value.items()}
+    return [of(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def device() -> torch.device:
-    """EOSLIB_DEVICE, or a GPU if there is one. Raises RuntimeError if it names a GPU that is absent."""
-    wanted = os.environ.get("EOSLIB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(f"device {wanted!r} was asked for, but PyTorch sees no GPU here; use cpu")
-    return torch.device(wanted)
+def _as_before(value: Any, field: dataclasses.Field) -> bool:
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return field.name in LABELS or getattr(value, field.name) == default
 
 
-def carry_on(experiment: Experiment, budget: float | None = None, fresh: bool = False) -> store.Run | None:
-    """The experiment's finished run, computed as far as needed; None if the budget (seconds) ended first."""
-    if not fresh and (found := store.find(experiment.identity)):
+def built(values: Any) -> Any:
+    """The inverse of `described`, from what the store read; fields that came later have their defaults."""
+    if isinstance(values, dict):
+        inside = {name: built(value) for name, value in values.items() if name not in ("is", "fingerprint")}
+        return _parts()[values["is"]](**inside) if "is" in values else inside
+    return tuple(built(value) for value in values) if isinstance(values, list) else values
+
+
+def _parts() -> dict[str, type]:
+    parts = (Data, Network, OnLandscape, Training, Rule, Schedule, Batches)
+    return {part.__name__: part for part in (*parts, *_subclasses(Experiment), *_subclasses(Measurement))}
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    for sub in kind.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
+
+
+# ----------------------------------------------------------------------------------------------------- finished runs
+
+
+def carry_on(experiment: Experiment, budget: float | None = None, fresh: bool = False, **options) -> store.Run | None:
+    """The experiment's finished run, computed as far as needed; None if the budget (seconds) ended first. options: see
+    `store.carry_on`."""
+    identity = experiment.identity
+    if not fresh and (found := store.find(identity)):
         return found
-    return store.carry_on(experiment.process(device()), experiment.identity, budget, fresh)
+    return store.carry_on(experiment.process(store.default_device()), identity, budget, fresh, **options)
 
 
 def collect(experiments: Sequence[Experiment]) -> list[store.Run]:
@@ -517,61 +278,17 @@ def collect(experiments: Sequence[Experiment]) -> list[store.Run]:
     return [run for _, run in found if run is not None]
 
 
-def provenance(*groups: Sequence[store.Run]) -> None:
-    """Show what the runs of a chapter were made from: data, seeds, machines, versions, time and products."""
-    from IPython.display import display
-
-    everything = {run.key: run for group in groups for run in group}.values()
-    manifests = [run.manifest for run in everything]
-    trained = [run.identity for run in everything if "dataset" in run.identity]
-    data = {(i["dataset"], i["fingerprint"]): from_identity(i) for i in trained}
-    rows = {
-        "runs": f"{len(manifests)}, of which {sum(run.recorded for run in everything)} recorded",
-        "data": "; ".join(f"{name}, fingerprint {fingerprint[:12]}…" for name, fingerprint in data),
-        "about the data": "; ".join({w: w for e in data.values() if (w := e.data_warning)}),
-        "seeds": ", ".join(sorted({str(i["seed"]) for i in trained})),
-        "precision": ", ".join(sorted({i["precision"] for i in trained})),
-        "processor": "; ".join(sorted({m["machine"]["processor"] for m in manifests})),
-        "GPU": "; ".join(sorted({m["machine"]["gpu"] for m in manifests})),
-        "threads": ", ".join(sorted({str(m["threads"]) for m in manifests})),
-        "PyTorch": ", ".join(sorted({m["machine"]["torch"] for m in manifests})),
-        "library": ", ".join(sorted({m["library_sha256"][:12] for m in manifests})),
-        "commit": ", ".join(sorted({(m["commit"] or "none")[:12] for m in manifests})),
-        "computing time": f"{sum(m['wall_seconds'] for m in manifests):.0f} s",
-        "gradients": f"{sum(m['gradients'] for m in manifests):,}",
-        "Hessian-vector products": f"{sum(m['products'] for m in manifests):,}",
-    }
-    rows = {name: text for name, text in rows.items() if text}
-    items = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items())
-    plain = "\n".join(f"{name}: {text}" for name, text in rows.items())
-    record = {"application/vnd.eoslib.provenance+json": rows}
-    display({"text/plain": plain, "text/html": f'<dl class="eos-provenance">{items}</dl>'} | record, raw=True)
-
-
-@functools.cache
-def _multiply_rate() -> float:
-    """Floating-point operations a second of a float32 matrix product of the sizes met here, measured once."""
-    a, b = torch.randn(2000, 1024), torch.randn(1024, 256)
-    a @ b
-    start = time.perf_counter()
-    for _ in range(10):
-        a @ b
-    return 10 * 2 * 2000 * 1024 * 256 / (time.perf_counter() - start)
-
-
 def _show_not_run(missing: Sequence[Experiment]) -> None:
     """A box for the page, with a machine-readable twin."""
     from IPython.display import display
 
+    from eoslib.chapter.costs import cost  # which knows experiments
+
     first = missing[0]
     options = os.environ.get("EOSLIB_OPTIONS", "--preset quick")
     command = f"python -m eoslib compute {first.chapter} {options} --only {first.experiment}"
-    minutes = sum(e.cost()[0] for e in missing) / 60
+    minutes = sum(cost(e)[0] for e in missing) / 60
     text = f"{first.experiment}: {len(missing)} run(s) not run at this preset"
     record = {"experiment": first.experiment, "missing": len(missing), "command": command, "minutes": minutes}
-    box = (
-        f'<div class="eos-box eos-not-run"><strong>Not run at this preset:</strong> {len(missing)} run(s) of '
-        f"{first.experiment}. <code>{html.escape(command)}</code> computes them, in at most {minutes:.0f} minutes on "
-        "this machine's CPU.</div>"
-    )
+    box = render("not_run.html", experiment=first.experiment, count=len(missing), command=command, minutes=minutes)
     display({"text/plain": text, "text/html": box, "application/vnd.eoslib.notrun+json": record}, raw=True)

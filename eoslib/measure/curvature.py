@@ -7,15 +7,19 @@ preconditioner. A warm start cannot see an eigenvector that its space is orthogo
 the cold audits.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from eoslib.problems.objective import Objective
+from eoslib.measure.variables import Measurement, Variable
 
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
+FOUND = 1e-3  # to which an eigenvalue is found
+COSINE = {"tolerance": 0.01, "absolute": True}  # the angle by which an eigenvector may be off
 
 
 @dataclass(frozen=True)
@@ -106,15 +110,15 @@ class SharpnessTracker:
     last are the better start, and often enough by themselves. Next come the last ones, and the spare (the next
     eigenvector known), which every fourth measurement uses anyway.
 
-    every: measured at the steps divisible by it. tolerance: on the residuals, relative to λ₁. audit_every: at
+    tolerance: on the residuals, relative to λ₁. audit_every: at
     each so many measurements a cold search is run beside the warm one, and its result taken if it found a
     larger eigenvalue; `missed` counts those.
     """
 
     SPARE_EVERY = 4
 
-    def __init__(self, every: int = 1, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0):
-        self.every, self.k, self.tolerance, self.audit_every, self.seed = every, k, tolerance, audit_every, seed
+    def __init__(self, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0):
+        self.k, self.tolerance, self.audit_every, self.seed = k, tolerance, audit_every, seed
         self.measurements = 0
         self.missed = 0
         self.older: Tensor | None = None  # eigenvectors (k, p) of the measurement before last
@@ -189,29 +193,84 @@ class SharpnessTracker:
         return _random_rows(self.k, like, self.seed + self.measurements)
 
 
-class SegmentSharpness:
-    """Measures λ_max(∇²f) at `points` equidistant points of the step from θ_t to θ_{t+1}, both ends included.
+@dataclass(frozen=True, kw_only=True)
+class Sharpness(Measurement):
+    """The `eigenvalues` largest eigenvalues of the Hessian, see `SharpnessTracker`."""
+
+    eigenvalues: int = 1
+    tolerance: float = 3e-3
+
+    products: ClassVar[bool] = True
+    variables: ClassVar = {
+        "sharpness": Variable("sharpness λ_max(∇²f(θ))", tolerance=FOUND),
+        "sharpness_residual": Variable("residual ‖Hu − λu‖ / |λ| of the top eigenpair", tolerance=math.inf),
+        "alignment": Variable("alignment |⟨∇f, u₁⟩| / ‖∇f‖ of the gradient with the top eigenvector", **COSINE),
+        "products": Variable("Hessian-vector products spent", tolerance=math.inf),
+        "eigenvalues": Variable("top Hessian eigenvalues", dims=("eigenvalue",), tolerance=FOUND),
+        "unstable_alignment": Variable("alignment of the gradient with those of eigenvalues ≥ 2/η", **COSINE),
+    }
+
+    def begin(self, problem: Any, theta: Any) -> SharpnessTracker:
+        """With eigenvectors to start from."""
+        return SharpnessTracker(self.eigenvalues, self.tolerance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreconditionedSharpness(Sharpness):
+    """λ_max(P^{-1/2} ∇²f P^{-1/2}), P the diagonal of an adaptive method; for P = 1 the sharpness."""
+
+    preconditioned: ClassVar[bool] = True
+    variables: ClassVar = {
+        "preconditioned_sharpness": Variable(
+            "preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})", tolerance=FOUND
+        ),
+        **{name: variable for name, variable in Sharpness.variables.items() if name != "sharpness"},
+    }
+
+    def begin(self, problem: Any, theta: Any) -> "_PreconditionedTracker":
+        """With eigenvectors to start from."""
+        return _PreconditionedTracker(self.eigenvalues, self.tolerance)
+
+
+class _PreconditionedTracker(SharpnessTracker):
+    def measure(self, point, step_size: float) -> dict:
+        row = super().measure(point, step_size)
+        return {"preconditioned_sharpness": row.pop("sharpness"), **row}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSharpness(Measurement):
+    """λ_max(∇²f) at so many equidistant `points` of the step of gradient descent from θ_t, both ends included.
 
     Their maximum bounds the smoothness L_t between the two iterates (Ahn et al. 2022, corollary 1) from below.
     """
 
-    def __init__(self, objective: Objective, every: int, points: int):
-        self.objective, self.every, self.points = objective, every, points
+    points: int
+
+    products: ClassVar[bool] = True
+    variables: ClassVar = {
+        "segment_sharpness": Variable("sharpness λ_max(∇²f) at points of the step", dims=("tau",), tolerance=FOUND),
+    }
+
+    def begin(self, problem: Any, theta: Any) -> "_SegmentTracker":
+        """With eigenvectors to start from at each point."""
+        return _SegmentTracker(self.points)
+
+
+class _SegmentTracker:
+    def __init__(self, points: int):
         self.trackers = [SharpnessTracker() for _ in range(points)]
 
     def measure(self, point, step_size: float) -> dict[str, list[float]]:
-        """Observables at an `objective.Expansion` of gradient descent."""
         values = []
-        for tau, tracker in zip(torch.linspace(0, 1, self.points).tolist(), self.trackers, strict=True):
-            there = self.objective.expand(point.theta - step_size * tau * point.gradient) if tau else point
+        for tau, tracker in zip(torch.linspace(0, 1, len(self.trackers)).tolist(), self.trackers, strict=True):
+            there = point.objective.expand(point.theta - step_size * tau * point.gradient) if tau else point
             values.append(tracker.at(there).values[0].item())
         return {"segment_sharpness": values}
 
     def state(self) -> dict:
-        """All that the next measurement depends on."""
         return {str(i): tracker.state() for i, tracker in enumerate(self.trackers)}
 
     def load(self, state: dict) -> None:
-        """Continue from `state`."""
         for i, tracker in enumerate(self.trackers):
             tracker.load(state[str(i)])

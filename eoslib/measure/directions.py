@@ -1,6 +1,11 @@
 """Where θ is, and how far from elsewhere."""
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 from torch import Tensor
+
+from eoslib.measure.variables import Measurement, Variable
 
 
 def distance(theta: Tensor, other: Tensor) -> float:
@@ -8,19 +13,12 @@ def distance(theta: Tensor, other: Tensor) -> float:
     return (theta - other).norm().item()
 
 
-class Position:
-    """Measures θ itself, at the steps divisible by `every`."""
+@dataclass(frozen=True, kw_only=True)
+class Position(Measurement):
+    """θ itself: for few parameters, or few steps."""
 
-    def __init__(self, every: int = 1):
-        self.every = every
+    variables: ClassVar = {"theta": Variable("parameters θ", dims=("coordinate",))}
 
-    def measure(self, point, step_size: float) -> dict[str, list[float]]:
-        """θ at an `objective.Expansion`."""
+    def measure(self, point: Any, step_size: float) -> dict[str, list[float]]:
+        """θ (p,)."""
         return {"theta": point.theta.tolist()}
-
-    def state(self) -> dict:
-        """Nothing carries over."""
-        return {}
-
-    def load(self, state: dict) -> None:
-        """Nothing to load."""

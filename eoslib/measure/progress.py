@@ -1,39 +1,39 @@
-"""Relative progress, directional smoothness and accuracy, each as a plain function, and measurements made of them.
+"""Relative progress, directional smoothness and accuracy: as plain functions, and measured along a trajectory.
 
-Relative progress, directional smoothness and gradient norm of step t need only f and ∇f at θ_t and θ_{t+1},
-which the trajectory has anyway.
+Relative progress, directional smoothness and gradient norm of step t need only f and ∇f at θ_t and θ_{t+1}; where the
+trajectory has those anyway, they cost nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eoslib.measure.variables import Measurement, Variable
 from eoslib.problems.objective import Evaluation, Objective, SupervisedObjective
 
 
-def relative_progress(value: float, value_after: float, gradient_square: float, step_size: float) -> float:
-    """RP(θ) = (f(θ − v) − f(θ)) / (η‖∇f‖²), Ahn et al. 2022, definition 1; v = η∇f.
+def relative_progress(value: float, value_after: float, slope: float) -> float:
+    """RP(θ) = (f(θ − v) − f(θ)) / ⟨∇f(θ), v⟩, which for v = η∇f is Ahn et al. 2022, definition 1.
 
-    value, value_after: f at θ and at θ − v; gradient_square: ‖∇f(θ)‖², for another update ⟨∇f, v⟩/η. nan at a
-    stationary point.
+    value, value_after: f at θ and at θ − v; slope: ⟨∇f(θ), v⟩. nan at a stationary point.
     """
-    return _ratio(value_after - value, step_size * gradient_square)
+    return _ratio(value_after - value, slope)
 
 
-def directional_smoothness(v: Tensor, gradient: Tensor, gradient_after: Tensor, square: float | None = None) -> float:
-    """L(θ; v) = ⟨v, ∇f(θ) − ∇f(θ − v)⟩ / ‖v‖², Ahn et al. 2022, definition 2; all of shape (p,).
-
-    square: ‖v‖² in another metric than the Euclidean one, ⟨v, Pv⟩.
-    """
-    return _ratio(torch.dot(v, gradient - gradient_after).item(), torch.dot(v, v).item() if square is None else square)
+def directional_smoothness(v: Tensor, gradient: Tensor, gradient_after: Tensor) -> float:
+    """L(θ; v) = ⟨v, ∇f(θ) − ∇f(θ − v)⟩ / ‖v‖², Ahn et al. 2022, definition 2; all of shape (p,)."""
+    return _ratio(torch.dot(v, gradient - gradient_after).item(), torch.dot(v, v).item())
 
 
-def accuracy(outputs: Tensor, labels: Tensor) -> float:
-    """Share of examples whose largest output (n, c) is at their label (n,); of a single output the sign decides."""
+def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Share of examples whose largest output (n, c) is at their label (n,), a scalar; of a single output the sign
+    decides."""
     predicted = outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(1)
-    return (predicted == labels).double().mean().item()
+    return (predicted == labels).double().mean()
 
 
 def time_average(values: np.ndarray) -> np.ndarray:
@@ -43,6 +43,50 @@ def time_average(values: np.ndarray) -> np.ndarray:
     return values.cumsum(0) / count
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loss(Measurement):
+    """f on the whole data, ‖∇f‖ and the accuracy."""
+
+    variables: ClassVar = {
+        "loss": Variable("training loss f(θ)"),
+        "gradient_norm": Variable("gradient norm ‖∇f(θ)‖"),
+        "accuracy": Variable("training accuracy"),
+    }
+
+    def measure(self, point: Any, step_size: float) -> dict[str, float]:
+        """The trajectory has brought these numbers over already."""
+        return point.numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Loss):
+    """The same, and relative progress and directional smoothness of the step v = θ_t − θ_{t+1} on the whole data.
+
+    In the metric P of an adaptive method ‖v‖² is ⟨v, Pv⟩, which for P = 1 is that of gradient descent.
+    """
+
+    along: ClassVar[bool] = True
+    variables: ClassVar = Loss.variables | {
+        "relative_progress": Variable("relative progress (f(θ − v) − f(θ)) / ⟨∇f(θ), v⟩"),
+        "directional_smoothness": Variable("directional smoothness L(θ; v)"),
+    }
+
+    def inner_products(self, v: Tensor, gradient: Tensor, gradient_after: Tensor, metric: Tensor | None) -> dict:
+        """⟨v, ∇f(θ) − ∇f(θ − v)⟩, ⟨v, Pv⟩ and ⟨∇f(θ), v⟩ as scalar tensors; all of shape (p,)."""
+        return {
+            "turned": torch.dot(v, gradient - gradient_after),
+            "square": torch.dot(v, v if metric is None else metric * v),
+            "slope": torch.dot(gradient, v),
+        }
+
+    def compare(self, before: dict[str, float], after: dict[str, float], products: dict[str, float]) -> dict:
+        """The observables of the step, in double precision, from the numbers at its two ends."""
+        return {
+            "relative_progress": relative_progress(before["loss"], after["loss"], products["slope"]),
+            "directional_smoothness": _ratio(products["turned"], products["square"]),
+        }
+
+
 def segment_smoothness(objective: Objective, theta: Tensor, gradient: Tensor, step_size: float, taus) -> list[float]:
     """L(θ; ητ∇f(θ)) for every τ of `taus` in (0, 1] (Ahn et al. 2022, experiment 5); one gradient each."""
     smoothness = []
@@ -50,6 +94,43 @@ def segment_smoothness(objective: Objective, theta: Tensor, gradient: Tensor, st
         v = step_size * tau * gradient
         smoothness.append(directional_smoothness(v, gradient, objective.gradient(theta - v)))
     return smoothness
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSmoothness(Measurement):
+    """L(θ; ητ∇f(θ)) along the step of gradient descent.
+
+    rule: "gauss", the `nodes` Gauss–Legendre nodes of [0, 1], with which ∫₀¹ is exact to rounding for smooth f;
+    "even", τ = 1/nodes, 2/nodes, …, 1 (the paper's experiment 5 has nodes = 100).
+    """
+
+    nodes: int = 16
+    rule: str = "gauss"
+
+    variables: ClassVar = {
+        "segment_smoothness": Variable("directional smoothness L(θ; ητ∇f(θ)) along the step", dims=("tau",)),
+    }
+
+    def measure(self, point: Any, step_size: float) -> dict[str, list[float]]:
+        """A gradient for each τ."""
+        positions = taus(self.nodes, self.rule)
+        values = segment_smoothness(point.objective, point.theta, point.gradient, step_size, positions)
+        return {"segment_smoothness": values}
+
+
+def taus(nodes: int, rule: str) -> np.ndarray:
+    """The positions τ of `SegmentSmoothness`, shape (nodes,)."""
+    if rule == "even":
+        return np.arange(1, nodes + 1) / nodes
+    if rule == "gauss":
+        return gauss_legendre(nodes)[0]
+    raise ValueError(f"unknown rule {rule!r}; there are even, gauss")
+
+
+def gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of Gauss–Legendre quadrature on [0, 1], each of shape (nodes,)."""
+    x, weights = np.polynomial.legendre.leggauss(nodes)
+    return (x + 1) / 2, weights / 2
 
 
 def expected_relative_progress(
@@ -82,62 +163,81 @@ def expected_relative_progress(
     }
 
 
-class SegmentSmoothness:
-    """Measures `segment_smoothness` at every step divisible by `every`.
+@dataclass(frozen=True, kw_only=True)
+class ExpectedProgress(Measurement):
+    """`expected_relative_progress` over so many `minibatches` of `batch_size` examples.
 
-    rule: "gauss", the `nodes` Gauss–Legendre nodes of [0, 1], with which ∫₀¹ is exact to rounding for smooth f;
-    "even", τ = 1/nodes, 2/nodes, …, 1 (the paper's experiment 5 has nodes = 100).
+    seed: of their choice, which is the measurement's own: estimating does not change the path.
     """
 
-    def __init__(self, objective: Objective, every: int, nodes: int, rule: str):
-        self.objective, self.every, self.taus = objective, every, taus(nodes, rule)
+    batch_size: int
+    minibatches: int
+    seed: int = 0
 
-    def measure(self, point, step_size: float) -> dict[str, list[float]]:
-        """Observables at an `objective.Expansion` or `Evaluation` with its θ."""
-        values = segment_smoothness(self.objective, point.theta, point.gradient, step_size, self.taus)
-        return {"segment_smoothness": values}
+    variables: ClassVar = {
+        "expected_relative_progress": Variable("expected relative progress E[RP(θ)]"),
+        "expected_relative_progress_se": Variable("standard error of E[RP(θ)]"),
+        "expected_relation": Variable("right-hand side of (6), −1 + (η/2) E[‖g‖² L(θ; ηg)] / ‖∇f‖²"),
+        "expected_relation_se": Variable("standard error of the right-hand side of (6)"),
+        "decreasing_share": Variable("share of the minibatches whose step decreases f"),
+    }
+
+    def begin(self, problem: Any, theta: Any) -> "_Estimator":
+        """With a generator of its own."""
+        return _Estimator(self)
+
+
+class _Estimator:
+    def __init__(self, declared: ExpectedProgress):
+        self.declared = declared
+        self.generator = torch.Generator().manual_seed(declared.seed + 1)  # not that of the order of the examples
+
+    def measure(self, point: Any, step_size: float) -> dict[str, float]:
+        n = len(point.objective.labels)
+        sample = [
+            torch.randperm(n, generator=self.generator)[: self.declared.batch_size].to(point.theta.device)
+            for _ in range(self.declared.minibatches)
+        ]
+        return expected_relative_progress(point.objective, point.theta, point, step_size, sample)
 
     def state(self) -> dict:
-        """Nothing carries over from one measurement to the next."""
-        return {}
+        return {"generator": self.generator.get_state()}
 
     def load(self, state: dict) -> None:
-        """Nothing to load."""
+        self.generator.set_state(state["generator"])
 
 
-class HeldOut:
-    """Measures loss and accuracy on other examples, those of `objective`, at the steps divisible by `every`."""
+@dataclass(frozen=True, kw_only=True)
+class HeldOut(Measurement):
+    """Loss and accuracy on so many held-out `examples`: of the test split, or, of data that have none, those that
+    follow the training examples. Layers that normalise by the batch take their running statistics there."""
 
-    def __init__(self, objective: SupervisedObjective, every: int):
-        self.objective, self.every = objective, every
+    examples: int
 
-    def measure(self, point, step_size: float) -> dict[str, float]:
-        """Observables at an `objective.Expansion`."""
+    variables: ClassVar = {
+        "test_loss": Variable("loss on held-out examples"),
+        "test_accuracy": Variable("accuracy on held-out examples"),
+    }
+
+    def begin(self, problem: Any, theta: Any) -> "_HeldOut":
+        """With the examples at hand."""
+        return _HeldOut(problem.held_out(self.examples, theta))
+
+
+class _HeldOut:
+    def __init__(self, objective: SupervisedObjective):
+        self.objective = objective
+
+    def measure(self, point: Any, step_size: float) -> dict[str, Tensor]:
         with torch.no_grad():
             loss, outputs = self.objective.forward(point.theta)
-        return {"test_loss": loss.item(), "test_accuracy": accuracy(outputs, self.objective.labels)}
+        return {"test_loss": loss, "test_accuracy": accuracy(outputs, self.objective.labels)}
 
     def state(self) -> dict:
-        """Nothing carries over from one measurement to the next."""
         return {}
 
     def load(self, state: dict) -> None:
-        """Nothing to load."""
-
-
-def taus(nodes: int, rule: str) -> np.ndarray:
-    """The positions τ of `SegmentSmoothness`, shape (nodes,)."""
-    if rule == "even":
-        return np.arange(1, nodes + 1) / nodes
-    if rule == "gauss":
-        return gauss_legendre(nodes)[0]
-    raise ValueError(f"unknown rule {rule!r}; there are even, gauss")
-
-
-def gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of Gauss–Legendre quadrature on [0, 1], each of shape (nodes,)."""
-    x, weights = np.polynomial.legendre.leggauss(nodes)
-    return (x + 1) / 2, weights / 2
+        """Nothing carries over."""
 
 
 def _ratio(numerator: float, denominator: float) -> float:

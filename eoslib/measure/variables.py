@@ -1,93 +1,74 @@
-"""What a trace variable is called and how it is kept."""
+"""What a measurement is: what it yields, when it is taken, and what it needs."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+Cadence = int | Literal["epoch", "end"] | tuple[int, ...]
 
 
 class Variable(NamedTuple):
-    """How a trace variable is labelled: long_name, units, its dimensions beside `step`, and the type it is kept in."""
+    """How a trace variable is labelled: long_name, units, its dimensions beside the table's, the type it is kept in.
+
+    tolerance: by how much an audit may find another value, relative to it, or absolute. What an iterative search
+    found is right to its tolerance only: a better search must not make recorded runs wrong. inf: what it cost is no
+    result.
+    """
 
     long_name: str
     units: str = "1"
     dims: tuple[str, ...] = ()
     dtype: str = "float64"
+    tolerance: float = 0.0
+    absolute: bool = False
 
 
-VARIABLES: dict[str, Variable] = {
-    "loss": Variable("training loss f(θ)"),
-    "gradient_norm": Variable("gradient norm ‖∇f(θ)‖"),
-    "accuracy": Variable("training accuracy"),
-    "test_loss": Variable("loss on held-out examples"),
-    "test_accuracy": Variable("accuracy on held-out examples"),
-    "relative_progress": Variable("relative progress RP(θ)"),
-    "directional_smoothness": Variable("directional smoothness L(θ; η∇f(θ))"),
-    "sharpness": Variable("sharpness λ_max(∇²f(θ))"),
-    "sharpness_residual": Variable("residual ‖Hu − λu‖ / |λ| of the top eigenpair"),
-    "alignment": Variable("alignment |⟨∇f, u₁⟩| / ‖∇f‖ of the gradient with the top eigenvector"),
-    "unstable_alignment": Variable("alignment of the gradient with the eigenvectors of eigenvalues ≥ 2/η"),
-    "eigenvalues": Variable("top Hessian eigenvalues", dims=("eigenvalue",)),
-    "products": Variable("Hessian-vector products spent"),
-    "segment_smoothness": Variable("directional smoothness L(θ; ητ∇f(θ)) along the step", dims=("tau",)),
-    "segment_sharpness": Variable("sharpness λ_max(∇²f) at points of the step", dims=("tau",)),
-    "theta": Variable("parameters θ", dims=("coordinate",)),
-    "batch_loss": Variable("loss of the minibatch f_B(θ)"),
-    "batch_loss_after": Variable("loss of the same minibatch after the step"),
-    "expected_relative_progress": Variable("expected relative progress E[RP(θ)]"),
-    "expected_relative_progress_se": Variable("standard error of E[RP(θ)]"),
-    "expected_relation": Variable("right-hand side of (6), −1 + (η/2) E[‖g‖² L(θ; ηg)] / ‖∇f‖²"),
-    "expected_relation_se": Variable("standard error of the right-hand side of (6)"),
-    "decreasing_share": Variable("share of the minibatches whose step decreases f"),
-    "preconditioned_sharpness": Variable("preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})"),
-    "midpoint_sharpness": Variable("sharpness at the midpoint (θ_t + θ_{t+1})/2"),
-    "constrained_loss": Variable("loss f(θ†) of the constrained trajectory"),
-    "constrained_sharpness": Variable("sharpness λ_max(∇²f(θ†)) of the constrained trajectory"),
-    "constrained_eigenvalues": Variable("constrained eigenvalues of ∇²f(θ†), if several", dims=("eigenvalue",)),
-    "constrained_residual": Variable("residual ‖Hu − λu‖ / |λ| of the top eigenpair at θ†"),
-    "next_eigenvalue": Variable("largest eigenvalue of ∇²f(θ†) that is not constrained, λ₂ if one is"),
-    "distance": Variable("distance ‖θ − θ†‖ to the constrained trajectory"),
-    "flow_loss": Variable("loss of gradient flow"),
-    "flow_sharpness": Variable("sharpness of gradient flow"),
-    "flow_distance": Variable("distance of gradient flow to the constrained trajectory"),
-    "central_loss": Variable("time average f(w) + Sσ²/2 of the loss by the central flow"),
-    "central_sharpness": Variable("sharpness of the central flow"),
-    "central_variance": Variable("variance σ² of the oscillation along u by the central flow"),
-    "central_distance": Variable("distance of the central flow to the constrained trajectory"),
-    "alpha": Variable("progressive sharpening α = −∇f·∇S⊥ at θ†"),
-    "beta": Variable("strength of self-stabilization β = ‖∇S⊥‖² at θ†"),
-    "delta": Variable("size of the deviation δ = √(2α/β)"),
-    "epsilon": Variable("ε = η√α"),
-    "sharpness_slope": Variable("slope ∇S·u of the sharpness along u at θ†"),
-    "x": Variable("deviation x = u·(θ − θ†)"),
-    "y": Variable("deviation y = ∇S⊥·(θ − θ†)"),
-    "projected_gradient_norm": Variable("‖P∇f‖ at θ†, P the projection orthogonal to u and ∇S"),
-    "projection_error": Variable("error ‖θ†_{t+1} − θ†_t + ηP∇f‖ / (η‖∇f‖) of the first-order form of the update"),
-    "predicted_x": Variable("predicted x"),
-    "predicted_y": Variable("predicted y"),
-    "predicted_loss": Variable("predicted loss f(θ†) + x²/η"),
-    "predicted_sharpness": Variable("predicted sharpness 2/η + y + (∇S·u)x"),
-    "predicted_distance": Variable("predicted distance ‖v‖ to the constrained trajectory"),
-    "predicted_error": Variable("error ‖v − (θ − θ†)‖ of the predicted deviation"),
-    "generalised_x": Variable("x by the generalised prediction"),
-    "generalised_y": Variable("y by the generalised prediction"),
-    "generalised_loss": Variable("generalised prediction f(θ†) + x²/η + F(x) of the loss"),
-    "generalised_sharpness": Variable("generalised prediction 2/η + y + F″(x) of the sharpness"),
-    "generalised_distance": Variable("distance to the constrained trajectory by the generalised prediction"),
-    "generalised_error": Variable("error of the deviation by the generalised prediction"),
-    "limiting_sharpness": Variable("limit 2/η − F′(δ)/δ + F″(δ) of the sharpness"),
-    "rho_3": Variable("ρ₃ = ‖∇³f(θ†)‖, by power iteration"),
-    "rho_4": Variable("ρ₄ = ‖∇⁴f(θ†)‖, by power iteration"),
-    "sharpening_alignment": Variable("alignment −∇f·∇S⊥ / (‖∇f‖‖∇S⊥‖) at θ†"),
-    "restoring_ratio": Variable("‖∇S⊥‖ / ρ₃"),
-    "fourth_order_ratio": Variable("ρ₄ / (ηρ₃²)"),
-    "third_order_ratio_v": Variable("‖∇³f(v⊥, v⊥)‖ / (ρ₃‖v⊥‖²), v = θ − θ†"),
-    "third_order_ratio_gradient": Variable("‖∇³f(∇f, ∇f)‖ / (ρ₃‖∇f‖²)"),
-    "second_order_ratio_v": Variable("|v⊥·∇²f v⊥| / (S‖v⊥‖²), v = θ − θ†"),
-    "outcome": Variable("outcome of each point, see papers.basins.Outcome", dims=("row", "column"), dtype="uint8"),
-    "points": Variable("number of points of each outcome", dims=("kind",)),
-    "point_steps": Variable("steps that all points took together"),
-    "last_rise": Variable("last step at which f rose from a point that converges, the latest of all"),
-    "eta": Variable("step size η"),
-    "stable_area": Variable("area of U_η in the box"),
-    "convergent_area": Variable("area of V_η in the box"),
-    "stable_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of U_η crosses", dims=("size",)),
-    "convergent_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of V_η crosses", dims=("size",)),
-}
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Something that is measured along a trajectory; a subclass says what, and names its `variables`.
+
+    every: at the steps divisible by it, at the first step of each "epoch", at the "end", or at the given steps.
+    """
+
+    every: Cadence = 1
+
+    variables: ClassVar[Mapping[str, Variable]]
+    products: ClassVar[bool] = False  # whether it multiplies with the Hessian
+    along: ClassVar[bool] = False  # whether it looks at both ends of a step
+    preconditioned: ClassVar[bool] = False  # whether it is taken in the metric of the update map
+
+    def begin(self, problem: Any, theta: Any) -> "Measurement":
+        """What measures, with a state of its own where it has any. problem: what the experiment minimises."""
+        return self
+
+    def measure(self, point: Any, step_size: float) -> dict[str, Any]:
+        """Observables at an `objective.Point`, by names of `variables`; scalars may be tensors."""
+        raise NotImplementedError
+
+    def state(self) -> dict:
+        """All that the next measurement depends on."""
+        return {}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+
+    @property
+    def table(self) -> str:
+        """The table of the trace in which the variables stand."""
+        match self.every:
+            case 1:
+                return "step"
+            case int():
+                return f"every_{self.every}"
+            case str():
+                return self.every
+        return "chosen"
+
+    def due(self, t: int, epoch_begins: bool) -> bool:
+        """Whether it is taken at θ_t, on the way."""
+        match self.every:
+            case int():
+                return t % self.every == 0
+            case str():
+                return self.every == "epoch" and epoch_begins
+        return t in self.every

@@ -15,12 +15,13 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from eoslib.measure.certificates import largest_radius
+from eoslib.measure.variables import Variable
 from eoslib.problems.landscapes import Polynomial
 
 REST = 1e-13  # length of a step
@@ -79,19 +80,19 @@ def trap_radius(landscape: Polynomial, step_size: float, minimiser: tuple[float,
 def classify(
     landscape: Polynomial,
     step_size: float,
-    x: np.ndarray | Tensor,
-    y: np.ndarray | Tensor,
+    x: np.ndarray,
+    y: np.ndarray,
     max_steps: int = 5000,
     escape: float = 1e3,
     trap: float = 0.5,
 ) -> Basins:
     """What gradient descent with `step_size` does from the starting points (x, y), two float64 arrays of one shape.
 
-    A NumPy array is computed by compiled loops on as many cores as PyTorch uses, a tensor by PyTorch where it lies;
-    on a CPU both give the same bits. An iterate that moves by less than `REST` has come to rest. escape: an iterate
-    at that distance from the origin, or beyond what floats hold, counts as diverged. trap: the part of `trap_radius`
-    that is used. Raises ValueError unless 0 < step_size < 2/λ_max(θ*) for every minimiser θ*, which is condition (6)
-    of Chen et al., and where an iterate comes to rest at a strict minimum that the landscape does not list.
+    Compiled loops compute it on as many cores as PyTorch uses. An iterate that moves by less than `REST` has come to
+    rest. escape: an iterate at that distance from the origin, or beyond what floats hold, counts as diverged. trap: the
+    part of `trap_radius` that is used. Raises ValueError unless 0 < step_size < 2/λ_max(θ*) for every minimiser θ*,
+    which is condition (6) of Chen et al., and where an iterate comes to rest at a strict minimum that the landscape
+    does not list.
     """
     radii = [trap * trap_radius(landscape, step_size, m) if step_size > 0 else 0.0 for m in landscape.minimisers]
     if min(radii) < SMALLEST_TRAP:
@@ -100,10 +101,7 @@ def classify(
             f"that rounding decides whether f falls), got {step_size}"
         )
     minimisers = np.array([(*m, r * r) for m, r in zip(landscape.minimisers, radii, strict=True)])
-    if isinstance(x, Tensor):
-        decided = _advance_tensors(landscape, step_size, x, y, minimisers, max_steps, escape)
-    else:
-        decided = _advance_arrays(landscape, step_size, x, y, minimisers, max_steps, escape)
+    decided = _advance(landscape, step_size, x, y, minimisers, max_steps, escape)
     end_x, end_y, steps, last_rise, minimiser = decided
     outcome = np.where(last_rise == 0, Outcome.STABLE, Outcome.UNSTABLE).astype(np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -131,7 +129,7 @@ def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: n
     return np.where(rests, at_rest, moving)
 
 
-def _advance_arrays(landscape, step_size, x, y, minimisers, max_steps, escape):
+def _advance(landscape, step_size, x, y, minimisers, max_steps, escape):
     """Last iterate, steps, last rise and minimiser of each point, by compiled loops."""
     shape, x, y = x.shape, np.array(x, np.float64).ravel(), np.array(y, np.float64).ravel()
     steps, last_rise = np.full(x.size, max_steps, np.int32), np.zeros(x.size, np.int32)
@@ -202,37 +200,6 @@ def _compiled(landscape: Polynomial) -> Callable:
     return advance
 
 
-def _advance_tensors(landscape, step_size, x, y, minimisers, max_steps, escape):
-    """The same for tensors, all points side by side, on the device where they lie."""
-    shape, x, y = x.shape, x.flatten(), y.flatten()
-    end_x, end_y = x.clone(), y.clone()
-    steps = torch.full_like(x, max_steps, dtype=torch.int32)
-    last_rise, minimiser = torch.zeros_like(steps), torch.full_like(x, -1, dtype=torch.int8)
-    f, rise, where = landscape.value(x, y), torch.zeros_like(steps), torch.arange(len(x), device=x.device)
-    moved2 = torch.full_like(x, torch.inf)
-    for k in range(max_steps + 1):
-        inside = torch.full_like(where, -1, dtype=torch.int8)
-        for m, (x_m, y_m, radius2) in enumerate(minimisers.tolist()):
-            inside[(x - x_m) * (x - x_m) + (y - y_m) * (y - y_m) < radius2] = m
-        decided = (inside >= 0) | ~(x * x + y * y < escape * escape) | (moved2 < REST * REST)
-        if k == max_steps:
-            decided[:] = True
-        if decided.any():
-            gone, stay = where[decided], ~decided
-            end_x[gone], end_y[gone], steps[gone] = x[decided], y[decided], k
-            last_rise[gone], minimiser[gone] = rise[decided], inside[decided]
-            x, y, f, rise, where = x[stay], y[stay], f[stay], rise[stay], where[stay]
-        if not len(x):
-            break
-        gx, gy = landscape.gradient(x, y)
-        x_step, y_step = step_size * gx, step_size * gy
-        x, y, moved2 = x - x_step, y - y_step, x_step * x_step + y_step * y_step
-        after = landscape.value(x, y)
-        rise = torch.where(after < f, rise, k + 1)
-        f = after
-    return tuple(t.cpu().numpy().reshape(shape) for t in (end_x, end_y, steps, last_rise, minimiser))
-
-
 # ------------------------------------------------------------------------------------------------- whole pictures
 
 
@@ -243,8 +210,25 @@ def pixel_centres(box: tuple[float, float, float, float], grid: int) -> tuple[np
     return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom)))
 
 
+VARIABLES = {
+    "outcome": Variable("outcome of each point, see papers.basins.Outcome", dims=("row", "column"), dtype="uint8"),
+    "points": Variable("number of points of each outcome", dims=("kind",)),
+    "point_steps": Variable("steps that all points took together"),
+    "last_rise": Variable("last step at which f rose from a point that converges, the latest of all"),
+    "eta": Variable("step size η"),
+    "stable_area": Variable("area of U_η in the box"),
+    "convergent_area": Variable("area of V_η in the box"),
+    "stable_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of U_η crosses", dims=("size",)),
+    "convergent_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of V_η crosses", dims=("size",)),
+}
+
+
 class _OnPixels:
     """What the two processes below share: they classify pixels of a box, and carry nothing from step to step."""
+
+    variables: ClassVar = VARIABLES
+    device = torch.device("cpu")
+    kept: ClassVar = {}  # no θ
 
     def __init__(
         self,
@@ -253,9 +237,8 @@ class _OnPixels:
         box: tuple[float, float, float, float],
         grid: int,
         steps: int,
-        device: torch.device,
     ):
-        self.landscape, self.step_size, self.steps, self.device = landscape, step_size, steps, device
+        self.landscape, self.step_size, self.steps = landscape, step_size, steps
         self.x, self.y = pixel_centres(box, grid)
         self.t = self.gradients = 0
         self._row: dict = {}
@@ -265,9 +248,9 @@ class _OnPixels:
         """Whether the last step is done."""
         return self.t >= self.steps
 
-    def observe(self) -> dict:
-        """The observables of the last step, by names of `variables.VARIABLES`."""
-        return self._row
+    def observe(self) -> dict[str, dict]:
+        """The observables of the last step."""
+        return {"step": self._row}
 
     def state(self) -> dict:
         """All that the next step depends on."""
@@ -281,20 +264,20 @@ class _OnPixels:
 class BasinMap(_OnPixels):
     """`classify` for each pixel of a box, as a process whose step is a band of rows, from the bottom up.
 
-    box, grid: see `pixel_centres`. steps: the number of bands, which divides grid. device: a GPU computes with
-    tensors. Every band observes the outcomes of its pixels (grid / steps, grid), how many there are of each, and how
-    many steps its points took together.
+    box, grid: see `pixel_centres`. steps: the number of bands, which divides grid. Every band observes
+    the outcomes of its pixels (grid / steps, grid), how many there are of each, and how many steps its points took
+    together.
     """
 
-    def __init__(self, landscape, step_size, box, grid, steps, device):
+    def __init__(self, landscape, step_size, box, grid, steps):
         if grid % steps:
             raise ValueError(f"{steps} bands do not divide {grid} rows")
-        super().__init__(landscape, step_size, box, grid, steps, device)
+        super().__init__(landscape, step_size, box, grid, steps)
 
     def step(self) -> None:
         """Classify the next band."""
         band = slice(self.t * len(self.x) // self.steps, (self.t + 1) * len(self.x) // self.steps)
-        basins = _classify_on(self.device, self.landscape, self.step_size, self.x[band], self.y[band])
+        basins = classify(self.landscape, self.step_size, self.x[band], self.y[band])
         point_steps = int(basins.steps.sum(dtype=np.int64))
         self._row = {
             "outcome": basins.outcome,
@@ -312,8 +295,8 @@ class BasinSizes(_OnPixels):
     Step t classifies the whole grid at η = (t + 1) / steps · step_size.
     """
 
-    def __init__(self, landscape, step_size, box, grid, steps, device):
-        super().__init__(landscape, step_size, box, grid, steps, device)
+    def __init__(self, landscape, step_size, box, grid, steps):
+        super().__init__(landscape, step_size, box, grid, steps)
         left, right, bottom, top = box
         self.area = (right - left) * (top - bottom)
 
@@ -321,7 +304,7 @@ class BasinSizes(_OnPixels):
         """Measure at the next step size."""
         self.t += 1
         eta = self.t / self.steps * self.step_size
-        basins = _classify_on(self.device, self.landscape, eta, self.x, self.y)
+        basins = classify(self.landscape, eta, self.x, self.y)
         stable, convergent = basins.outcome == Outcome.STABLE, basins.outcome <= Outcome.UNSTABLE
         self._row = {
             "eta": eta,
@@ -331,12 +314,6 @@ class BasinSizes(_OnPixels):
             "convergent_boxes": box_counts(boundary(convergent)),
         }
         self.gradients += int(basins.steps.sum(dtype=np.int64))
-
-
-def _classify_on(device: torch.device, landscape: Polynomial, step_size: float, x: np.ndarray, y: np.ndarray) -> Basins:
-    if device.type == "cpu":
-        return classify(landscape, step_size, x, y)
-    return classify(landscape, step_size, torch.tensor(x, device=device), torch.tensor(y, device=device))
 
 
 # ---------------------------------------------------------------------------------------- roughness of a boundary

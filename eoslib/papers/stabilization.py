@@ -9,13 +9,15 @@ directions above all: x = u·v, which instability blows up, and y = ∇S⊥·v, 
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations_with_replacement
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eoslib.measure import directions
-from eoslib.measure.curvature import SharpnessTracker, Spectrum, top_eigenpairs
+from eoslib.measure.curvature import FOUND, SharpnessTracker, Spectrum, top_eigenpairs
+from eoslib.measure.variables import Variable
 from eoslib.problems.objective import Evaluation, Expansion, Objective
 
 # ------------------------------------------------------------------------- toy loss and simplified dynamics
@@ -284,7 +286,7 @@ def operator_norm(form: Callable[[Tensor], Tensor], start: Tensor, tolerance: fl
 def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
     """ρ₃ = ‖∇³f‖, ρ₄ = ‖∇⁴f‖ at θ†, and the ratios that the theory assumes to be of order 1 or small (appendix E).
 
-    v: the deviation θ − θ† (p,). By names of `variables.VARIABLES`; α and ε complete the paper's eight panels.
+    v: the deviation θ − θ† (p,). By names of `VARIABLES`; α and ε complete the paper's eight panels.
     """
     point, size = cubic.point, torch.linalg.vector_norm
     rho_3 = operator_norm(point.third, cubic.u)
@@ -307,6 +309,57 @@ def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
 
 # ------------------------------------------------------------------------------------------------------ the process
 
+
+LOWER_BOUND = 0.1  # a power iteration may stop some per cent below its limit
+VARIABLES = {
+    "loss": Variable("training loss f(θ)"),
+    "sharpness": Variable("sharpness λ_max(∇²f(θ))", tolerance=FOUND),
+    "products": Variable("Hessian-vector products spent", tolerance=math.inf),
+    "midpoint_sharpness": Variable("sharpness at the midpoint (θ_t + θ_{t+1})/2", tolerance=FOUND),
+    "constrained_loss": Variable("loss f(θ†) of the constrained trajectory"),
+    "constrained_sharpness": Variable("sharpness λ_max(∇²f(θ†)) of the constrained trajectory", tolerance=FOUND),
+    "constrained_eigenvalues": Variable("constrained eigenvalues at θ†", dims=("eigenvalue",), tolerance=FOUND),
+    "constrained_residual": Variable("residual ‖Hu − λu‖ / |λ| of the top eigenpair at θ†", tolerance=math.inf),
+    "next_eigenvalue": Variable("largest eigenvalue of ∇²f(θ†) that is not constrained, λ₂ if one is", tolerance=FOUND),
+    "distance": Variable("distance ‖θ − θ†‖ to the constrained trajectory"),
+    "flow_loss": Variable("loss of gradient flow"),
+    "flow_sharpness": Variable("sharpness of gradient flow", tolerance=FOUND),
+    "flow_distance": Variable("distance of gradient flow to the constrained trajectory"),
+    "central_loss": Variable("time average f(w) + Sσ²/2 of the loss by the central flow"),
+    "central_sharpness": Variable("sharpness of the central flow", tolerance=FOUND),
+    "central_variance": Variable("variance σ² of the oscillation along u by the central flow"),
+    "central_distance": Variable("distance of the central flow to the constrained trajectory"),
+    "alpha": Variable("progressive sharpening α = −∇f·∇S⊥ at θ†"),
+    "beta": Variable("strength of self-stabilization β = ‖∇S⊥‖² at θ†"),
+    "delta": Variable("size of the deviation δ = √(2α/β)"),
+    "epsilon": Variable("ε = η√α"),
+    "sharpness_slope": Variable("slope ∇S·u of the sharpness along u at θ†"),
+    "x": Variable("deviation x = u·(θ − θ†)"),
+    "y": Variable("deviation y = ∇S⊥·(θ − θ†)"),
+    "projected_gradient_norm": Variable("‖P∇f‖ at θ†, P the projection orthogonal to u and ∇S"),
+    "projection_error": Variable("error ‖θ†_{t+1} − θ†_t + ηP∇f‖ / (η‖∇f‖) of the first-order form of the update"),
+    "predicted_x": Variable("predicted x"),
+    "predicted_y": Variable("predicted y"),
+    "predicted_loss": Variable("predicted loss f(θ†) + x²/η"),
+    "predicted_sharpness": Variable("predicted sharpness 2/η + y + (∇S·u)x"),
+    "predicted_distance": Variable("predicted distance ‖v‖ to the constrained trajectory"),
+    "predicted_error": Variable("error ‖v − (θ − θ†)‖ of the predicted deviation"),
+    "generalised_x": Variable("x by the generalised prediction"),
+    "generalised_y": Variable("y by the generalised prediction"),
+    "generalised_loss": Variable("generalised prediction f(θ†) + x²/η + F(x) of the loss"),
+    "generalised_sharpness": Variable("generalised prediction 2/η + y + F″(x) of the sharpness"),
+    "generalised_distance": Variable("distance to the constrained trajectory by the generalised prediction"),
+    "generalised_error": Variable("error of the deviation by the generalised prediction"),
+    "limiting_sharpness": Variable("limit 2/η − F′(δ)/δ + F″(δ) of the sharpness"),
+    "rho_3": Variable("ρ₃ = ‖∇³f(θ†)‖, by power iteration", tolerance=LOWER_BOUND),
+    "rho_4": Variable("ρ₄ = ‖∇⁴f(θ†)‖, by power iteration", tolerance=LOWER_BOUND),
+    "sharpening_alignment": Variable("alignment −∇f·∇S⊥ / (‖∇f‖‖∇S⊥‖) at θ†"),
+    "restoring_ratio": Variable("‖∇S⊥‖ / ρ₃", tolerance=LOWER_BOUND),
+    "fourth_order_ratio": Variable("ρ₄ / (ηρ₃²)", tolerance=LOWER_BOUND),
+    "third_order_ratio_v": Variable("‖∇³f(v⊥, v⊥)‖ / (ρ₃‖v⊥‖²), v = θ − θ†", tolerance=LOWER_BOUND),
+    "third_order_ratio_gradient": Variable("‖∇³f(∇f, ∇f)‖ / (ρ₃‖∇f‖²)", tolerance=LOWER_BOUND),
+    "second_order_ratio_v": Variable("|v⊥·∇²f v⊥| / (S‖v⊥‖²), v = θ − θ†"),
+}
 
 NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
 
@@ -333,6 +386,8 @@ class SelfStabilization:
     onset: its step, None before. cubic: f's `CubicExpansion` at the θ† of the last step, if k = 1.
     """
 
+    variables: ClassVar = VARIABLES
+    kept: ClassVar = {}  # no θ
     # tensors (p,), None until the onset
     _POINTS = ("theta", "constrained", "flow", "central", "predicted", "generalised")
 
@@ -373,6 +428,11 @@ class SelfStabilization:
         self._row: dict = {}
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.theta.device
+
+    @property
     def finished(self) -> bool:
         """Whether the run's own stopping rule is met."""
         tracked = self.onset is not None and self.t - self.onset >= self.tracked
@@ -391,9 +451,9 @@ class SelfStabilization:
             self.diverged_at = self.t
         self.t += 1
 
-    def observe(self) -> dict[str, float]:
-        """The observables at θ_t, t the step before the last move, by names of `variables.VARIABLES`."""
-        return self._row
+    def observe(self) -> dict[str, dict]:
+        """The observables at θ_t, t the step before the last move."""
+        return {"step": self._row}
 
     def state(self) -> dict:
         """All that the next step depends on."""

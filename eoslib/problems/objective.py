@@ -47,7 +47,7 @@ class Expansion:
     """
 
     def __init__(self, objective: "Objective", theta: Tensor):
-        self._objective = objective
+        self.objective = objective
         self._theta = theta.detach().requires_grad_()
         value, outputs = objective.forward(self._theta)
         (self._gradient,) = torch.autograd.grad(value, self._theta, create_graph=True)
@@ -58,7 +58,7 @@ class Expansion:
 
     def hvp(self, v: Tensor) -> Tensor:
         """∇²f(θ)v; v and the result of shape (p,)."""
-        self._objective.products += 1
+        self.objective.products += 1
         (product,) = torch.autograd.grad(self._gradient, self._theta, v, retain_graph=True)
         return product
 
@@ -66,14 +66,14 @@ class Expansion:
         """∇³f(θ)(u, v) = ∇_θ(uᵀ∇²f(θ)v) for fixed u and v, shape (p,); v defaults to u. ∇³f(u, u) is the gradient of
         the sharpness when u is the top unit eigenvector (Damian et al. 2023, section 3). Costs about two products
         and is counted so."""
-        self._objective.products += 2
+        self.objective.products += 2
         (hu,) = torch.autograd.grad(self._gradient, self._theta, u, create_graph=True)
         (result,) = torch.autograd.grad(hu @ (u if v is None else v), self._theta, retain_graph=True)
         return result
 
     def fourth(self, u: Tensor) -> Tensor:
         """∇⁴f(θ)(u, u, u) = ∇_θ(∇³f(θ)(u, u, u)) for fixed u, shape (p,). Counted as four products."""
-        self._objective.products += 4
+        self.objective.products += 4
         (hu,) = torch.autograd.grad(self._gradient, self._theta, u, create_graph=True)
         (third,) = torch.autograd.grad(hu @ u, self._theta, create_graph=True)
         (result,) = torch.autograd.grad(third @ u, self._theta, retain_graph=True)
@@ -81,7 +81,7 @@ class Expansion:
 
     def restricted(self) -> "Restriction | None":
         """The same point in a subspace of much cheaper products, or None if the objective knows none."""
-        return self._objective.restrict(self.theta)
+        return self.objective.restrict(self.theta)
 
 
 class ChunkedExpansion(Expansion):
@@ -89,7 +89,7 @@ class ChunkedExpansion(Expansion):
     the other is built anew, at about three times the cost."""
 
     def __init__(self, objective: "SupervisedObjective", theta: Tensor):
-        self._objective, self.theta = objective, theta.detach()
+        self.objective, self.theta = objective, theta.detach()
         self.value, self.gradient, self.outputs = objective.evaluate(theta)
 
     def hvp(self, v: Tensor) -> Tensor:
@@ -105,8 +105,8 @@ class ChunkedExpansion(Expansion):
         return self._sum(4, lambda part: part.fourth(u))
 
     def _sum(self, products: int, of: Callable[[Expansion], Tensor]) -> Tensor:
-        self._objective.products += products
-        return sum(weight * of(part.expand(self.theta)) for weight, part in self._objective.parts())
+        self.objective.products += products
+        return sum(weight * of(part.expand(self.theta)) for weight, part in self.objective.parts())
 
 
 class Restriction(Expansion):
@@ -137,6 +137,7 @@ class Objective:
 
     def __init__(self, f: Callable[[Tensor], Tensor]):
         self.f = f
+        self.buffers: dict[str, Tensor] = {}  # of normalisation layers: only a training step moves them
         self.gradients = 0
         self.products = 0
 

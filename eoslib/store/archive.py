@@ -1,25 +1,41 @@
 """Finished runs: in the store and in recorded/."""
 
+import functools
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
 import xarray as xr
+from torch import Tensor
 
 from eoslib.store.files import StoreError, read_json, sha256, verified, write_atomically, write_json
-from eoslib.store.identity import home, key_of, plain, recorded
-from eoslib.store.traces import netcdf, single, thin, values_sha256
+from eoslib.store.identity import Identity, home, recorded
+from eoslib.store.traces import netcdf, side_by_side, single, thin, values_sha256
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its identity, its trace over `step`, its manifest, and whether it came from recorded/."""
+    """A finished run: the values of its identity, its trace as it is stored, its manifest, and whether it came from
+    recorded/."""
 
     identity: dict
-    trace: xr.Dataset
+    stored: xr.Dataset
     manifest: dict
     recorded: bool = False
+
+    def __getitem__(self, name: str):
+        """The value of that name, wherever it stands in the identity: run["seed"], run["activation"]."""
+        found = list(_values(self.identity, name))
+        if not found:
+            raise KeyError(f"{name!r} is no value of {self.key}")
+        return found[0]
+
+    @functools.cached_property
+    def trace(self) -> xr.Dataset:
+        """All tables save the end's over `step`, nan where nothing was measured."""
+        return side_by_side(self.stored)
 
     @property
     def key(self) -> str:
@@ -35,23 +51,43 @@ class Run:
         """The first iterate at which f or ∇f was not finite, or None."""
         return self.manifest["diverged_at"]
 
+    def theta(self, at: int | str = "last") -> Tensor:
+        """θ (p,) at that step, or the last. Raises StoreError unless the experiment asked to keep it and it lies in the
+        store: recorded/ holds traces only."""
+        name = f"theta-{at}.safetensors"
+        if self.recorded or name not in self.manifest.get("kept", {}):
+            raise StoreError(f"run {self.key} keeps no θ of step {at}: declare keep=({at!r},) and compute it here")
+        content = verified(home() / self.key / name, self.manifest["kept"][name])
+        return safetensors.torch.load(content)["theta"].clone()
 
-def find(identity: dict) -> Run | None:
+
+def _values(values: dict, name: str) -> Iterator:
+    if name in values:
+        yield values[name]
+    for value in values.values():
+        if isinstance(value, dict):
+            yield from _values(value, name)
+        elif isinstance(value, list):
+            for part in value:
+                if isinstance(part, dict):
+                    yield from _values(part, name)
+
+
+def find(identity: Identity) -> Run | None:
     """The finished run of this identity in the store, else in recorded/, else None. Raises Damaged.
 
-    Where the data is absent (identity["fingerprint"] is None), a run that agrees in all other fields is taken;
-    its own fingerprint stands in its identity.
+    Where the data is absent, a run of the same family is taken; its own fingerprint stands in its identity.
     """
-    folder = folder_of(identity)
+    folder = home() / identity.key
     if (folder / "manifest.json").exists():
         return load_run(folder / "manifest.json", folder / "trace.nc", recorded=False)
     path = _recorded_manifest(identity)
     return load_run(path, path.with_suffix(".nc"), recorded=True) if path else None
 
 
-def status(identity: dict) -> str:
+def status(identity: Identity) -> str:
     """ "finished", "recorded", "at step N" or "not started"; reads no trace."""
-    folder = folder_of(identity)
+    folder = home() / identity.key
     if (folder / "manifest.json").exists():
         return "finished"
     if _recorded_manifest(identity):
@@ -63,14 +99,14 @@ def status(identity: dict) -> str:
 
 def gather(runs: Iterable[Run], along: tuple[str, ...] = ("step_size", "seed")) -> xr.Dataset:
     """The runs' traces stacked along the named fields of their identities; shorter ones end in nan."""
-    stacked = [r.trace.expand_dims({name: [r.identity[name]] for name in along}).drop_attrs(deep=False) for r in runs]
+    stacked = [r.trace.expand_dims({name: [r[name]] for name in along}).drop_attrs(deep=False) for r in runs]
     return xr.combine_by_coords(stacked, join="outer")
 
 
 def listing() -> list[dict]:
     """Every run of the store and of recorded/: key, experiment, status, where, and the sha256 over its values."""
     rows = []
-    for folder in sorted(home().glob("*-*")):
+    for folder in sorted(home().glob("*")):
         if (folder / "manifest.json").exists():
             rows.append(_row(read_json(folder / "manifest.json"), "finished", folder))
         elif (folder / "checkpoint.json").exists():
@@ -83,6 +119,12 @@ def inventory() -> dict[str, str]:
     return {row["key"]: row["sha256"] for row in listing() if row["status"] == "finished"}
 
 
+def manifests() -> list[dict]:
+    """Those of every finished run, in the store and in recorded/."""
+    stored = [path for path in home().glob("*/manifest.json")]
+    return [read_json(path) for path in [*stored, *_recorded_manifests()]]
+
+
 def recorded_runs(chapter: str | None = None) -> list[Run]:
     """All recorded runs, or those of one chapter."""
     loaded = (load_run(path, path.with_suffix(".nc"), recorded=True) for path in _recorded_manifests())
@@ -92,7 +134,7 @@ def recorded_runs(chapter: str | None = None) -> list[Run]:
 def verify() -> list[str]:
     """Problems found by reading every stored file and comparing its checksum; empty if all is well."""
     problems = []
-    for folder in sorted(home().glob("*-*")):
+    for folder in sorted(home().glob("*")):
         try:
             if (folder / "manifest.json").exists():
                 load_run(folder / "manifest.json", folder / "trace.nc", recorded=False)
@@ -115,7 +157,7 @@ def record(run: Run) -> Path:
     more than 20,000 points is thinned by `thin`. The manifest goes with it. Returns the trace's path."""
     target = recorded() / run.identity["chapter"] / f"{run.identity['experiment']}-{run.key}.nc"
     # what was computed in double precision is kept so: an identity that holds to rounding would not survive float32
-    small = thin(run.trace) if run.identity.get("precision") == "float64" else single(thin(run.trace))
+    small = thin(run.stored) if run.identity.get("precision") == "float64" else single(thin(run.stored))
     encoding = {name: {"zlib": True, "complevel": 9, "shuffle": True} for name in small.data_vars}
     content = netcdf(small, encoding)
     write_atomically(target, content)
@@ -150,15 +192,10 @@ def _recorded_manifests() -> list[Path]:
     return sorted(path for path in recorded().glob("*/*-*.json") if path.parent.name != "claims")
 
 
-def _recorded_manifest(identity: dict) -> Path | None:
+def _recorded_manifest(identity: Identity) -> Path | None:
     for path in _recorded_manifests():
-        if path.stem.endswith(key_of(identity)):  # the name holds the key: no need to read
+        if path.stem.endswith(identity.key):  # the name holds the key: no need to read
             return path
-        data_absent = identity.get("fingerprint", "") is None
-        if data_absent and read_json(path)["identity"] | {"fingerprint": None} == plain(identity):
+        if identity.fingerprint is None and read_json(path)["family"] == identity.family:
             return path
     return None
-
-
-def folder_of(identity: dict) -> Path:
-    return home() / f"{identity['chapter']}.{identity['experiment']}-{key_of(identity)}"

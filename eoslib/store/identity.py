@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,35 @@ import torch
 import xarray as xr
 
 
-def key_of(identity: dict) -> str:
-    """16 hexadecimal digits that name the run: a hash of the identity's canonical JSON."""
-    return hashlib.sha256(canonical(identity)).hexdigest()[:16]
+@dataclass(frozen=True)
+class Identity:
+    """All that determines a run, as plain values.
+
+    values: every field, for people and for code to read; the labels `chapter` and `experiment` among them, and the
+    `fingerprint` of the data ("" for none, None if they are absent here). differing: what names the run beside the
+    data, so that a field that has its default changes no key.
+    """
+
+    values: dict
+    differing: dict
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.values.get("fingerprint", "")
+
+    @property
+    def family(self) -> str:
+        """16 hexadecimal digits of a hash of `differing`: the run on whatever data."""
+        return _hash(self.differing)
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that name the run."""
+        return _hash(self.differing | {"fingerprint": self.fingerprint})
+
+
+def _hash(values: dict) -> str:
+    return hashlib.sha256(canonical(values)).hexdigest()[:16]
 
 
 def home() -> Path:
@@ -38,16 +65,25 @@ def library_sha256() -> str:
     return digest.hexdigest()
 
 
+def default_device() -> torch.device:
+    """EOSLIB_DEVICE, or a GPU if there is one. Raises RuntimeError if it names a GPU that is absent."""
+    wanted = os.environ.get("EOSLIB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(f"device {wanted!r} was asked for, but PyTorch sees no GPU here; use cpu")
+    return torch.device(wanted)
+
+
 @functools.cache
-def machine() -> dict[str, str]:
-    """What can change a floating-point result beside the number of threads: processor, device, PyTorch."""
+def machine(device: torch.device) -> dict[str, str]:
+    """What can change a floating-point result beside the number of threads: processor, the device used, PyTorch."""
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         models = (line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "model\t")))
         processor = ", model ".join(sorted(set(models), reverse=True)) or processor
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"processor": processor, "gpu": device, "torch": torch.__version__}
+    used = {"cpu": "none"}.get(device.type, str(device))
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else used
+    return {"processor": processor, "gpu": gpu, "torch": torch.__version__}
 
 
 def canonical(identity: dict) -> bytes:

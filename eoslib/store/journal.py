@@ -1,15 +1,4 @@
-"""The run store, and the one driver of long computations.
-
-A run is one process carried to its end. Its *identity*, a dict of plain values, says all that determines it;
-the key is a hash of that. `carry_on` steps the process, records what it observes, checkpoints, shows progress,
-stops at a budget and resumes, bit for bit. In the store (`EOSLIB_RUNS`, default ./runs) a run is a folder:
-
-    rows-*.npz, state-*.safetensors, checkpoint.json    while it goes on; checkpoint.json commits the others
-    trace.nc, manifest.json                             once finished; manifest.json commits the trace
-
-Every file is written under another name, flushed to the disk and renamed, and carries a checksum that is
-verified before use. `recorded/` holds finished traces, floats as float32, smaller, read-only to a build.
-"""
+"""The one driver of long computations: steps a process, records it, checkpoints, shows progress, stops, resumes."""
 
 import contextlib
 import io
@@ -18,9 +7,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors.torch
@@ -30,14 +19,12 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
-from eoslib.store.archive import Run, find, folder_of
+from eoslib.store.archive import Run, find
 from eoslib.store.files import StoreError, read_json, sha256, verified, write_atomically, write_json
-from eoslib.store.identity import canonical, commit, key_of, library_sha256, machine, plain, versions
-from eoslib.store.traces import columns, labelled, netcdf, values_sha256
+from eoslib.store.identity import Identity, canonical, commit, home, library_sha256, machine, plain, versions
+from eoslib.store.traces import Columns, columns, labelled, netcdf, values_sha256
 
 CHECKPOINT_SECONDS = 20.0
-
-
 ROWS_IN_MEMORY = 50_000  # a checkpoint is due then too
 
 
@@ -45,30 +32,37 @@ class Process(Protocol):
     """A long computation: what `carry_on` needs of it."""
 
     steps: int  # at most so many
+    t: int  # of them are taken
+    device: torch.device  # where it computes
+    variables: Mapping[str, Any]  # name → how an observable is labelled
+    kept: Mapping[str, Tensor]  # name → θ that is to be kept after the last step, mostly none
 
     @property
     def finished(self) -> bool: ...
     def step(self) -> None: ...
-    def observe(self) -> dict[str, float | list[float] | np.ndarray]: ...
+    def observe(self) -> dict[str, dict[str, float | list[float] | np.ndarray]]: ...  # by table
     def state(self) -> dict: ...
     def load(self, state: dict) -> None: ...
 
 
 def carry_on(
     process: Process,
-    identity: dict,
+    identity: Identity,
     budget: float | None = None,
     fresh: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    mix: bool = False,
 ) -> Run | None:
     """Carry the process to its end, from its last checkpoint if there is one.
 
     identity: says all that determines the run. budget: seconds after which it stops cleanly. fresh: forget what
-    is stored. Returns the finished run, or None if the budget ended first. A second process that wants the
-    same run says who holds it, waits, and returns the result. Raises Damaged, StoreError.
+    is stored. mix: go on with what another kind of machine has begun, which the manifest then says. Checkpoints are
+    at least so many seconds apart, and fifty times what the last one cost. Returns the finished run, or None if the
+    budget ended first. A second process that wants the same run says who holds it, waits, and returns the result.
+    Raises Damaged, StoreError.
     """
     deadline = None if budget is None else time.monotonic() + budget
-    folder = folder_of(identity)
+    folder = home() / identity.key
     with _sole_access(folder, deadline) as ours:
         if not ours:
             return None
@@ -76,97 +70,116 @@ def carry_on(
             _forget(folder)
         elif found := find(identity):
             return found
-        journal = _Journal(folder, identity)
-        with journal.resumed(process), _bar(process, identity, journal.step) as bar:
-            saved = time.monotonic()
+        journal = _Journal(folder, identity, process)
+        with journal.resumed(mix), _bar(process, identity.values) as bar:
+            saved, interval = time.monotonic(), checkpoint_seconds
             try:
                 while not process.finished:
                     now = time.monotonic()
                     if deadline is not None and now >= deadline:
-                        journal.save(process)
+                        journal.save()
                         return None
-                    if now - saved >= checkpoint_seconds or len(journal.rows) >= ROWS_IN_MEMORY:
-                        journal.save(process)
-                        saved = now
-                    process.step()
-                    journal.append(process.observe())
-                    bar.update()
-                    if "loss" in journal.rows[-1]:
-                        bar.set_postfix(loss=f"{journal.rows[-1]['loss']:.4g}", refresh=False)
+                    if now - saved >= interval or len(journal.rows) >= ROWS_IN_MEMORY:
+                        journal.save()
+                        saved = time.monotonic()
+                        interval = max(checkpoint_seconds, 50 * (saved - now))
+                    journal.step()
+                    bar.update(process.t - bar.n)
+                    for row in journal.rows[-1][1].values():
+                        for name in row.keys() & {"loss", "batch_loss"}:
+                            bar.set_postfix({"loss": f"{row[name]:.4g}"}, refresh=False)
             except KeyboardInterrupt:
                 # The step that was cut short may have left the process half moved: what was saved last stands.
-                print(f"\ninterrupted: the same command resumes at step {journal.saved_step}", file=sys.stderr)
+                print(f"\ninterrupted: the same command resumes at step {journal.saved}", file=sys.stderr)
                 raise
-            return journal.finish(process)
+            return journal.finish()
+
+
+# ------------------------------------------------------------------------------------------------- one folder
 
 
 class _Journal:
     """Rows and checkpoints of one run in its folder."""
 
-    def __init__(self, folder: Path, identity: dict):
-        self.folder, self.identity = folder, plain(identity)
-        self.rows: list[dict] = []  # observed since the last checkpoint
-        self.step = self.saved_step = 0
+    def __init__(self, folder: Path, identity: Identity, process: Process):
+        self.folder, self.identity, self.process = folder, identity, process
+        self.rows: list[tuple[int, dict]] = []  # steps and what was observed since the last checkpoint
+        self.saved = 0  # the step of the last checkpoint
         self.files: dict[str, str] = {}  # name → sha256 of the rows written so far
+        self.kept: dict[str, str] = {}  # name → sha256 of each θ that is kept
         self.wall_seconds, self.resumes = 0.0, 0
         self.started = time.monotonic()
         self.code = {"commit": commit(), "library_sha256": library_sha256()}  # now: files may change meanwhile
+        self.machine = machine(process.device)
+        self.stretches: list[dict] = []  # earlier ones, on other kinds of machine: {"machine", "to_step"}
 
     @contextlib.contextmanager
-    def resumed(self, process: Process) -> Iterator[None]:
+    def resumed(self, mix: bool) -> Iterator[None]:
         """Load the last checkpoint into the process, and keep to its number of threads meanwhile."""
         path = self.folder / "checkpoint.json"
         threads = torch.get_num_threads()
         if path.exists():
             checkpoint = read_json(path)
-            if checkpoint["machine"] != machine():
-                raise StoreError(
-                    f"{path.parent.name} was begun on another machine ({checkpoint['machine']}, this is {machine()}): "
-                    "its stretches must not be mixed. Finish it there, or begin anew with --fresh"
-                )
+            self.stretches = checkpoint["stretches"]
+            if checkpoint["machine"] != self.machine:
+                if not mix:
+                    raise StoreError(
+                        f"{path.parent.name} was begun on another machine ({checkpoint['machine']}, this is "
+                        f"{self.machine}): its stretches must not be mixed. Finish it there, begin anew with --fresh, "
+                        "or say --mix"
+                    )
+                self.stretches.append({"machine": checkpoint["machine"], "to_step": checkpoint["step"]})
             *rows, state = checkpoint["files"].items()
             for name, checksum in rows:
                 verified(self.folder / name, checksum)
             tensors = safetensors.torch.load(verified(self.folder / state[0], state[1]))
-            process.load(_join(checkpoint["state"], tensors))
-            self.files = dict(rows)
-            self.step = self.saved_step = checkpoint["step"]
+            self.process.load(_join(checkpoint["state"], tensors))
+            self.files, self.kept, self.saved = dict(rows), checkpoint["kept"], checkpoint["step"]
             self.wall_seconds, self.resumes = checkpoint["wall_seconds"], checkpoint["resumes"] + 1
             torch.set_num_threads(checkpoint["threads"])
         try:
+            self._keep()
             yield
         finally:
             torch.set_num_threads(threads)
 
-    def append(self, row: dict) -> None:
-        self.rows.append(row)
-        self.step += 1
+    def step(self) -> None:
+        """One step of the process, with what it observes and wants to be kept."""
+        t = self.process.t
+        self.process.step()
+        self.rows.append((t, self.process.observe()))
+        self._keep()
 
-    def save(self, process: Process) -> None:
+    def _keep(self) -> None:
+        for name, theta in self.process.kept.items():
+            content = safetensors.torch.save({"theta": theta.detach().cpu().contiguous()})
+            write_atomically(self.folder / f"theta-{name}.safetensors", content)
+            self.kept[f"theta-{name}.safetensors"] = sha256(content)
+
+    def save(self) -> None:
         """Make all so far survive: rows first, then the state, then the checkpoint that names both."""
         self._write_rows()
-        numbers, tensors = _split(process.state())
+        numbers, tensors = _split(self.process.state())
         content = safetensors.torch.save(tensors)
-        state = f"state-{self.step:09d}.safetensors"
+        state = f"state-{self.process.t:09d}.safetensors"
         write_atomically(self.folder / state, content)
         body = self._body() | {
             "files": self.files | {state: sha256(content)},
             "state": numbers,
-            "machine": machine(),
         }
         write_json(self.folder / "checkpoint.json", body)
-        self.saved_step = self.step
+        self.saved = self.process.t
         for path in self.folder.glob("state-*.safetensors"):
             if path.name != state:
                 path.unlink()
 
-    def finish(self, process: Process) -> Run:
+    def finish(self) -> Run:
         """Write trace and manifest, and drop what only a resume needs."""
         self._write_rows()
         trace = self._trace()
         content = netcdf(trace)
         write_atomically(self.folder / "trace.nc", content)
-        state = process.state()
+        state = self.process.state()
         manifest = (
             self._body()
             | {
@@ -175,7 +188,7 @@ class _Journal:
                 "products": state.get("products"),
                 "trace_sha256": sha256(content),
                 "values_sha256": values_sha256(trace),
-                "machine": machine(),
+                "seconds_per_step": self._wall_seconds() / max(1, self.process.t),
                 "versions": versions(),
             }
             | self.code
@@ -185,26 +198,32 @@ class _Journal:
         for pattern in ("rows-*", "state-*", ".*.tmp"):  # the last are what killed writes left
             for path in self.folder.glob(pattern):
                 path.unlink()
-        return Run(self.identity, trace, manifest)
+        return Run(plain(self.identity.values), trace, manifest)
+
+    def _wall_seconds(self) -> float:
+        return self.wall_seconds + time.monotonic() - self.started
 
     def _body(self) -> dict:
         return {
-            "key": key_of(self.identity),
-            "identity": self.identity,
-            "step": self.step,
+            "key": self.identity.key,
+            "family": self.identity.family,
+            "identity": plain(self.identity.values),
+            "step": self.process.t,
             "resumes": self.resumes,
-            "wall_seconds": self.wall_seconds + time.monotonic() - self.started,
+            "wall_seconds": self._wall_seconds(),
             "threads": torch.get_num_threads(),
+            "machine": self.machine,
+            "stretches": self.stretches,
+            "kept": self.kept,
         }
 
     def _write_rows(self) -> None:
         if not self.rows:
             return
-        first = self.step - len(self.rows)
-        arrays = columns(self.rows)
+        arrays = columns(self.rows, self.process.variables)
         buffer = io.BytesIO()
-        np.savez(buffer, step=np.arange(first, self.step), **arrays)
-        name = f"rows-{first:09d}-{self.step:09d}.npz"
+        np.savez(buffer, **{f"{table}/{name}": a for table, named in arrays.items() for name, a in named.items()})
+        name = f"rows-{self.rows[0][0]:09d}-{self.process.t:09d}.npz"
         write_atomically(self.folder / name, buffer.getvalue())
         self.files[name] = sha256(buffer.getvalue())
         self.rows = []
@@ -212,10 +231,13 @@ class _Journal:
     def _trace(self) -> xr.Dataset:
         parts = []
         for name, checksum in self.files.items():
-            with np.load(io.BytesIO(verified(self.folder / name, checksum))) as columns:
-                parts.append(labelled(dict(columns)))
-        trace = xr.concat(parts, "step", join="outer", data_vars="all", coords="minimal", compat="override")
-        return trace.assign_attrs(identity=canonical(self.identity).decode())
+            part: Columns = {}
+            with np.load(io.BytesIO(verified(self.folder / name, checksum))) as arrays:
+                for path in arrays.files:
+                    table, variable = path.split("/")
+                    part.setdefault(table, {})[variable] = arrays[path]
+            parts.append(part)
+        return labelled(parts, self.process.variables).assign_attrs(identity=canonical(self.identity.values).decode())
 
 
 def _forget(folder: Path) -> None:
@@ -256,10 +278,10 @@ def _acquired(lock: FileLock, seconds: float) -> bool:
     return True
 
 
-def _bar(process: Process, identity: dict, done: int) -> tqdm:
+def _bar(process: Process, identity: dict) -> tqdm:
     name = f"{identity['experiment']} η={identity['step_size']:.4g}" if "step_size" in identity else "run"
     # disable=None: silent when nobody watches
-    return tqdm(total=process.steps, initial=done, desc=name, unit="step", disable=None, mininterval=0.5)
+    return tqdm(total=process.steps, initial=process.t, desc=name, unit="step", disable=None, mininterval=0.5)
 
 
 def _split(state: dict, path: str = "") -> tuple[dict, dict[str, Tensor]]:

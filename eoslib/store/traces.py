@@ -1,36 +1,92 @@
-"""Labelled traces: made of rows, thinned for recording, hashed."""
+"""Labelled traces: made of rows, thinned for recording, hashed.
+
+A trace is a set of tables in one dataset. A table is all variables whose first dimension is `step`, `every_20`,
+`epoch`, `end` or `chosen`; the coordinate of that name holds the steps at which they were measured.
+"""
 
 import hashlib
 import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from eoslib.measure.variables import VARIABLES
-
 MAX_RECORDED_POINTS = 20_000
 
-
-def thin(trace: xr.Dataset, most: int = MAX_RECORDED_POINTS) -> xr.Dataset:
-    """A trace of more than `most` steps in windows of odd length, each with its mean, and minimum and maximum as
-    `<name>_min`, `<name>_max`. Odd, because an even stride would see one phase of the period-2 oscillation."""
-    window = -(-trace.sizes["step"] // most)
-    if window <= 1:
-        return trace
-    return windowed(trace, window + 1 - window % 2)
+Columns = dict[str, dict[str, np.ndarray]]  # table → variable, or "step" → one entry a row
 
 
-def windowed(trace: xr.Dataset, window: int) -> xr.Dataset:
-    """A trace in windows of so many steps, see `thin`; the trace itself if they hold one."""
+def columns(rows: Iterable[tuple[int, dict[str, dict]]], variables: Mapping[str, Any]) -> Columns:
+    """Rows (step, table → variable → value) as arrays; nan where a variable was not measured. What belongs to the end
+    belongs to the iterate after the last step. variables: name → how it is labelled, a `measure` Variable."""
+    by_table: dict[str, list[tuple[int, dict]]] = {}
+    for step, tables in rows:
+        for table, row in tables.items():
+            by_table.setdefault(table, []).append((step + (table == "end"), row))
+    arrays = {}
+    for table, listed in by_table.items():
+        names = dict.fromkeys(name for _, row in listed for name in row)
+        blank = {n: np.full(np.shape(next(r[n] for _, r in listed if n in r)), np.nan) for n in names}
+        arrays[table] = {"step": np.array([step for step, _ in listed])} | {
+            n: np.array([row.get(n, blank[n]) for _, row in listed], dtype=variables[n].dtype) for n in names
+        }
+    return arrays
+
+
+def labelled(parts: Iterable[Columns], variables: Mapping[str, Any]) -> xr.Dataset:
+    """Consecutive columns as one trace, with dimensions, long names and units."""
+    tables: dict[str, list[xr.Dataset]] = {}
+    for part in parts:
+        for table, arrays in part.items():
+            steps = (table, arrays["step"], {"long_name": "iteration t", "units": "1"})
+            data = {
+                name: ((table, *(v := variables[name]).dims), values, {"long_name": v.long_name, "units": v.units})
+                for name, values in arrays.items()
+                if name != "step"
+            }
+            tables.setdefault(table, []).append(xr.Dataset(data, {table: steps}))
+    joined = [
+        xr.concat(parts, table, join="outer", data_vars="all", coords="minimal", compat="override")
+        for table, parts in tables.items()
+    ]
+    return xr.merge(joined)
+
+
+def tables_of(trace: xr.Dataset) -> list[str]:
+    """The names of its tables."""
+    return [str(name) for name in trace.indexes]
+
+
+def side_by_side(trace: xr.Dataset) -> xr.Dataset:
+    """All tables save the end's over `step`, nan where nothing was measured."""
+    names = [name for name in tables_of(trace) if name != "end"]
+    parts = [trace[[v for v in trace.data_vars if trace[v].dims[0] == name]].rename({name: "step"}) for name in names]
+    return xr.merge(parts, join="outer").assign_attrs(trace.attrs) if len(names) > 1 else parts[0]
+
+
+def thin(trace: xr.Dataset, most: int | None = None) -> xr.Dataset:
+    """A trace whose tables of more than `most` rows (20,000) are in windows of odd length, each with its mean, and
+    minimum and maximum as `<name>_min`, `<name>_max`. Odd, because an even stride would see one phase of the period-2
+    oscillation."""
+    for table in tables_of(trace):
+        window = -(-trace.sizes[table] // (most or MAX_RECORDED_POINTS))
+        if window > 1:
+            trace = windowed(trace, window + 1 - window % 2, table)
+    return trace
+
+
+def windowed(trace: xr.Dataset, window: int, table: str = "step") -> xr.Dataset:
+    """A trace with one table in windows of so many steps, see `thin`; the trace itself if they hold one."""
     if window == 1:
         return trace
-    windows = trace.coarsen(step=window, boundary="pad")  # the last one may hold fewer
+    inside = [name for name in trace.data_vars if trace[name].dims[0] == table]
+    windows = trace[inside].coarsen({table: window}, boundary="pad")  # the last one may hold fewer
     with warnings.catch_warnings():  # a window in which a sparse observable was never measured is nan
         warnings.simplefilter("ignore", RuntimeWarning)
         parts = {"": windows.mean(), "_min": windows.min(), "_max": windows.max()}
-    return xr.merge([part.rename({n: n + s for n in part.data_vars}) for s, part in parts.items()]).assign_attrs(
-        trace.attrs, window=window
-    )
+    parts = [part.rename({n: n + s for n in part.data_vars}) for s, part in parts.items()]
+    return xr.merge([*parts, trace.drop_dims(table)]).assign_attrs(trace.attrs, window=window)
 
 
 def single(trace: xr.Dataset) -> xr.Dataset:
@@ -40,9 +96,9 @@ def single(trace: xr.Dataset) -> xr.Dataset:
         return trace.assign(trace[wide].astype("float32", keep_attrs=True))
 
 
-def trace_of(rows: list[dict]) -> xr.Dataset:
-    """Rows of observables, one for each step from 0 on, as a labelled trace."""
-    return labelled({"step": np.arange(len(rows)), **columns(rows)})
+def trace_of(rows: Iterable[tuple[int, dict[str, dict]]], variables: Mapping[str, Any]) -> xr.Dataset:
+    """What a process observed, as a labelled trace; arguments as of `columns`."""
+    return labelled([columns(rows, variables)], variables)
 
 
 def values_sha256(trace: xr.Dataset) -> str:
@@ -56,21 +112,5 @@ def values_sha256(trace: xr.Dataset) -> str:
 
 
 def netcdf(trace: xr.Dataset, encoding: dict | None = None) -> bytes:
+    """The content of a netCDF file."""
     return bytes(trace.to_netcdf(engine="h5netcdf", encoding=encoding))
-
-
-def columns(rows: list[dict]) -> dict[str, np.ndarray]:
-    """Rows of observables as one array for each name; nan where an observable was not measured."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    blank = {n: np.full(np.shape(next(r[n] for r in rows if n in r)), np.nan) for n in names}
-    return {n: np.array([row.get(n, blank[n]) for row in rows], dtype=VARIABLES[n].dtype) for n in names}
-
-
-def labelled(columns: dict[str, np.ndarray]) -> xr.Dataset:
-    """Columns with their dimensions, long names and units, over the coordinate `step`."""
-    step = ("step", columns.pop("step"), {"long_name": "iteration t", "units": "1"})
-    data = {}
-    for name, values in columns.items():
-        variable = VARIABLES[name]
-        data[name] = (("step", *variable.dims), values, {"long_name": variable.long_name, "units": variable.units})
-    return xr.Dataset(data, {"step": step})

@@ -1,0 +1,203 @@
+"""Update maps θ ↦ θ − v, and schedules of their step size.
+
+Plain gradient descent, `gd`, is θ − ηg, written out. Every other rule is an optimiser of `torch.optim`, by its name,
+with θ as its one parameter; every schedule one of `torch.optim.lr_scheduler`, save `inverse-sharpness`, which is ours.
+"""
+
+import inspect
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.optim import lr_scheduler
+
+# They want a closure, sparse gradients, matrices; a function, other schedulers, a loss.
+UNFIT = {"LBFGS", "SparseAdam", "Muon", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"}
+UNFIT |= {"ReduceLROnPlateau", "LRScheduler"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """An update map. name: "gd", or an optimiser of `torch.optim`; options: its arguments save parameters and lr."""
+
+    name: str = "gd"
+    options: dict = field(default_factory=dict)
+
+    def begin(self, theta: Tensor, step_size: float) -> "GradientDescent | Optimiser":
+        """The map at its first step. Raises ValueError on an unknown rule or option."""
+        if self.name == "gd":
+            if self.options:
+                raise ValueError(f"gd takes no options, given {', '.join(self.options)}")
+            return GradientDescent()
+        return Optimiser(_named(torch.optim, self.name, torch.optim.Optimizer, "rule"), theta, step_size, self.options)
+
+
+class GradientDescent:
+    """θ − ηg, rounded twice. `torch.optim.SGD` rounds once, and a chaotic trajectory tells the two apart."""
+
+    plain = True
+
+    def move(self, theta: Tensor, gradient: Tensor, step_size: float) -> tuple[Tensor, Tensor]:
+        """The next θ and v, both (p,)."""
+        v = step_size * gradient
+        return theta - v, v
+
+    def metric(self, gradient: Tensor) -> None:
+        """Euclidean."""
+
+    def state(self) -> dict:
+        """Nothing carries over."""
+        return {}
+
+    def load(self, state: dict) -> None:
+        """Nothing to load."""
+
+
+class Optimiser:
+    """An optimiser of `torch.optim` on one flat leaf."""
+
+    plain = False
+
+    def __init__(self, kind: type[torch.optim.Optimizer], theta: Tensor, step_size: float, options: dict):
+        self._leaf = theta.detach().clone().requires_grad_()
+        try:
+            self._optimiser = kind([self._leaf], lr=step_size, **options)
+        except TypeError as error:
+            known = ", ".join(name for name in inspect.signature(kind).parameters if name not in ("params", "lr"))
+            raise ValueError(f"options of {kind.__name__}: {error}; there are {known}") from None
+        (self._group,) = self._optimiser.param_groups
+
+    def move(self, theta: Tensor, gradient: Tensor, step_size: float) -> tuple[Tensor, None]:
+        """The next θ (p,), and no v: whoever wants it subtracts."""
+        self._group["lr"] = step_size
+        self._leaf.data = theta.clone()  # the optimiser moves it in place
+        self._leaf.grad = gradient
+        self._optimiser.step()
+        return self._leaf.detach(), None
+
+    def metric(self, gradient: Tensor) -> Tensor | None:
+        """The diagonal of P (p,) where the step from here is v = ηP⁻¹m: √ν + ε of Adam and RMSprop, in whose averages
+        the gradient at this θ already counts; None, Euclidean, for all others."""
+        state, group = self._optimiser.state[self._leaf], self._group
+        match type(self._optimiser).__name__:
+            case "Adam" | "AdamW":
+                decay, before, count = group["betas"][1], state.get("exp_avg_sq", 0), float(state.get("step", 0)) + 1
+                correction = 1 - decay**count
+            case "RMSprop":
+                decay, before, correction = group["alpha"], state.get("square_avg", 0), 1.0
+            case _:
+                return None
+        return ((decay * before + (1 - decay) * gradient**2) / correction).sqrt() + group["eps"]
+
+    def state(self) -> dict:
+        """The buffers of the one parameter."""
+        return dict(self._optimiser.state[self._leaf])
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        if state:
+            groups = self._optimiser.state_dict()["param_groups"]
+            self._optimiser.load_state_dict({"state": {0: state}, "param_groups": groups})
+            (self._group,) = self._optimiser.param_groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A step size that changes.
+
+    name: "constant"; a scheduler of `torch.optim.lr_scheduler`, with `options` as its arguments, which advances
+    with every "step" or with every "epoch"; or "inverse-sharpness", η_t = min(η, 1/S(θ_t)), the stable schedule of
+    Damian et al. 2023, figure 6. There S is the sharpness as last measured, which must be often enough for it to be
+    still true. The paper has no largest η; ours keeps the first steps within the figure's range.
+    """
+
+    name: str = "constant"
+    options: dict = field(default_factory=dict)
+    advances: str = "step"
+
+    def begin(self, step_size: float) -> "_Constant | _InverseSharpness | _Scheduled":
+        """The schedule at its first step. Raises ValueError on an unknown schedule or option."""
+        if self.name == "constant":
+            return _Constant(step_size)
+        if self.name == "inverse-sharpness":
+            return _InverseSharpness(step_size)
+        if self.advances not in ("step", "epoch"):
+            raise ValueError(f"a schedule advances with every step or epoch, not {self.advances!r}")
+        kind = _named(lr_scheduler, self.name, lr_scheduler.LRScheduler, "schedule")
+        return _Scheduled(kind, step_size, self.options, self.advances == "epoch")
+
+
+class _Constant:
+    constant = True
+
+    def __init__(self, step_size: float):
+        self.step_size = step_size
+
+    def see(self, sharpness: float | None) -> None:
+        """The sharpness was measured at this θ, or not."""
+
+    def advance(self, epoch_ends: bool) -> None:
+        """A step was taken."""
+
+    def state(self) -> dict:
+        return {"step_size": self.step_size}
+
+    def load(self, state: dict) -> None:
+        self.step_size = state["step_size"]
+
+
+class _InverseSharpness(_Constant):
+    constant = False
+
+    def __init__(self, step_size: float):
+        super().__init__(step_size)
+        self.largest = step_size
+
+    def see(self, sharpness: float | None) -> None:
+        if sharpness is not None:
+            self.step_size = 1 / max(sharpness, 1 / self.largest)
+
+
+class _Scheduled(_Constant):
+    """A scheduler drives the lr of an optimiser that moves nothing."""
+
+    constant = False
+
+    def __init__(self, kind: type[lr_scheduler.LRScheduler], step_size: float, options: dict, by_epoch: bool):
+        idle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=step_size)
+        try:
+            self.scheduler = kind(idle, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"options of {kind.__name__}: {error}") from None
+        idle.step()  # which the scheduler expects to come before its own
+        (self.group,), self.by_epoch = idle.param_groups, by_epoch
+
+    @property
+    def step_size(self) -> float:
+        return self.group["lr"]
+
+    def advance(self, epoch_ends: bool) -> None:
+        if epoch_ends or not self.by_epoch:
+            self.scheduler.step()
+
+    def state(self) -> dict:
+        # what advances is numbers; the rest, settings and milestones, is as it was made
+        numbers = {k: v for k, v in self.scheduler.state_dict().items() if isinstance(v, int | float)}
+        return {"step_size": self.step_size, "scheduler": numbers}
+
+    def load(self, state: dict) -> None:
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.group["lr"] = state["step_size"]
+
+
+def _named(module, name: str, base: type, what: str) -> type:
+    """The class called `name`; a ValueError that lists the valid names if there is none."""
+    known = {
+        k: v
+        for k, v in vars(module).items()
+        if inspect.isclass(v) and issubclass(v, base) and v is not base and k not in UNFIT and k[0] != "_"
+    }
+    if name not in known:
+        ours = {"rule": "gd", "schedule": "constant, inverse-sharpness"}[what]
+        raise ValueError(f"unknown {what} {name!r}; expected one of: {ours}, {', '.join(sorted(known))}")
+    return known[name]

@@ -1,0 +1,130 @@
+"""What of the data a step sees: all, or minibatches, augmented, repeated; and noise added to the gradient."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eoslib.problems.objective import Objective, SupervisedObjective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """What a step sees.
+
+    batch_size: examples in a minibatch, drawn without replacement; the last one of an epoch holds what is left. None
+    is the whole data. repeats: so many steps in a row see the same minibatch. crop, flip: each image is shifted by up
+    to so many pixels either way, zeros coming in, and mirrored with probability ½. noise, noise_size: "uniform" on
+    [−noise_size, noise_size], or "normal" of that standard deviation, is added to each component of the gradient.
+    """
+
+    batch_size: int | None = None
+    repeats: int = 1
+    crop: int = 0
+    flip: bool = False
+    noise: str | None = None
+    noise_size: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether the step's gradient is that of the whole data, noise aside."""
+        return self.batch_size is None and not self.crop and not self.flip
+
+    def begin(self, objective: Objective, seed: int) -> "_Drawn":
+        """The first of them. Raises ValueError on what the data cannot give."""
+        n = len(objective.labels) if isinstance(objective, SupervisedObjective) else None
+        if not self.whole and n is None:
+            raise ValueError("a function without data has no minibatches and nothing to augment")
+        if self.batch_size is not None and not 1 <= self.batch_size <= n:
+            raise ValueError(f"batch_size must be 1 to {n}, got {self.batch_size}")
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        if self.noise not in (None, "uniform", "normal"):
+            raise ValueError(f"unknown noise {self.noise!r}; there are uniform, normal")
+        if (self.crop or self.flip) and getattr(objective.network, "shape", None) is None:
+            raise ValueError("crop and flip need a network that takes images")
+        return _Drawn(self, objective, n, seed)
+
+
+class _Drawn:
+    """The minibatches in their order. The seed's own generator orders the examples, so that augmentation, noise and
+    repeats change nothing else."""
+
+    def __init__(self, declared: Batches, objective: Objective, n: int | None, seed: int):
+        self.declared, self.objective, self.n = declared, objective, n
+        self.generators = {name: torch.Generator().manual_seed(seed + i) for name, i in _GENERATORS.items()}
+        self.order = torch.empty(0, dtype=torch.int64)  # of the examples in this epoch
+        self.position = 0  # behind the minibatch that is seen now
+        self.seen = 0  # how often it was
+
+    @property
+    def epoch_begins(self) -> bool:
+        """Whether the next step is the first of an epoch."""
+        return self.declared.batch_size is None or (
+            self.position >= len(self.order) and self.seen % self.declared.repeats == 0
+        )
+
+    def see(self, theta: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The gradient (p,) that the next step follows, and the loss of its minibatch unless it sees all.
+
+        whole: ∇f of the whole data at θ, where the step sees all.
+        """
+        if self.declared.whole:
+            if self.objective.buffers:
+                self.objective.move_buffers(theta)  # as a step does, and an evaluation does not
+            return self._noisy(whole), None
+        here = self._minibatch().evaluate(theta, moves=True)
+        self.objective.gradients += 1
+        return self._noisy(here.gradient), here.value
+
+    def _minibatch(self) -> SupervisedObjective:
+        size = self.declared.batch_size or self.n
+        if self.epoch_begins:
+            self.order = torch.randperm(self.n, generator=self.generators["order"])
+            self.position = 0
+        if self.seen % self.declared.repeats == 0:
+            self.position += size
+        self.seen += 1
+        chosen = self.order[self.position - size : self.position]
+        batch = self.objective.batch(chosen.to(self.objective.inputs.device))
+        if self.declared.crop or self.declared.flip:
+            batch.inputs = self._augmented(batch.inputs)
+        return batch
+
+    def _augmented(self, inputs: Tensor) -> Tensor:
+        channels, rows, columns = self.objective.network.shape
+        n, crop, generator = len(inputs), self.declared.crop, self.generators["augmentation"]
+        shift = torch.randint(2 * crop + 1, (2, n, 1), generator=generator)
+        row, column = torch.arange(rows) + shift[0], torch.arange(columns) + shift[1]  # (n, rows), (n, columns)
+        if self.declared.flip:
+            mirrored = torch.rand(n, 1, generator=generator) < 0.5
+            column = torch.where(mirrored, column.flip(1), column)
+        padded = F.pad(inputs.unflatten(1, (channels, rows, columns)), (crop,) * 4)
+        places = torch.arange(n)[:, None, None], row[:, :, None], column[:, None, :]
+        examples, row, column = (place.to(inputs.device) for place in places)
+        return padded[examples, :, row, column].movedim(3, 1).flatten(1)
+
+    def _noisy(self, gradient: Tensor) -> Tensor:
+        if self.declared.noise is None:
+            return gradient
+        options = {"generator": self.generators["noise"], "dtype": torch.float64}
+        if self.declared.noise == "uniform":
+            noise = 2 * torch.rand(gradient.shape, **options) - 1
+        else:
+            noise = torch.randn(gradient.shape, **options)
+        return gradient + (self.declared.noise_size * noise).to(gradient)
+
+    def state(self) -> dict:
+        """All that the next minibatches depend on."""
+        generators = {name: generator.get_state() for name, generator in self.generators.items()}
+        return {"order": self.order, "position": self.position, "seen": self.seen, "generators": generators}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.order, self.position, self.seen = state["order"], state["position"], state["seen"]
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name])
+
+
+_GENERATORS = {"order": 0, "augmentation": 2, "noise": 3}  # seed + 1 is that of `measure.progress.ExpectedProgress`

@@ -1,0 +1,158 @@
+"""What an experiment minimises, declared in plain values: a landscape, or the loss of a network on data.
+
+A problem gives, at a seed, the objective and the initial θ; the fingerprint of its data; and its counted work.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from eoslib.problems import datasets, landscapes, networks
+from eoslib.problems.losses import BINARY_LOSSES
+from eoslib.problems.objective import CHUNK, Objective, SupervisedObjective
+
+OVERHEAD = 1e7  # operations that take as long as Python does around a gradient
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnLandscape:
+    """A function of `landscapes` from `start`, in float64 on the CPU: a few numbers are no work for a GPU."""
+
+    landscape: str
+    start: tuple[float, ...]
+
+    fingerprint = ""  # it uses no data
+    data_warning = None
+
+    def begin(self, seed: int, precision: str, device: torch.device) -> tuple[Objective, Tensor]:
+        """The objective and the initial θ (d,)."""
+        return Objective(landscapes.get(self.landscape).f), torch.tensor(self.start, dtype=torch.float64)
+
+    def work(self, precision: str, examples: int | None = None) -> tuple[float, float]:
+        """Operations that a gradient takes as long as, and bytes of memory."""
+        return OVERHEAD, 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The first n examples of a data set, see `datasets.load`; data_options are its options."""
+
+    dataset: str
+    n: int
+    standardisation: str = "per-pixel"
+    data_options: dict = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the data; None if they are absent here."""
+        try:
+            return datasets.fingerprint(self.dataset, **self.data_options)
+        except datasets.DataAbsent:
+            return None
+
+    @property
+    def source(self):
+        """What is known of the data set without its files."""
+        return datasets.SOURCES[self.dataset](**self.data_options)
+
+    def load(self) -> datasets.Dataset:
+        """The examples."""
+        return datasets.load(self.dataset, self.n, self.standardisation, **self.data_options)
+
+    def held_out(self, n: int) -> datasets.Dataset:
+        """n others: of the test split, or, of data that have none, those that follow. Per channel, the latter are
+        standardised together with the training examples. Raises ValueError where there are none."""
+        if "test" in self.source.splits:
+            return datasets.load(self.dataset, n, self.standardisation, "test", **self.data_options)
+        if self.source.balanced:
+            raise ValueError(
+                f"{self.dataset} has no test split, and taken class by class no examples follow the others"
+            )
+        both = datasets.load(self.dataset, self.n + n, self.standardisation, **self.data_options)
+        return dataclasses.replace(both, inputs=both.inputs[self.n :], labels=both.labels[self.n :])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """architecture: mlp, cnn, resnet18 or transformer. sizes: the arguments of that function of `networks` that do not
+    follow from the data, e.g. {"hidden": [200, 200]}; plain values. Images are square; to a transformer each row of a
+    channel is a token."""
+
+    architecture: str
+    sizes: dict
+    activation: str
+    bias_init: str = "default"
+
+    def build(self, source, d_out: int, seed: int) -> torch.nn.Module:
+        """The network at its initialisation, for data of `source` and d_out outputs."""
+        d = source.d
+        side = math.isqrt(d // source.channels)
+        options = {"d_out": d_out, "activation": self.activation, "seed": seed, **self.sizes}
+        if self.architecture != "resnet18":  # which has no biases of its own
+            options["bias_init"] = self.bias_init
+        match self.architecture:
+            case "mlp":
+                return networks.mlp(d, **options)
+            case "cnn":
+                return networks.cnn((source.channels, side, side), **options)
+            case "resnet18":
+                return networks.resnet18((source.channels, side, side), **options)
+            case "transformer":
+                d_in, length = (source.vocabulary, d) if source.tokens else (side, d // side)
+                return networks.transformer(d_in, length, **options)
+        raise ValueError(f"unknown architecture {self.architecture!r}; there are mlp, cnn, resnet18, transformer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The training loss of a network: a name of `losses.LOSSES`."""
+
+    data: Data
+    network: Network
+    loss: str
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the data; None if they are absent here."""
+        return self.data.fingerprint
+
+    @property
+    def data_warning(self) -> str | None:
+        """What a reader must know about the data."""
+        try:
+            return self.data.load().warning
+        except datasets.DataAbsent:
+            return f"{self.data.dataset} is not on this machine: its fingerprint is that of the recorded run"
+
+    def begin(self, seed: int, precision: str, device: torch.device) -> tuple[SupervisedObjective, Tensor]:
+        """The objective and the initial θ (p,)."""
+        network, dtype = self.build(seed), PRECISIONS[precision]
+        theta = networks.flatten(network).to(device, dtype)
+        return SupervisedObjective.of(network, self.data.load(), self.loss, device, dtype), theta
+
+    def held_out(self, n: int, theta: Tensor) -> SupervisedObjective:
+        """The same loss on n held-out examples, for parameters like `theta`."""
+        return SupervisedObjective.of(self.build(0), self.data.held_out(n), self.loss, theta.device, theta.dtype)
+
+    def build(self, seed: int) -> torch.nn.Module:
+        """The network at its initialisation."""
+        source = self.data.source
+        return self.network.build(source, 1 if self.loss in BINARY_LOSSES else source.n_classes, seed)
+
+    def work(self, precision: str, examples: int | None = None) -> tuple[float, float]:
+        """Operations of a gradient on so many examples (default all), counted, and bytes of memory."""
+        network, source, outputs = self.build(0).to("meta"), self.data.source, []
+        for module in network.modules():
+            module.register_forward_hook(lambda module, inputs, output: outputs.append(output.numel()))
+        one = torch.zeros(1, source.d, dtype=torch.int64 if source.tokens else torch.float32, device="meta")
+        with FlopCounterMode(display=False) as counter:  # on the meta device nothing is computed
+            network(one)
+        examples, item = examples or self.data.n, PRECISIONS[precision].itemsize
+        p = sum(parameter.numel() for parameter in network.parameters())
+        memory = item * (9 * min(examples, CHUNK) * sum(outputs) + 20 * p)
+        return 3 * examples * counter.get_total_flops() * item / 4 + OVERHEAD, memory  # backward takes twice forward
