@@ -109,7 +109,7 @@ def claims(
     rows = []
     for name in chosen:
         known = ledger.acknowledged(name)
-        for claim in ledger.read(presets.NOTEBOOKS / "claims" / f"{name}.yaml").values():
+        for claim in ledger.read(ledger.ledger_path(name)).values():
             for preset in ledger.PRESETS:
                 entry = known.get(preset, {}).get(claim.id, {})
                 verdict = entry.get("verdict", ledger.NOT_RUN)

@@ -1,21 +1,22 @@
 """Sphinx extension: the directives ``claims-board`` and ``verdict-counts``, and ``claims.json``.
 
 All show the verdicts of this build's chapters and, beside them, those acknowledged at other presets
-(``recorded/claims/``). The board is complete without JavaScript; a small inline script adds the filters.
+(``recorded/claims/``). The HTML comes from the templates of the same names. The board is complete without JavaScript;
+a small inline script adds the filters.
 """
 
 import hashlib
 import json
 import subprocess
 from collections import Counter
-from html import escape
 from pathlib import Path
 
 from docutils import nodes
-from executed_chapters import ROOT
+from executed_chapters import ROOT, TEMPLATES
 from sphinx.util.docutils import SphinxDirective
 
 from eoslib.chapter import claims
+from eoslib.chapter.templates import render
 
 
 def verdicts(app) -> list[dict]:
@@ -38,7 +39,9 @@ def verdicts(app) -> list[dict]:
 
 
 def digest(found: list[dict]) -> str:
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    """Identifies what the directives show: the verdicts, and how the templates show them."""
+    templates = [path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.glob("*.html"))]
+    return hashlib.sha256(json.dumps([found, templates], sort_keys=True).encode()).hexdigest()
 
 
 class ClaimsBoard(SphinxDirective):
@@ -47,8 +50,12 @@ class ClaimsBoard(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         found = verdicts(self.env.app)
         self.env.boards[self.env.docname] = digest(found)
-        up = "../" * self.env.docname.count("/")
-        return [nodes.raw("", board(found, up), format="html")]
+        by_claim: dict[str, list[dict]] = {}
+        for v in found:
+            by_claim.setdefault(v["id"], []).append(v)
+        up = "../" * self.env.docname.count("/")  # to the root of the site
+        html = render(TEMPLATES / "claims-board.html", found=found, by_claim=by_claim, up=up, **counts(found))
+        return [nodes.raw("", html, format="html")]
 
 
 class VerdictCounts(SphinxDirective):
@@ -62,103 +69,16 @@ class VerdictCounts(SphinxDirective):
         self.env.boards[self.env.docname] = digest(found)
         if chapter not in [c.name for c in self.env.app.chapters.values()]:
             raise self.error(f"no chapter {chapter!r} in this book")
-        return [nodes.raw("", summary([v for v in found if v["chapter"] == chapter]), format="html")]
+        html = render(TEMPLATES / "verdict-counts.html", **counts([v for v in found if v["chapter"] == chapter]))
+        return [nodes.raw("", html, format="html")]
 
 
-def board(found: list[dict], up: str = "") -> str:
-    """The board as HTML; ``up`` leads from its page to the root of the site."""
-    by_claim: dict[str, list[dict]] = {}
+def counts(found: list[dict]) -> dict:
+    """For the template: how many verdicts of each kind there are, by chapter and preset."""
+    rows: dict[tuple[str, str], Counter] = {}
     for v in found:
-        by_claim.setdefault(v["id"], []).append(v)
-    if not found:
-        return "<p>No claim has been judged yet.</p>"
-    download = f'<p>For programs: <a href="{up}claims.json">claims.json</a>.</p>'
-    cards = "".join(card(of_one, up) for of_one in by_claim.values())
-    return f"{download}{summary(found)}{filters(found)}{cards}{SCRIPT}"
-
-
-def summary(found: list[dict]) -> str:
-    """How many verdicts of each kind there are, by chapter and preset."""
-    counts = Counter((v["chapter"], v["preset"], v["verdict"]) for v in found)
-    head = "".join(f'<th scope="col">{v.removesuffix(" at this preset")}</th>' for v in claims.VERDICTS)
-    body = "".join(
-        f'<tr><th scope="row">{title(chapter)}</th><td>{escape(preset)}</td>'
-        + "".join(f"<td>{counts[chapter, preset, verdict]}</td>" for verdict in claims.VERDICTS)
-        + "</tr>"
-        for chapter, preset in dict.fromkeys((v["chapter"], v["preset"]) for v in found)
-    )
-    return (
-        '<div class="eos-scroll" tabindex="0" role="region" aria-label="Verdicts by chapter and preset">'
-        '<table class="table eos-summary"><thead><tr><th scope="col">Chapter</th><th scope="col">Preset</th>'
-        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def filters(found: list[dict]) -> str:
-    """Three selection lists, hidden until the script takes them over."""
-    selects = ""
-    for name in ("chapter", "verdict", "preset"):
-        options = '<option value="">all</option>'
-        for value in dict.fromkeys(v[name] for v in found):
-            shown = title(value) if name == "chapter" else escape(value)
-            options += f'<option value="{escape(value)}">{shown}</option>'
-        selects += f'<label>{name.capitalize()} <select name="{name}">{options}</select></label> '
-    return f'<form class="eos-filter" hidden>{selects}<output aria-live="polite"></output></form>'
-
-
-def card(found: list[dict], up: str) -> str:
-    """One claim: what the paper says, and what was found at each preset."""
-    v = found[0]
-    where = "ours, beyond the paper" if v.get("ours") else v["where"]
-    paper = f" The paper: {escape(str(v['paper_value']))}." if v["paper_value"] else ""
-    link = f'<a href="{up}{v["page"]}"><code>{escape(v["id"])}</code></a>'
-    return (
-        f'<section class="eos-card" aria-label="{escape(v["id"])}"><p>{escape(v["statement"])} '
-        f'<span class="eos-where">({escape(where)}; {link})</span></p>'
-        f'<p class="eos-where">Measured: {escape(v["quantity"])}.{paper}</p>'
-        f"<ul>{''.join(map(result, found))}</ul></section>"
-    )
-
-
-def result(v: dict) -> str:
-    """What was found on a claim at one preset."""
-    slug = v["verdict"].replace(" ", "-")
-    criterion = f"criterion: {v['criterion']}" if v["criterion"] else "not judged at this preset"
-    if v.get("amended"):
-        criterion += f"; amended after a run was recorded: {v['amended']}"
-    for machine, verdict in v["machines"].items():
-        if verdict != v["verdict"]:
-            criterion += f"; {verdict} on {machine}"
-    return (
-        f'<li data-chapter="{escape(v["chapter"])}" data-verdict="{escape(v["verdict"])}" '
-        f'data-preset="{escape(v["preset"])}">{escape(v["preset"])}: '
-        f'<span class="eos-verdict eos-{slug}">{escape(v["verdict"])}</span> {escape(v["value"] or "")} '
-        f'<span class="eos-where">({escape(criterion)})</span></li>'
-    )
-
-
-def title(chapter: str) -> str:
-    return escape(chapter.replace("_", " ").capitalize())
-
-
-SCRIPT = """<script>
-(() => {
-  const form = document.querySelector(".eos-filter"), cards = [...document.querySelectorAll(".eos-card")];
-  const show = () => {
-    for (const card of cards) {
-      const rows = [...card.querySelectorAll("li")];
-      for (const row of rows)
-        row.hidden = [...form.elements].some(e => e.name && e.value && row.dataset[e.name] !== e.value);
-      card.hidden = rows.every(row => row.hidden);
-    }
-    const shown = cards.filter(card => !card.hidden).length;
-    form.querySelector("output").textContent = `${shown} of ${cards.length} claims`;
-  };
-  form.addEventListener("change", show);
-  form.hidden = false;
-  show();  // a browser may have kept the selection over a reload
-})();
-</script>"""
+        rows.setdefault((v["chapter"], v["preset"]), Counter())[v["verdict"]] += 1
+    return {"kinds": claims.VERDICTS, "counts": rows}
 
 
 def prepare(app) -> None:

@@ -30,7 +30,6 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,9 +39,11 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = ROOT / "book" / "_templates"
 sys.path.insert(0, str(ROOT))  # eoslib need not be installed
 
 from eoslib.chapter import claims, execution, presets  # noqa: E402
+from eoslib.chapter.templates import render  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ def claim_failures(chapters: list[Chapter]) -> list[str]:
     for chapter in chapters:
         if chapter.failure:
             continue
-        ledger = ROOT / "notebooks" / "claims" / f"{chapter.name}.yaml"
+        ledger = claims.ledger_path(chapter.name)
         stated = claims.read(ledger) if ledger.is_file() else {}
         here = {verdict["id"] for verdict in chapter.verdicts}
         failures += [f"chapter {chapter.name}: claim {id_} is not in its ledger" for id_ in sorted(here - set(stated))]
@@ -316,19 +317,11 @@ def closing(chapter: Chapter, executed) -> str:
     """The last lines of a chapter's page: where the executed notebook is, or why there is none."""
     if executed is None:
         return f":::{{error}}\nThis page could not be computed.\n\n```text\n{chapter.failure}\n```\n:::"
-    ran = executed.metadata["eoslib"]
-    file, key = f"{chapter.name}.ipynb", ran["key"][:12]
     command = ""
     if isinstance(chapter, GalleryPage):
-        options = escape(execution.options(chapter.preset, chapter.parameters))
-        command = (
-            '<p class="eoslib-download">The whole chapter with these parameters: '
-            f"<code>python -m eoslib run {chapter.chapter} {options}</code></p>\n\n"
-        )
-    return command + (
-        f'<p class="eoslib-download">Executed notebook: <a href="{file}" download>{file}</a> (preset '
-        f"<code>{ran['preset']}</code>, executed in {ran['seconds']:.0f} s, key <code>{key}</code>)</p>"
-    )
+        command = f"python -m eoslib run {chapter.chapter} {execution.options(chapter.preset, chapter.parameters)}"
+    ran, file = executed.metadata["eoslib"], f"{chapter.name}.ipynb"
+    return render(TEMPLATES / "executed-notebook.html", file=file, ran=ran, command=command)
 
 
 # --- after Sphinx has written: downloads and failures ----------------------------------------------------

@@ -16,168 +16,176 @@
 A chapter measures a quantity, for each case (a step size, a seed, …), and `Ledger.measure` judges it.
 `recorded/claims/<chapter>.yaml` keeps the verdicts last acknowledged, so that a build notices a change. Trajectories at
 the edge of stability amplify rounding errors, so a verdict near its bound may differ between kinds of machines: it is
-acknowledged for each.
+acknowledged for each, and a kind that has acknowledged none is compared with those that have.
 """
 
-import dataclasses
-import html
-import itertools
 import json
-import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
+import pydantic
 import yaml
+from typing_extensions import TypedDict  # pydantic takes the standard library's only from Python 3.12 on
 
 from eoslib import store
+from eoslib.chapter import criteria, presets
+from eoslib.chapter.criteria import Case, Criterion, as_json, from_json, has_nan, plain, text
+from eoslib.chapter.templates import render
 
 MIME = "application/vnd.eoslib.claim+json"
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = "reproduced", "partly", "not reproduced", "not run at this preset"
 PRESETS = ("quick", "standard", "paper")
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
 
-Number = float | int | bool
-Case = Number | Sequence[Number]
-
-# Criterion → (the arguments in words, whether a measured case meets it). A case is a number, for `increasing` and
-# `decreasing` a list of them in order.
-CRITERIA = {
-    "within": (lambda a: f"between {_text(a[0])} and {_text(a[1])}", lambda x, a: a[0] <= x <= a[1]),
-    "at_most": (lambda a: f"at most {_text(a)}", lambda x, a: x <= a),
-    "at_least": (lambda a: f"at least {_text(a)}", lambda x, a: x >= a),
-    "equals": (
-        lambda a: f"{_text(a[0])}, to within {_text(a[1])}",
-        lambda x, a: abs(x - a[0]) <= a[1],
-    ),
-    "increasing": (lambda a: "increasing" if a else "not increasing", lambda x, a: _increasing(x) == a),
-    "decreasing": (lambda a: "decreasing" if a else "not decreasing", lambda x, a: _increasing(x[::-1]) == a),
-    "holds": (lambda a: "true" if a else "false", lambda x, a: bool(x) == a),
-}
-
 
 class ClaimError(ValueError):
     """The ledger is malformed, or a chapter measures what the ledger does not know."""
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(pydantic.BaseModel):
     """One claim of the ledger; `criteria` maps a preset to one criterion, e.g. {"at_most": 0.1}.
 
     amended: preset → why its criterion was changed after a run was recorded. ours: a claim beyond the paper.
     """
 
+    model_config = presets.STRICT | {"frozen": True, "extra": "forbid"}
+
     id: str
     where: str
     statement: str
     quantity: str
-    criteria: Mapping[str, Mapping[str, Any]]
+    criteria: dict[Literal[PRESETS], Criterion]
     paper_value: str | None = None
-    amended: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    amended: dict[Literal[PRESETS], str] = {}
     ours: bool = False
 
     def criterion(self, preset: str) -> str | None:
         """The criterion in words, or None if the claim cannot be judged at this preset."""
-        if preset not in self.criteria:
-            return None
-        ((name, argument),) = self.criteria[preset].items()
-        return CRITERIA[name][0](argument)
+        return criteria.words(self.criteria[preset]) if preset in self.criteria else None
 
     def judge(self, preset: str, cases: Sequence[Case]) -> str:
         """The verdict on measured cases: all, some or none of them meet the criterion. A nan meets none."""
-        if preset not in self.criteria or not cases:
+        if preset not in self.criteria:
             return NOT_RUN
-        ((name, argument),) = self.criteria[preset].items()
-        met = [not _has_nan(case) and bool(CRITERIA[name][1](case, argument)) for case in cases]
-        return REPRODUCED if all(met) else PARTLY if any(met) else NOT_REPRODUCED
+        return _verdict([criteria.met(self.criteria[preset], case) for case in cases])
+
+    def possible(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float]) -> set[str]:
+        """The verdicts that another kind of machine may reach: a case near its bound may fall on either side.
+
+        cases, errors: label → value and, for those that have one, standard error.
+        """
+        if preset not in self.criteria:
+            return {NOT_RUN}
+        met = {frozenset()}  # the sets of outcomes there may be among the cases so far
+        for label, case in cases.items():
+            outcomes = criteria.outcomes(self.criteria[preset], case, errors.get(label))
+            met = {before | {outcome} for before in met for outcome in outcomes}
+        return {_verdict(outcomes) for outcomes in met}
+
+
+def _verdict(met: Collection[bool]) -> str:
+    return NOT_RUN if not met else REPRODUCED if all(met) else PARTLY if any(met) else NOT_REPRODUCED
 
 
 class Ledger:
     """The claims of one chapter at one preset, and the means to measure them.
 
-    chapter: its name; the file is notebooks/claims/<chapter>.yaml unless `path` says otherwise.
+    chapter: its name; the file is that of `ledger_path` unless `path` says otherwise.
     Raises ClaimError if the file is malformed.
     """
 
     def __init__(self, chapter: str, preset: str, path: Path | None = None):
         self.chapter, self.preset = chapter, preset
-        self.claims = read(path or Path(__file__).parents[2] / "notebooks/claims" / f"{chapter}.yaml")
+        self.claims = read(path or ledger_path(chapter))
 
     def measure(
-        self, name: str, cases: Mapping[str, Case], from_runs: Sequence[store.Run] = (), note: str | None = None
+        self,
+        name: str,
+        cases: Mapping[str, Case],
+        from_runs: Sequence[store.Run] = (),
+        note: str | None = None,
+        errors: Mapping[str, float] | None = None,
     ) -> None:
         """Judge a claim on the measured `cases` (label → value) and show the verdict.
 
         name: the claim's id without the paper, e.g. "exp3/rp-near-zero". Without cases (nothing was run) the
         verdict is "not run at this preset". from_runs: the runs the cases come from. note: what a reader should
-        know about this measurement. Raises ClaimError on an unknown name.
+        know about this measurement. errors: label → standard error. Raises ClaimError on an unknown name or label.
         """
         from IPython.display import display
 
-        verdict = self.verdict(name, cases, from_runs, note)
-        display({"text/plain": _plain_text(verdict), "text/html": _html(verdict), MIME: verdict}, raw=True)
+        v = self.verdict(name, cases, from_runs, note, errors)
+        words = f"{v['id']}: {v['verdict']} – {v['value']} (criterion: {v['criterion']})"
+        box = render("claim.html", v=v, cases=_listed(v["cases"], v["standard_error"]))
+        display({"text/plain": words, "text/html": box, MIME: v}, raw=True)
 
-    def verdict(
-        self, name: str, cases: Mapping[str, Case], from_runs: Sequence[store.Run] = (), note: str | None = None
-    ) -> dict:
+    def verdict(self, name: str, cases: Mapping[str, Case], from_runs=(), note=None, errors=None) -> dict:
         """What `measure` shows, as plain values."""
         claim = next((c for c in self.claims.values() if c.id.split("/", 1)[1] == name), None)
         if claim is None:
             raise ClaimError(f"{self.chapter} has no claim {name!r}; there are {', '.join(self.claims)}")
-        cases = {str(label): _plain(case) for label, case in cases.items()}
-        return {
-            "id": claim.id,
+        cases = {str(label): plain(case) for label, case in cases.items()}
+        errors = {str(label): plain(error) for label, error in (errors or {}).items()}
+        if unknown := set(errors) - set(cases):
+            raise ClaimError(f"{claim.id}: a standard error of no case: {', '.join(sorted(unknown))}")
+        return claim.model_dump(exclude={"criteria"}) | {
             "preset": self.preset,
             "verdict": claim.judge(self.preset, list(cases.values())),
-            "value": _summary(cases),
-            "cases": (shown := {label: _finite(case) for label, case in cases.items()}),
+            "value": _summary(cases, errors),
+            "cases": (shown := {label: as_json(case) for label, case in cases.items()}),
+            "standard_error": {label: as_json(error) for label, error in errors.items()},
             "spread": _spread(shown),
             "criterion": claim.criterion(self.preset),
-            "statement": claim.statement,
-            "quantity": claim.quantity,
-            "where": claim.where,
-            "paper_value": claim.paper_value,
             "amended": claim.amended.get(self.preset),
-            "ours": claim.ours,
             "note": note,
             "runs": [run.key for run in from_runs],
         }
 
 
+def ledger_path(chapter: str) -> Path:
+    """The file that states the claims of a chapter."""
+    return presets.NOTEBOOKS / "claims" / f"{chapter}.yaml"
+
+
 def read(path: Path) -> dict[str, Claim]:
     """The claims of a ledger file by full id (paper/item/name). Raises ClaimError naming what is wrong."""
     try:
-        content = yaml.safe_load(path.read_text())
-        entries = [dict(entry) for entry in content["claims"]]
-        paper = content["paper"]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ClaimError(f"{path}: 'paper' and a list of 'claims' are needed ({error})") from error
-    known = {f.name for f in dataclasses.fields(Claim)}
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ClaimError(f"{path}: {error}") from error
+    try:
+        ledger = _FILE.validate_python(content)
+    except pydantic.ValidationError as error:
+        raise ClaimError(f"{path}: {'; '.join(_complaints(error, content))}") from error
     claims: dict[str, Claim] = {}
-    for entry in entries:
-        claim_id = f"{paper}/{entry.get('id')}"
-        if unknown := set(entry) - known:
-            raise ClaimError(f"{path}: {claim_id} has unknown field(s) {', '.join(sorted(unknown))}")
-        if missing := {"id", "where", "statement", "quantity", "criteria"} - set(entry):
-            raise ClaimError(f"{path}: {claim_id} lacks {', '.join(sorted(missing))}")
-        if claim_id in claims:
-            raise ClaimError(f"{path}: {claim_id} stands there twice")
-        claims[claim_id] = claim = Claim(**entry | {"id": claim_id})
-        if not isinstance(claim.criteria, dict) or not set(claim.criteria) <= set(PRESETS):
-            valid = ", ".join(PRESETS)
-            raise ClaimError(f"{path}: {claim_id}: criteria need presets ({valid}), given {claim.criteria}")
-        for preset in claim.criteria:
-            try:
-                claim.criterion(preset)
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
-                raise ClaimError(
-                    f"{path}: {claim_id} at {preset}: one of {', '.join(CRITERIA)} is needed with its numbers, "
-                    f"given {claim.criteria[preset]}"
-                ) from error
+    for claim in ledger["claims"]:
+        full_id = f"{ledger['paper']}/{claim.id}"
+        if full_id in claims:
+            raise ClaimError(f"{path}: {full_id} stands there twice")
+        claims[full_id] = claim.model_copy(update={"id": full_id})
     return claims
+
+
+_FILE = pydantic.TypeAdapter(
+    pydantic.with_config(presets.STRICT | {"extra": "forbid"})(
+        TypedDict("_Ledger", {"paper": str, "claims": list[Claim]})
+    )
+)
+
+
+def _complaints(error: pydantic.ValidationError, content: Any) -> list[str]:
+    """What is wrong and where; of a claim in the list, its id says which."""
+    complaints = []
+    for found in error.errors():
+        place = list(found["loc"])
+        if place[0:1] == ["claims"] and len(place) > 2:
+            place[1] = content["claims"][place[1]].get("id", f"number {place[1] + 1}")
+        if found["type"] == "extra_forbidden" and "criteria" in place:
+            found["msg"] += f" (valid: {', '.join(criteria.KINDS)})"
+        complaints.append(": ".join([*map(str, place), found["msg"]]))
+    return complaints
 
 
 def in_notebook(notebook) -> list[dict]:
@@ -194,18 +202,27 @@ def acknowledged(chapter: str) -> dict[str, dict[str, dict]]:
 
 
 def changed(verdicts: Sequence[dict], chapter: str, preset: str) -> list[str]:
-    """What differs from the verdicts acknowledged on this kind of machine, a sentence each.
+    """What differs from the acknowledged verdicts, a sentence each.
 
-    A claim never acknowledged here is no change.
+    On a kind of machine that has acknowledged a claim, any other verdict is a change. On another, the verdict must be
+    that of a known kind, or so near its bound that it may be (`Claim.possible`). One never acknowledged is no change.
     """
-    before, here = acknowledged(chapter).get(preset, {}), _machine()
-    known = {id_: entry["machines"][here] for id_, entry in before.items() if here in entry["machines"]}
-    return [
-        f"{v['id']} at {preset} was {known[v['id']]!r} and is now {v['verdict']!r} "
-        f"({v['value']}; criterion: {v['criterion']})"
-        for v in verdicts
-        if v["verdict"] != known.get(v["id"], v["verdict"])
-    ]
+    before, here, changes = acknowledged(chapter).get(preset, {}), _machine(), []
+    stated = read(ledger_path(chapter)) if before else {}
+    for v in verdicts:
+        machines = before.get(v["id"], {}).get("machines", {})
+        known, possible, elsewhere = set(machines.values()), {v["verdict"]}, " on other kinds of machine"
+        if here in machines:
+            known, elsewhere = {machines[here]}, ""
+        elif v["id"] in stated and not possible & known:
+            cases = {label: from_json(case) for label, case in v["cases"].items()}
+            possible |= stated[v["id"]].possible(preset, cases, v["standard_error"])
+        if known and not possible & known:
+            changes.append(
+                f"{v['id']} at {preset} was {' or '.join(map(repr, sorted(known)))}{elsewhere} and is now "
+                f"{v['verdict']!r} ({v['value']}; criterion: {v['criterion']})"
+            )
+    return changes
 
 
 def acknowledge(verdicts: Sequence[dict], chapter: str, preset: str) -> Path:
@@ -246,82 +263,23 @@ def _acknowledged_path(chapter: str) -> Path:
     return store.recorded() / "claims" / f"{chapter}.yaml"
 
 
-def _increasing(values: Sequence[Number]) -> bool:
-    return len(values) > 1 and all(a < b for a, b in itertools.pairwise(values))
+def _listed(cases: Mapping[str, Case | str], errors: Mapping[str, float | str]) -> list[str]:
+    texts = {c: text(case) + (f" ± {text(errors[c])}" if c in errors else "") for c, case in cases.items()}
+    return [f"{label}: {shown}" if label else shown for label, shown in texts.items()]
 
 
-def _has_nan(case: Case) -> bool:
-    return any(math.isnan(x) for x in (case if isinstance(case, Sequence) else [case]))
-
-
-def _plain(case: Any) -> Case:
-    """As JSON will hold it: scalars of numpy, xarray and torch become numbers, arrays lists."""
-    return np.asarray(case).tolist()
-
-
-def _finite(case: Case) -> Case | str | list:
-    """As standard JSON can hold it: what is not finite becomes text, nan or inf."""
-    if isinstance(case, list):
-        return [_finite(x) for x in case]
-    return case if math.isfinite(case) else str(case)
-
-
-def _text(value: Case | str) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value in ("nan", "inf", "-inf"):
-        return value
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return " → ".join(map(_text, value))
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _listed(cases: Mapping[str, Case]) -> list[str]:
-    return [f"{label}: {_text(case)}" if label else _text(case) for label, case in cases.items()]
-
-
-def _summary(cases: Mapping[str, Case]) -> str | None:
+def _summary(cases: Mapping[str, Case], errors: Mapping[str, float]) -> str | None:
     """The cases themselves up to three; of more, median and range, or how many hold."""
     values = list(cases.values())
-    if len(values) <= 3 or any(isinstance(value, list) or _has_nan(value) for value in values):
-        return "; ".join(_listed(cases)) or None
+    if len(values) <= 3 or any(isinstance(value, list) or has_nan(value) for value in values):
+        return "; ".join(_listed(cases, errors)) or None
     if all(isinstance(value, bool) for value in values):
         return f"yes in {sum(values)} of {len(values)} cases"
     low, high = min(values), max(values)
-    return f"median {_text(statistics.median(values))} ({_text(low)} to {_text(high)} over {len(values)} cases)"
+    return f"median {text(statistics.median(values))} ({text(low)} to {text(high)} over {len(values)} cases)"
 
 
-def _spread(cases: Mapping[str, Case]) -> list[float] | None:
+def _spread(cases: Mapping[str, Case | str]) -> list[float] | None:
     """The smallest and largest case, where there are several finite numbers."""
     numbers = [c for c in cases.values() if isinstance(c, float | int) and not isinstance(c, bool)]
     return [min(numbers), max(numbers)] if len(numbers) > 1 else None
-
-
-def _plain_text(verdict: dict) -> str:
-    return f"{verdict['id']}: {verdict['verdict']} – {verdict['value']} (criterion: {verdict['criterion']})"
-
-
-def _html(v: dict) -> str:
-    """The verdict box; plain enough to be read in Jupyter, styled by the book."""
-    slug = v["verdict"].replace(" ", "-")
-    rows = [
-        ("Measured", f"{html.escape(v['quantity'])}: <strong>{html.escape(v['value'] or '–')}</strong>"),
-        ("Criterion", html.escape(v["criterion"] or "not judged at this preset")),
-    ]
-    if len(v["cases"]) > 3:
-        cases = "<br>".join(map(html.escape, _listed(v["cases"])))
-        rows.append(("Cases", f"<details><summary>all {len(v['cases'])}</summary>{cases}</details>"))
-    if v["paper_value"]:
-        rows.append(("Paper", html.escape(v["paper_value"])))
-    if v["amended"]:
-        rows.append(("Criterion amended", html.escape(v["amended"])))
-    if v["note"]:
-        rows.append(("Note", html.escape(v["note"])))
-    origin = "ours, beyond the paper" if v["ours"] else v["where"]
-    items = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in rows)
-    return (
-        f'<div class="eos-box eos-claim eos-{slug}" id="{html.escape(v["id"].replace("/", "-"))}">'
-        f'<p><span class="eos-verdict">{v["verdict"]}</span> {html.escape(v["statement"])} '
-        f'<span class="eos-where">({html.escape(origin)}; <code>{html.escape(v["id"])}</code>)</span></p>'
-        f"<dl>{items}</dl></div>"
-    )

@@ -156,16 +156,17 @@ def _reached(partial: Path) -> str:
 def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True, tag: str | None = None) -> str:
     """A hash of all that an executed chapter depends on; prose is not part of it.
 
-    Code cells (those with the tag), the library's sources, parameters, claims, versions, the fingerprints of the data
-    sets that parameters called ``…dataset`` name, and, where the chapter only renders (``compute=False``), the
-    finished runs.
+    Code cells (those with the tag), the library's sources and templates, parameters, claims, versions, the
+    fingerprints of the data sets that parameters called ``…dataset`` name, and, where the chapter only renders
+    (``compute=False``), the finished runs.
     """
     path = Path(path)
     claims = path.parent / "claims" / f"{path.stem}.yaml"
+    sources = sorted([*LIBRARY.rglob("*.py"), *LIBRARY.rglob("*.html")])
     packages = ("torch", "numpy", "matplotlib")
     ingredients = {
         "code": [cell.source for cell in code_cells(read_chapter(path, tag))],
-        "library": {str(p): p.read_text(encoding="utf-8") for p in sorted(LIBRARY.rglob("*.py"))},
+        "library": {str(p): p.read_text(encoding="utf-8") for p in sources},
         "parameters": dict(parameters),
         "claims": claims.read_text(encoding="utf-8") if claims.is_file() else None,
         "versions": [platform.python_version(), *map(importlib.metadata.version, packages)],

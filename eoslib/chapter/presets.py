@@ -29,13 +29,15 @@ LIBRARY = Path(__file__).resolve().parents[1]
 
 
 def _find_notebooks() -> Path:
-    """The notebooks of the checkout this library lies in, or else of the current directory."""
-    for root in (LIBRARY.parent, Path.cwd()):
-        if (root / "notebooks").is_dir():
-            return root / "notebooks"
+    """The notebooks of the checkout this library lies in, else of the current directory, which may be that folder."""
+    here = Path.cwd()
+    for folder in (LIBRARY.parent / "notebooks", here / "notebooks", here):
+        if folder.name == "notebooks" and folder.is_dir():
+            return folder
     return Path("notebooks")
 
 
+# Chapters, presets and ledgers: all that is found by a chapter's name is found here.
 NOTEBOOKS = _find_notebooks()
 
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eoslib import store
-from eoslib.chapter import claims
+from eoslib.chapter import claims, criteria, presets
 from eoslib.chapter.claims import NOT_REPRODUCED, NOT_RUN, PARTLY, REPRODUCED, Claim, ClaimError, Ledger
+from eoslib.chapter.templates import render
 
 NAN = float("nan")
 ENTRY = {
@@ -31,12 +32,29 @@ def write(path, *entries, paper="ahn2022"):
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    return Ledger("test", "quick", write(tmp_path / "claims.yaml", ENTRY, ENTRY | {"id": "exp3/other"}))
+def notebooks(tmp_path, monkeypatch):
+    """The folder in which ledgers are looked for by their chapter."""
+    monkeypatch.setattr(presets, "NOTEBOOKS", tmp_path)
+    (tmp_path / "claims").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def ledger(notebooks):
+    write(notebooks / "claims" / "test.yaml", ENTRY, ENTRY | {"id": "exp3/other"})
+    return Ledger("test", "quick")
+
+
+def claim(criterion, preset="quick"):
+    return Claim(id="a/b", where="", statement="", quantity="", criteria={preset: criterion})
 
 
 def judge(criterion, *cases):
-    return Claim("a/b", "", "", "", {"quick": criterion}).judge("quick", cases)
+    return claim(criterion).judge("quick", cases)
+
+
+def box(verdict):
+    return render("claim.html", v=verdict, cases=claims._listed(verdict["cases"], verdict["standard_error"]))
 
 
 # --- criteria --------------------------------------------------------------------------------------------
@@ -69,7 +87,7 @@ def test_every_criterion_at_its_edges(criterion, met, missed):
 
 def test_all_criteria_are_tested_above():
     (table,) = (m for m in test_every_criterion_at_its_edges.pytestmark if m.name == "parametrize")
-    assert {name for row in table.args[1] for name in row[0]} == set(claims.CRITERIA)
+    assert {name for row in table.args[1] for name in row[0]} == set(criteria.KINDS)
 
 
 @given(st.lists(st.floats(allow_nan=True), min_size=1), st.floats(-5, 5), st.floats(-5, 5))
@@ -82,9 +100,10 @@ def test_the_verdict_counts_cases(cases, a, b):
 
 def test_without_cases_or_without_criterion_nothing_was_run():
     assert judge({"at_most": 1}) == NOT_RUN
-    claim = Claim("a/b", "", "", "", {"paper": {"at_most": 1}})
-    assert claim.judge("quick", [0]) == NOT_RUN
-    assert claim.criterion("quick") is None
+    unjudged = claim({"at_most": 1}, "paper")
+    assert unjudged.judge("quick", [0]) == NOT_RUN
+    assert unjudged.criterion("quick") is None
+    assert unjudged.possible("quick", {"": 1}, {}) == {NOT_RUN}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +119,70 @@ def test_without_cases_or_without_criterion_nothing_was_run():
     ],
 )
 def test_a_criterion_in_words(criterion, words):
-    assert Claim("a/b", "", "", "", {"quick": criterion}).criterion("quick") == words
+    assert claim(criterion).criterion("quick") == words
+
+
+# --- near a bound ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("criterion", "near", "clear"),
+    [
+        ({"within": [-1, 2]}, [-0.96, -1.04, 1.91, 2.09], [-0.94, -1.06, 0, 1.89, 2.11, NAN, math.inf, True]),
+        ({"at_most": 3}, [2.86, 3, 3.14], [2.84, 3.16, NAN, math.inf, -math.inf]),
+        ({"at_least": -3}, [-2.86, -3, -3.14], [-2.84, -3.16, 3, NAN]),
+        ({"at_least": 1}, [1, 1.0], [True, False]),  # the number one, and a yes
+        ({"at_most": 0}, [], [0, 1e-300, -1e-300]),  # no share of 0 is anything
+        ({"equals": [10, 1]}, [11.04, 10.96, 9.04, 8.96], [11.06, 10.94, 10, 8.94, NAN, math.inf]),
+        ({"equals": [1, 1e-12]}, [1 + 1.04e-12], [1, 1.01, 1 + 1.1e-12]),
+        ({"equals": [0, 0]}, [], [0, 1]),
+        # increasing: what would undo the order; not increasing: all that breaks it
+        ({"increasing": True}, [[1, 2, 2.05], [1, 1], [3, 2.9, 4], [2, 1.96, 1.95]], [[1, 2, 3], [1, 2, 1.8], [], [1]]),
+        ({"increasing": True}, [[-2.05, -2, 3]], [[2, 1.99, 1], [NAN, 1, 1.01], [1, 1.01, NAN], [1, math.inf]]),
+        ({"increasing": False}, [[1, 1.04], [1, 0.97]], [[1, 1.06], [1, 0.94], [0, 0]]),
+        ({"decreasing": True}, [[2.05, 2, 1], [1, 1.04]], [[3, 2, 1], [1, 1.06]]),
+        ({"holds": True}, [], [True, False, 1, 0, 1.0]),
+        ({"holds": False}, [], [True, False, 1, 0, 1.0]),
+    ],
+)
+def test_a_case_near_its_bound_may_fall_on_either_side(criterion, near, clear):
+    for case in near:
+        assert criteria.outcomes(criterion, case) == {True, False}, case
+    for case in clear:
+        assert criteria.outcomes(criterion, case) == {criteria.met(criterion, case)}, case
+
+
+def test_a_standard_error_says_better_than_a_share_of_the_bound_what_is_near():
+    assert criteria.outcomes({"at_most": 1}, 1.3, 0.2) == {True, False}
+    assert criteria.outcomes({"at_most": 1}, 1.5, 0.2) == {False}
+    assert criteria.outcomes({"at_most": 1}, 1.02, 0.001) == {False}
+    assert criteria.outcomes({"at_most": 0}, 0.1, 0.2) == {True, False}
+    assert criteria.outcomes({"at_most": 1}, 1, 0.0) == {True}
+    assert criteria.outcomes({"holds": True}, 1, 10) == {True}
+
+
+@pytest.mark.parametrize(
+    ("cases", "expected"),
+    [
+        ([0, 0], {REPRODUCED}),
+        ([0, 9], {PARTLY}),
+        ([9, 9], {NOT_REPRODUCED}),
+        ([0, 1], {REPRODUCED, PARTLY}),
+        ([9, 1], {NOT_REPRODUCED, PARTLY}),
+        ([0, 9, 1], {PARTLY}),
+        ([1], {REPRODUCED, NOT_REPRODUCED}),
+        ([1, 1.01, 0.99], {REPRODUCED, PARTLY, NOT_REPRODUCED}),
+        ([], {NOT_RUN}),
+    ],
+)
+def test_the_verdicts_that_near_cases_leave_possible(cases, expected):
+    assert claim({"at_most": 1}).possible("quick", {str(i): x for i, x in enumerate(cases)}, {}) == expected
+
+
+@given(st.lists(st.floats(0.8, 1.2)))
+def test_the_verdict_here_is_always_possible(cases):
+    small = claim({"at_most": 1})
+    assert small.judge("quick", cases) in small.possible("quick", {str(i): x for i, x in enumerate(cases)}, {})
 
 
 # --- the ledger ------------------------------------------------------------------------------------------
@@ -112,7 +194,8 @@ def test_a_verdict_has_all_that_the_board_shows(ledger):
     verdict = ledger.verdict("exp3/rp-near-zero", {"seed 0": 0.01, "seed 1": 0.2}, [run], note="why")
     assert verdict == {
         "id": "ahn2022/exp3/rp-near-zero", "preset": "quick", "verdict": PARTLY, "value": "seed 0: 0.01; seed 1: 0.2",
-        "cases": {"seed 0": 0.01, "seed 1": 0.2}, "spread": [0.01, 0.2], "criterion": "between -0.1 and 0.1",
+        "cases": {"seed 0": 0.01, "seed 1": 0.2}, "standard_error": {}, "spread": [0.01, 0.2],
+        "criterion": "between -0.1 and 0.1",
         "statement": ENTRY["statement"], "quantity": "mean RP", "where": "Experiment 3", "paper_value": None,
         "amended": None, "ours": False, "note": "why", "runs": ["0123"],
     }  # fmt: skip
@@ -146,7 +229,7 @@ def test_many_cases_are_summarised_and_none_is_lost(ledger):
     verdict = ledger.verdict("exp3/rp-near-zero", cases)
     assert verdict["value"] == "median 0.02 (0 to 0.04 over 5 cases)"
     assert verdict["cases"] == cases
-    assert all(f"{label}: " in claims._html(verdict) for label in cases)
+    assert all(f"{label}: " in box(verdict) for label in cases)
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf])
@@ -158,7 +241,18 @@ def test_a_case_that_is_not_finite_shows_in_the_value_and_leaves_standard_json(l
         assert verdict["verdict"] == PARTLY
         assert str(bad) in verdict["value"]
         json.dumps(verdict, allow_nan=False)
-        claims._html(verdict)
+        box(verdict)
+
+
+def test_a_standard_error_stands_beside_its_case(ledger):
+    cases, errors = {f"seed {i}": i / 100 for i in range(5)}, {"seed 1": np.float64(0.002), "seed 3": NAN}
+    verdict = ledger.verdict("exp3/rp-near-zero", cases, errors=errors)
+    assert verdict["standard_error"] == {"seed 1": 0.002, "seed 3": "nan"}
+    assert "seed 1: 0.01 ± 0.002<br>" in box(verdict) and "seed 2: 0.02<br>" in box(verdict)
+    json.dumps(verdict, allow_nan=False)
+    assert ledger.verdict("exp3/rp-near-zero", {"": 0.01}, errors={"": 0.002})["value"] == "0.01 ± 0.002"
+    with pytest.raises(ClaimError, match="rp-near-zero: a standard error of no case: seed 9"):
+        ledger.verdict("exp3/rp-near-zero", cases, errors={"seed 9": 1})
 
 
 def test_an_unknown_claim_lists_the_known_ones(ledger):
@@ -173,34 +267,57 @@ def test_ids_are_paper_item_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"qantity": "x"}, "exp3/rp-near-zero has unknown field.*qantity"),
-        ({"where": None}, None),
-        ({"criteria": None}, "criteria need presets"),
-        ({"criteria": {"quik": {"holds": True}}}, "criteria need presets.*quik"),
-        ({"criteria": {"quick": {"near": 3}}}, "at quick: one of within.*near"),
-        ({"criteria": {"quick": {"at_most": 1, "at_least": 0}}}, "at quick: one of"),
-        ({"criteria": {"quick": {}}}, "at quick: one of"),
-        ({"criteria": {"quick": 3}}, "at quick: one of"),
-        ({"criteria": {"paper": {"within": 3}}}, "at paper: one of.*within"),
-        ({"criteria": {"quick": {"within": [3]}}}, "at quick: one of.*within"),
-        ({"criteria": {"quick": {"at_most": "1e-3"}}}, "at quick: one of.*1e-3"),  # what YAML makes of a bare 1e-3
+        ({"qantity": "x"}, "qantity: Extra inputs"),
+        ({"where": None}, "where: Input should be a valid string"),
+        ({"statement": 3}, "statement: Input should be a valid string"),
+        ({"ours": "yes"}, "ours: Input should be a valid boolean"),
+        ({"amended": {"quik": "why"}}, "amended: quik: .*'quick', 'standard' or 'paper'"),
+        ({"criteria": None}, "Input should be a valid dictionary"),
+        ({"criteria": {"quik": {"holds": True}}}, "quik: .*'quick', 'standard' or 'paper'"),
+        ({"criteria": {"quick": {"near": 3}}}, "quick: near: Extra inputs.*valid: within, at_most"),
+        ({"criteria": {"quick": {"at_most": 1, "at_least": 0}}}, "quick: Value should have at most 1 item"),
+        ({"criteria": {"quick": {}}}, "quick: Value should have at least 1 item"),
+        ({"criteria": {"quick": 3}}, "quick: Input should be a valid dictionary"),
+        ({"criteria": {"paper": {"within": 3}}}, "paper: within: Input should be a valid list"),
+        ({"criteria": {"quick": {"within": [3]}}}, "quick: within: List should have at least 2 items"),
+        ({"criteria": {"quick": {"within": [1, 2, 3]}}}, "quick: within: List should have at most 2 items"),
+        ({"criteria": {"quick": {"equals": ["1", 2]}}}, "quick: equals: 0: .*valid number"),
+        (
+            {"criteria": {"quick": {"at_most": "1e-3"}}},
+            "quick: at_most: .*valid number",
+        ),  # what YAML makes of a bare 1e-3
+        ({"criteria": {"quick": {"at_most": True}}}, "quick: at_most: .*valid number"),
+        ({"criteria": {"quick": {"at_most": NAN}}}, "quick: at_most: .*finite number"),
+        ({"criteria": {"quick": {"at_most": None}}}, "quick: at_most: .*valid number"),
+        ({"criteria": {"quick": {"holds": 1}}}, "quick: holds: Input should be a valid boolean"),
+        ({"criteria": {"quick": {"increasing": "true"}}}, "quick: increasing: Input should be a valid boolean"),
     ],
 )
 def test_a_malformed_entry_is_named(tmp_path, change, complaint):
-    path = write(tmp_path / "c.yaml", ENTRY | change)
-    if complaint is None:
+    path = write(tmp_path / "c.yaml", ENTRY | {"id": "exp3/fine"}, ENTRY | change)
+    with pytest.raises(ClaimError, match=f"claims: exp3/rp-near-zero: (criteria: |){complaint}") as caught:
         claims.read(path)
-        return
-    with pytest.raises(ClaimError, match=complaint) as caught:
-        claims.read(path)
-    assert str(path) in str(caught.value)
+    assert str(path) in str(caught.value) and "exp3/fine" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["id", "where", "statement", "quantity", "criteria"])
 def test_a_missing_field_is_named(tmp_path, name):
     entry = {field: value for field, value in ENTRY.items() if field != name}
-    with pytest.raises(ClaimError, match=f"lacks {name}"):
-        claims.read(write(tmp_path / "c.yaml", entry))
+    called = "number 2" if name == "id" else "exp3/rp-near-zero"
+    with pytest.raises(ClaimError, match=f"claims: {called}: {name}: Field required"):
+        claims.read(write(tmp_path / "c.yaml", ENTRY | {"id": "exp3/fine"}, entry))
+
+
+def test_everything_wrong_is_named_at_once(tmp_path):
+    with pytest.raises(ClaimError, match=r"exp3/a: where: .*; claims: exp3/b: quantity: "):
+        claims.read(
+            write(tmp_path / "c.yaml", ENTRY | {"id": "exp3/a", "where": 1}, ENTRY | {"id": "exp3/b", "quantity": 1})
+        )
+
+
+def test_a_claim_cannot_be_changed(ledger):
+    with pytest.raises(ValueError, match="frozen"):
+        ledger.claims["ahn2022/exp3/other"].where = "elsewhere"
 
 
 def test_a_claim_that_stands_twice_is_named(tmp_path):
@@ -209,7 +326,18 @@ def test_a_claim_that_stands_twice_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", "paper: a", "claims: []", "paper: a\nclaims: [3]", "a: [", "claims: 3"]
+    "text",
+    [
+        "",
+        "[]",
+        "3",
+        "paper: a",
+        "claims: []",
+        "paper: a\nclaims: [3]",
+        "a: [",
+        "claims: 3",
+        "paper: a\nclaims: []\nb: 1",
+    ],
 )
 def test_a_file_that_is_no_ledger_is_named(tmp_path, text):
     path = tmp_path / "c.yaml"
@@ -250,7 +378,7 @@ def test_no_text_of_the_ledger_is_markup(tmp_path):
     verdict = Ledger("test", "quick", path).verdict(
         f"e/{HOSTILE}", {HOSTILE + str(i): 1 for i in range(4)}, note=HOSTILE
     )
-    page = claims._html(verdict)
+    page = box(verdict)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 10
     assert 'alert("' not in page  # nor does it end an attribute
@@ -282,16 +410,87 @@ def test_a_verdict_is_acknowledged_for_each_kind_of_machine(ledger, monkeypatch)
     claims.acknowledge([good], "test", "quick")
     here, there = claims._machine(), "another processor"
     monkeypatch.setattr(claims, "_machine", lambda: there)
-    assert claims.changed([bad], "test", "quick") == []
     claims.acknowledge([bad], "test", "quick")
     assert claims.acknowledged("test")["quick"][good["id"]]["machines"] == {
         here: claims.REPRODUCED,
         there: NOT_REPRODUCED,
     }
+    assert claims.changed([bad], "test", "quick") == []
     assert len(claims.changed([good], "test", "quick")) == 1
     monkeypatch.setattr(claims, "_machine", lambda: here)
     assert claims.changed([good], "test", "quick") == []
     assert len(claims.changed([bad], "test", "quick")) == 1
+
+
+@pytest.fixture
+def changed_elsewhere(notebooks, monkeypatch):
+    """What has changed if one kind of machine acknowledged the cases `then`, and this or another kind finds `now`."""
+
+    def changed(criterion, then, now, errors=None, known=False):
+        write(notebooks / "claims" / "test.yaml", ENTRY | {"criteria": {"quick": criterion}, "amended": {"quick": "…"}})
+        before, after = (
+            Ledger("test", "quick").verdict("exp3/rp-near-zero", {str(i): x for i, x in enumerate(cases)}, errors=e)
+            for cases, e in ((then, None), (now, errors))
+        )
+        assert before["verdict"] != after["verdict"]
+        claims.acknowledge([before], "test", "quick")
+        here = claims._machine()
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "_machine", lambda: here if known else "another processor")
+            return claims.changed([json.loads(json.dumps(after))], "test", "quick")
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("criterion", "then", "near", "clear"),
+    [
+        ({"at_most": 1}, [0.5], [1.02], [1.5]),
+        ({"at_most": 1}, [1.5], [0.98], [0.5]),
+        ({"at_most": 1}, [0.5, 0.5], [0.5, 1.02], [1.5, 1.02]),  # partly; the clear one cannot become good
+        ({"at_most": 1}, [0.5, 1.5], [1.02, 1.5], [1.5, 1.5]),
+        ({"within": [1, 2]}, [1.5], [2.05], [math.inf]),
+        ({"equals": [1, 0.1]}, [1], [1.104], [1.12]),
+        ({"increasing": True}, [[1, 2, 3]], [[1, 2, 1.95]], [[1, 2, 1.5]]),
+    ],
+)
+def test_on_an_unknown_kind_of_machine_a_verdict_may_differ_near_its_bound_only(
+    changed_elsewhere, criterion, then, near, clear
+):
+    assert changed_elsewhere(criterion, then, near) == []
+    (sentence,) = changed_elsewhere(criterion, then, clear)
+    assert "on other kinds of machine and is now" in sentence
+    assert len(changed_elsewhere(criterion, then, near, known=True)) == 1  # there, nothing may differ
+
+
+def test_a_yes_or_no_may_differ_on_no_kind_of_machine(changed_elsewhere):
+    for then, now in ([True], [False]), ([False], [True]), ([1], [0]):
+        assert len(changed_elsewhere({"holds": True}, then, now)) == 1
+    assert len(changed_elsewhere({"at_most": 0.98}, [False], [True])) == 1  # the number 1.0 would be near
+    assert changed_elsewhere({"at_most": 0.98}, [0.0], [1.0]) == []
+
+
+def test_on_an_unknown_kind_of_machine_a_standard_error_says_what_is_near(changed_elsewhere):
+    assert changed_elsewhere({"at_most": 1}, [0.5], [1.5], {0: 0.3}) == []
+    assert len(changed_elsewhere({"at_most": 1}, [0.5], [1.5], {0: 0.2})) == 1
+    assert len(changed_elsewhere({"at_most": 1}, [0.5], [1.02], {0: 0.001})) == 1
+
+
+def test_on_an_unknown_kind_of_machine_any_known_verdict_will_do(ledger, monkeypatch):
+    good, partly, bad = (ledger.verdict("exp3/rp-near-zero", {"a": a, "b": b}) for a, b in ((0, 0), (0, 1), (1, 1)))
+    for machine, verdict in (("one", good), ("two", bad)):
+        monkeypatch.setattr(claims, "_machine", lambda machine=machine: machine)
+        claims.acknowledge([verdict], "test", "quick")
+    monkeypatch.setattr(claims, "_machine", lambda: "three")
+    assert claims.changed([good], "test", "quick") == claims.changed([bad], "test", "quick") == []
+    (sentence,) = claims.changed([partly], "test", "quick")
+    assert "was 'not reproduced' or 'reproduced' on other kinds of machine and is now 'partly'" in sentence
+
+
+def test_what_was_run_elsewhere_and_not_here_is_a_change(ledger, monkeypatch):
+    claims.acknowledge([ledger.verdict("exp3/other", {"": 0.1})], "test", "quick")
+    monkeypatch.setattr(claims, "_machine", lambda: "another processor")
+    assert len(claims.changed([ledger.verdict("exp3/other", {})], "test", "quick")) == 1
 
 
 def test_verdicts_on_other_runs_say_nothing_of_these(ledger, monkeypatch):
@@ -329,4 +528,4 @@ def test_a_criterion_changed_after_the_fact_needs_a_reason(tmp_path):
         claims.acknowledge([verdict(1, amended={"paper": "…"})], "test", "quick")
     amended = verdict(1, amended={"quick": "the bound was a typing error"})
     claims.acknowledge([amended], "test", "quick")
-    assert amended["amended"] in claims._html(amended)
+    assert amended["amended"] in box(amended)

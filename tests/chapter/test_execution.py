@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -278,6 +279,45 @@ def test_a_failure_survives_the_way_between_processes(tmp_path):
     assert (error.chapter, error.cause, error.partial) == ("tiny", "boom", Path("x.ipynb"))
 
 
+# --- where notebooks are found ---------------------------------------------------------------------------
+
+
+def test_notebooks_are_those_of_the_checkout_or_else_of_the_current_directory(tmp_path, monkeypatch):
+    checkout, mine = tmp_path / "checkout", tmp_path / "mine"
+    (mine / "notebooks").mkdir(parents=True)
+    checkout.mkdir()
+    monkeypatch.setattr(presets, "LIBRARY", checkout / "eoslib")
+    for here in (mine, mine / "notebooks"):
+        monkeypatch.chdir(here)
+        assert presets._find_notebooks() == mine / "notebooks"
+    monkeypatch.chdir(checkout)
+    assert not presets._find_notebooks().exists()
+    (checkout / "notebooks").mkdir()
+    monkeypatch.chdir(mine)
+    assert presets._find_notebooks() == checkout / "notebooks"
+
+
+def test_an_installed_library_finds_ledgers_and_templates(tmp_path):
+    shutil.copytree(presets.LIBRARY, tmp_path / "site" / "eoslib", ignore=shutil.ignore_patterns("__pycache__"))
+    write(tmp_path / "mine")
+    ledger = tmp_path / "mine/notebooks/claims/tiny.yaml"
+    ledger.parent.mkdir()
+    ledger.write_text(
+        "paper: a\nclaims: [{id: b/c, where: x, statement: x, quantity: x, criteria: {quick: {holds: true}}}]"
+    )
+    code = (
+        "from eoslib.chapter import claims, presets; claims.Ledger('tiny', 'quick').measure('b/c', {'': True}); "
+        "print(presets.chapters(), presets.LIBRARY)"
+    )
+    for here in ("mine", "mine/notebooks"):
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=tmp_path / here, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "a/b/c: reproduced" in done.stdout
+        assert f"['tiny'] {tmp_path / 'site' / 'eoslib'}" in done.stdout
+
+
 # --- cache keys ------------------------------------------------------------------------------------------
 
 
@@ -305,6 +345,8 @@ def test_the_key_changes_with_code_parameters_and_claims_but_not_with_prose(tmp_
     changed["library"] = execution.cache_key(path, parameters)
     (tmp_path / "new.py").write_text("")
     changed["library file"] = execution.cache_key(path, parameters)
+    (tmp_path / "new.html").write_text("")
+    changed["template"] = execution.cache_key(path, parameters)
     monkeypatch.setattr(execution, "_fingerprint", lambda name: f"print of {name}")
     changed["data"] = execution.cache_key(path, parameters | {"dataset": "digits"})
     monkeypatch.setattr(execution, "_fingerprint", lambda name: f"other print of {name}")
