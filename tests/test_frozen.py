@@ -33,7 +33,7 @@ def test_every_acknowledged_verdict_is_what_it_was(chapter):
 
 @pytest.mark.parametrize("entry", steps.FROZEN, ids=lambda entry: steps.name_of(*entry))
 def test_the_first_steps_are_what_they_were(entry):
-    here = steps.file_of(store.machine())
+    here = steps.file_of(store.machine(steps.CPU))
     same_kind = here in TABLES
     frozen = np.load(here if same_kind else TABLES[0])
     now = steps.rows_of(*entry)

@@ -14,6 +14,7 @@ from eoslib import store
 from eoslib.chapter import presets
 
 FOLDER = Path(__file__).parent
+CPU = torch.device("cpu")
 STEPS = 50
 # chapter, experiment, place in its list, and how many steps after the onset where there is one
 FROZEN = [
@@ -40,18 +41,19 @@ def rows_of(chapter: str, experiment: str, place: int) -> dict[str, np.ndarray]:
     """The observables of the first steps by name, (steps, …), nan where not measured."""
     path = presets.chapter_path(chapter)
     declared = presets.declared_experiments(path, presets.parameters(path))
-    process, rows = declared[experiment][place].process(torch.device("cpu")), []
+    process, rows = declared[experiment][place].process(CPU), []
     tracked = 0
     most = 3 if experiment in ("fig2", "sizes") else STEPS  # of a map each step is a picture
     while not process.finished:
         if tracked == AFTER_ONSET or (len(rows) >= most and not hasattr(process, "onset")):
             break
+        t = process.t
         process.step()
-        rows.append(process.observe())
-        tracked += "constrained_loss" in rows[-1]
+        rows.append((t, process.observe()))
+        tracked += "constrained_loss" in rows[-1][1].get("step", {})
     if tracked:
         rows = [*rows[: STEPS - AFTER_ONSET], *rows[-AFTER_ONSET:]]
-    trace = store.trace_of(rows)
+    trace = store.side_by_side(store.trace_of(rows, process.variables))
     return {str(name): trace[name].values for name in trace.data_vars}
 
 
@@ -67,7 +69,7 @@ def freeze() -> Path:
     for entry in FROZEN:
         for variable, values in rows_of(*entry).items():
             arrays[f"{name_of(*entry)}/{variable}"] = values
-    np.savez_compressed(path := file_of(store.machine()), **arrays)
+    np.savez_compressed(path := file_of(store.machine(CPU)), **arrays)
     return path
 
 
