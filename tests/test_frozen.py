@@ -35,10 +35,10 @@ def test_every_acknowledged_verdict_is_what_it_was(chapter):
 def test_the_first_steps_are_what_they_were(entry):
     here = steps.file_of(store.machine(steps.CPU))
     same_kind = here in TABLES
-    frozen = np.load(here if same_kind else TABLES[0])
     now = steps.rows_of(*entry)
     name = f"{steps.name_of(*entry)}/"
-    wanted = {key.removeprefix(name): frozen[key] for key in frozen.files if key.startswith(name)}
+    with np.load(here if same_kind else TABLES[0]) as frozen:
+        wanted = {key.removeprefix(name): frozen[key] for key in frozen.files if key.startswith(name)}
     assert wanted and wanted.keys() <= now.keys()
     for variable, before in wanted.items():
         if same_kind:

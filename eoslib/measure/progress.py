@@ -229,8 +229,9 @@ class _HeldOut:
         self.objective = objective
 
     def measure(self, point: Any, step_size: float) -> dict[str, Tensor]:
+        self.objective.buffers = point.objective.buffers
         with torch.no_grad():
-            loss, outputs = self.objective.forward(point.theta)
+            loss, outputs = self.objective.forward(point.theta, training=False)
         return {"test_loss": loss, "test_accuracy": accuracy(outputs, self.objective.labels)}
 
     def state(self) -> dict:

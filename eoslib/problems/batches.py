@@ -72,7 +72,8 @@ class _Drawn:
         """
         if self.declared.whole:
             if self.objective.buffers:
-                self.objective.move_buffers(theta)  # as a step does, and an evaluation does not
+                with torch.no_grad():  # the evaluation that gave the gradient has left them alone
+                    self.objective.forward(theta, moves=True)
             return self._noisy(whole), None
         here = self._minibatch().evaluate(theta, moves=True)
         self.objective.gradients += 1

@@ -4,11 +4,13 @@
     theta = flatten(network)             # (p,)
     outputs = apply(network, theta, x)   # (n, 10), differentiable in theta
 
-The module only gives the architecture and the initial parameters; from then on θ is the state.
+The module only gives the architecture and the initial numbers; from then on θ is the state, and for networks with
+running statistics a dict of `buffers` beside it.
 """
 
-import contextlib
 import copy
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
@@ -38,7 +40,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 BiasInit = Literal["default", "zero"]
 BIAS_INITS = get_args(BiasInit)
 
-EPSILON = 1e-6  # added to the variance by the normalisations, as in Damian et al. 2023
+Norm = Literal["group", "batch", "none"]
+NORMS = get_args(Norm)
+
+EPSILON = 1e-6  # added to the variance by group and layer normalisation, as in Damian et al. 2023
 
 
 class MLP(nn.Module):
@@ -85,7 +90,7 @@ class MLP(nn.Module):
 
 class CNN(nn.Module):
     """Two 3×3 convolutions to `width` channels, each with activation and 2×2 average pooling, then a dense layer:
-    the 3-layer CNN of Damian et al. 2023, appendix D.1.
+    the 3-layer CNN of Damian et al. 2023, appendix D.1, by default of its width and activation.
 
     shape: (channels, rows, columns) of an image, which comes flat; where rows or columns are not divisible by 4 the
     pooling drops the remainder. Initialisation and errors are those of `MLP`.
@@ -95,8 +100,8 @@ class CNN(nn.Module):
         self,
         shape: tuple[int, int, int],
         d_out: int,
-        width: int,
-        activation: str,
+        width: int = 32,
+        activation: str = "swish",
         bias_init: BiasInit = "default",
     ):
         super().__init__()
@@ -115,29 +120,35 @@ class CNN(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network with group normalisation: a 3×3 convolution to widths[0] channels, for each of `widths` a
-    stage of two blocks (`ResidualBlock`), every stage but the first halving the image, global mean, dense layer.
-    Widths 16, 32, 64, 128 are the ResNet-18 of Damian et al. 2023, appendix D.1.
+    """A residual network: a 3×3 convolution to widths[0] channels, for each of `widths` a stage of two blocks
+    (`ResidualBlock`), every stage but the first halving the image, global mean, dense layer. By default the ResNet-18
+    of Damian et al. 2023, appendix D.1; the usual one has widths 64, 128, 256, 512 and relu.
 
-    shape: as for `CNN`. groups: of the normalisation; must divide every width, else ValueError. Convolutions have
-    no biases and PyTorch's weights U(±1/√fan_in); the last layer starts at zero.
+    shape: as for `CNN`. norm: what follows each convolution, "group" (normalisation in `groups` of channels, which must
+    divide every width, else ValueError), "batch" (`BatchNorm`; `groups` is not used, nor is it with "none") or "none":
+    the convolutions alone, as in Mohtashami et al. 2023. These then have the biases that a normalisation makes
+    superfluous; weights and biases are PyTorch's U(±1/√fan_in). The last layer starts at zero.
     """
 
     def __init__(
         self,
         shape: tuple[int, int, int],
         d_out: int,
-        widths: Sequence[int],
-        groups: int,
-        activation: str,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        groups: int = 16,
+        activation: str = "swish",
+        norm: Norm = "group",
     ):
         super().__init__()
+        _check("norm", norm, NORMS)
+        group_norm = functools.partial(nn.GroupNorm, groups, eps=EPSILON)
+        normalisation = {"group": group_norm, "batch": BatchNorm, "none": None}[norm]
         self.shape, self.activation = tuple(shape), _activation(activation)
-        self.stem = _normalised_convolution(self.shape[0], widths[0], 3, 1, groups)
+        self.stem = _convolution(self.shape[0], widths[0], 3, 1, normalisation)
         self.blocks = nn.ModuleList()
         for i, (before, width) in enumerate(pairwise([widths[0], *widths])):
-            self.blocks.append(ResidualBlock(before, width, 1 if i == 0 else 2, groups, self.activation))
-            self.blocks.append(ResidualBlock(width, width, 1, groups, self.activation))
+            self.blocks.append(ResidualBlock(before, width, 1 if i == 0 else 2, normalisation, self.activation))
+            self.blocks.append(ResidualBlock(width, width, 1, normalisation, self.activation))
         self.head = _zero_linear(widths[-1], d_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,16 +160,16 @@ class ResNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x ↦ φ(N(C φ(N(C x))) + x), C a 3×3 convolution, N the normalisation; the first C has the `stride`. Where
-    the shape changes, x is added after a normalised 1×1 convolution."""
+    """x ↦ φ(N(C φ(N(C x))) + x), C a 3×3 convolution, N the normalisation, if any; the first C has the `stride`.
+    Where the shape changes, x is added after a 1×1 convolution, normalised too."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, groups: int, activation: Callable[[Tensor], Tensor]):
+    def __init__(self, c_in: int, c_out: int, stride: int, normalisation, activation: Callable[[Tensor], Tensor]):
         super().__init__()
         self.activation = activation
-        self.first = _normalised_convolution(c_in, c_out, 3, stride, groups)
-        self.second = _normalised_convolution(c_out, c_out, 3, 1, groups)
+        self.first = _convolution(c_in, c_out, 3, stride, normalisation)
+        self.second = _convolution(c_out, c_out, 3, 1, normalisation)
         same_shape = stride == 1 and c_in == c_out
-        self.shortcut = nn.Identity() if same_shape else _normalised_convolution(c_in, c_out, 1, stride, groups)
+        self.shortcut = nn.Identity() if same_shape else _convolution(c_in, c_out, 1, stride, normalisation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c_in, rows, columns) to (n, c_out, ⌈rows/stride⌉, ⌈columns/stride⌉)."""
@@ -167,7 +178,7 @@ class ResidualBlock(nn.Module):
 
 class Transformer(nn.Module):
     """An encoder with learned embeddings and positions, `layers` of `TransformerLayer`, the mean over all positions
-    and a dense layer; of width 64 with 2 heads and 2 layers that of Damian et al. 2023, appendix D.1.
+    and a dense layer; by default that of Damian et al. 2023, appendix D.1.
 
     A token is an integer below d_in, which picks a row of the embedding matrix, or d_in features, which that
     matrix multiplies. No position is masked. Embeddings and positions are U(±1/√width), other weights and the
@@ -179,10 +190,10 @@ class Transformer(nn.Module):
         d_in: int,
         length: int,
         d_out: int,
-        width: int,
-        heads: int,
-        layers: int,
-        activation: str,
+        width: int = 64,
+        heads: int = 2,
+        layers: int = 2,
+        activation: str = "swish",
         bias_init: BiasInit = "default",
     ):
         super().__init__()
@@ -257,9 +268,32 @@ class LayerNorm(nn.GroupNorm):
         return super().forward(x.flatten(0, -2)).view_as(x)
 
 
-def _normalised_convolution(c_in: int, c_out: int, size: int, stride: int, groups: int) -> nn.Sequential:
-    convolution = nn.Conv2d(c_in, c_out, size, stride, padding=size // 2, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(groups, c_out, eps=EPSILON))
+class BatchNorm(nn.BatchNorm2d):
+    """Normalisation of each channel over examples and pixels, with the parameters, buffers and numbers of PyTorch's.
+
+    Written out: F.batch_norm of training mode silently has wrong third derivatives. In evaluation mode the running
+    statistics take the place of the batch's. Raises ValueError in training where a channel has a single value.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, width, rows, columns) to the same shape; in training mode moves the running statistics in place."""
+        mean, variance = self.running_mean, self.running_var
+        if self.training:
+            variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            n = x.numel() // x.shape[1]
+            if n == 1:
+                raise ValueError(f"batch normalisation needs more than one value per channel, got {tuple(x.shape)}")
+            # detached: what the statistics were is no part of f's graph
+            self.running_mean.mul_(1 - self.momentum).add_(mean.detach(), alpha=self.momentum)
+            self.running_var.mul_(1 - self.momentum).add_(variance.detach(), alpha=self.momentum * n / (n - 1))
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+
+
+def _convolution(c_in: int, c_out: int, size: int, stride: int, normalisation) -> nn.Sequential:
+    convolution = nn.Conv2d(c_in, c_out, size, stride, padding=size // 2, bias=normalisation is None)
+    return nn.Sequential(convolution) if normalisation is None else nn.Sequential(convolution, normalisation(c_out))
 
 
 def _zero_linear(d_in: int, d_out: int) -> nn.Linear:
@@ -287,74 +321,23 @@ def _check(parameter: str, value: str, valid) -> None:
         raise ValueError(f"unknown {parameter} {value!r}; expected one of: {', '.join(valid)}")
 
 
-def mlp(
-    d_in: int,
-    hidden: Sequence[int],
-    d_out: int,
-    activation: str,
-    bias_init: BiasInit = "default",
-    *,
-    seed: int,
-) -> MLP:
-    """An `MLP` with the numbers that `nn.Sequential` gets under `torch.manual_seed(seed)`.
+def _seeded(network: type[nn.Module]) -> Callable[..., nn.Module]:
+    """`network` with a keyword `seed`: the numbers that PyTorch draws after `torch.manual_seed(seed)`, so that for an
+    `MLP` they are those of `nn.Sequential`. The global random generators are left as they were."""
 
-    The global random generators are left as they were, here and in the functions below.
-    """
-    with _seeded(seed):
-        return MLP(d_in, hidden, d_out, activation, bias_init)
+    def seeded(*arguments, seed: int, **options):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, touches no GPU generator
+            return network(*arguments, **options)
 
-
-def cnn(
-    shape: tuple[int, int, int],
-    d_out: int,
-    width: int = 32,
-    activation: str = "swish",
-    bias_init: BiasInit = "default",
-    *,
-    seed: int,
-) -> CNN:
-    """A `CNN`, by default of the paper's width and activation."""
-    with _seeded(seed):
-        return CNN(shape, d_out, width, activation, bias_init)
+    signature, seed = inspect.signature(network), inspect.signature(seeded).parameters["seed"]
+    parameters = [*signature.parameters.values(), seed]
+    seeded.__signature__ = signature.replace(parameters=parameters, return_annotation=network)
+    seeded.__doc__ = network.__doc__
+    return seeded
 
 
-def resnet18(
-    shape: tuple[int, int, int],
-    d_out: int,
-    widths: Sequence[int] = (16, 32, 64, 128),
-    groups: int = 16,
-    activation: str = "swish",
-    *,
-    seed: int,
-) -> ResNet:
-    """A `ResNet`, by default of the paper's widths."""
-    with _seeded(seed):
-        return ResNet(shape, d_out, widths, groups, activation)
-
-
-def transformer(
-    d_in: int,
-    length: int,
-    d_out: int,
-    width: int = 64,
-    heads: int = 2,
-    layers: int = 2,
-    activation: str = "swish",
-    bias_init: BiasInit = "default",
-    *,
-    seed: int,
-) -> Transformer:
-    """A `Transformer`, by default of the paper's width, heads and layers."""
-    with _seeded(seed):
-        return Transformer(d_in, length, d_out, width, heads, layers, activation, bias_init)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int):
-    """Inside, the CPU's global generator starts from `seed`; afterwards it is as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, touches no GPU generator
-        yield
+mlp, cnn, resnet18, transformer = map(_seeded, (MLP, CNN, ResNet, Transformer))
 
 
 def narrowed(network: MLP, d_in: int) -> MLP:
@@ -370,13 +353,30 @@ def flatten(module: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 
-def apply(module: nn.Module, theta: Tensor, *x: Tensor) -> Tensor:
+def buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the module's buffers, by name: running statistics; {} for most networks."""
+    return {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+
+
+def apply(
+    module: nn.Module, theta: Tensor, *x: Tensor, buffers: dict[str, Tensor] | None = None, training: bool = True
+) -> Tensor:
     """The outputs of `module` at inputs `x`, its parameters being `theta` (p,) laid out as by `flatten`.
 
     x: the arguments of the module's forward. `theta` is only viewed, never copied; dtype and device are those of
-    `theta` and `x`. Raises RuntimeError if `theta` has another length than p.
+    `theta` and `x`. buffers: all of the module's; in training mode its layers move these tensors in place. By default
+    copies that are thrown away: the module's own never move. training: the mode, whichever the module is in. Raises
+    RuntimeError if `theta` has another length than p, or if some but not all buffers are given.
     """
     names, parameters = zip(*module.named_parameters(), strict=True)
     pieces = theta.split([parameter.numel() for parameter in parameters])
     views = {name: piece.view_as(p) for name, p, piece in zip(names, parameters, pieces, strict=True)}
-    return functional_call(module, views, x)
+    if buffers is None:
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    before = module.training
+    if training == before:
+        return functional_call(module, views | buffers, x, strict=bool(buffers))
+    try:
+        return functional_call(module.train(training), views | buffers, x, strict=bool(buffers))
+    finally:
+        module.train(before)

@@ -17,17 +17,10 @@ from eoslib.problems.losses import BINARY_LOSSES, LOSSES
 
 # TF32 keeps 10 bits of mantissa: enough to train, not to see an eigenvalue cross 2/η.
 torch.backends.cuda.matmul.allow_tf32 = False
-
-
 torch.backends.cudnn.allow_tf32 = False
-
-
 torch.backends.cudnn.deterministic = True  # or a convolution's backward pass would not resume bit for bit
 
-
 CHUNK = 5_000  # examples whose graph is held at once; f on more is a sum of such parts
-
-
 PRINCIPAL = 100  # directions of the inputs in a `Restriction`
 
 
@@ -46,10 +39,10 @@ class Expansion:
     long as the object: drop it before moving on.
     """
 
-    def __init__(self, objective: "Objective", theta: Tensor):
+    def __init__(self, objective: "Objective", theta: Tensor, moves: bool = False):
         self.objective = objective
         self._theta = theta.detach().requires_grad_()
-        value, outputs = objective.forward(self._theta)
+        value, outputs = objective.forward(self._theta, moves=moves)
         (self._gradient,) = torch.autograd.grad(value, self._theta, create_graph=True)
         objective.gradients += 1
         self.theta = self._theta.detach()
@@ -88,9 +81,9 @@ class ChunkedExpansion(Expansion):
     """The same where the graph of all examples would not fit into memory: for every product the graph of one part after
     the other is built anew, at about three times the cost."""
 
-    def __init__(self, objective: "SupervisedObjective", theta: Tensor):
+    def __init__(self, objective: "SupervisedObjective", theta: Tensor, moves: bool = False):
         self.objective, self.theta = objective, theta.detach()
-        self.value, self.gradient, self.outputs = objective.evaluate(theta)
+        self.value, self.gradient, self.outputs = objective.evaluate(theta, moves)
 
     def hvp(self, v: Tensor) -> Tensor:
         """∇²f(θ)v; v and the result of shape (p,)."""
@@ -132,7 +125,8 @@ class Restriction(Expansion):
 class Objective:
     """A scalar function f of θ, given as `f(theta) -> scalar tensor` that PyTorch can differentiate twice.
 
-    gradients, products: how many were computed so far (a forward and backward pass; a ∇²f·v).
+    gradients, products: how many were computed so far (a forward and backward pass; a ∇²f·v). `moves` tells an
+    evaluation that it is a training step's, which alone moves the running statistics that f may have.
     """
 
     def __init__(self, f: Callable[[Tensor], Tensor]):
@@ -141,7 +135,7 @@ class Objective:
         self.gradients = 0
         self.products = 0
 
-    def forward(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, theta: Tensor, moves: bool = False) -> tuple[Tensor, Tensor | None]:
         """f(θ) and, where f has any, the outputs it was computed from."""
         return self.f(theta), None
 
@@ -150,10 +144,10 @@ class Objective:
         with torch.no_grad():
             return self.forward(theta)[0]
 
-    def evaluate(self, theta: Tensor) -> Evaluation:
+    def evaluate(self, theta: Tensor, moves: bool = False) -> Evaluation:
         """f and ∇f at θ, in one forward and one backward pass."""
         theta = theta.detach().requires_grad_()
-        value, outputs = self.forward(theta)
+        value, outputs = self.forward(theta, moves=moves)
         (gradient,) = torch.autograd.grad(value, theta)
         self.gradients += 1
         return Evaluation(value.detach(), gradient, None if outputs is None else outputs.detach())
@@ -162,9 +156,9 @@ class Objective:
         """∇f(θ), shape (p,)."""
         return self.evaluate(theta).gradient
 
-    def expand(self, theta: Tensor) -> Expansion:
+    def expand(self, theta: Tensor, moves: bool = False) -> Expansion:
         """f, ∇f and the means to multiply with ∇²f(θ), see `Expansion`."""
-        return Expansion(self, theta)
+        return Expansion(self, theta, moves)
 
     def restrict(self, theta: Tensor) -> Restriction | None:
         """θ in a subspace of much cheaper products; None, since nothing is known of f."""
@@ -175,20 +169,38 @@ class SupervisedObjective(Objective):
     """f(θ) = loss(network(θ, inputs), labels).
 
     network: a module whose forward maps inputs (n, d) to outputs (n, c), c = 1 for `BINARY_LOSSES`; only its shapes
-    are used, the parameters are those of θ in the order of `networks.flatten`. loss: a name of `LOSSES`.
+    are used, the parameters are those of θ in the order of `networks.flatten`. loss: a name of `LOSSES`. buffers: the
+    network's running statistics by name, by default copies of its own; minibatches hold the same tensors. f takes the
+    statistics of the examples it is evaluated on, of each part of `CHUNK` its own, and leaves `buffers` alone, unless
+    `moves`, which moves them once for every part.
     """
 
-    def __init__(self, network: torch.nn.Module, inputs: Tensor, labels: Tensor, loss: str):
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        loss: str,
+        buffers: dict[str, Tensor] | None = None,
+    ):
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}; there are {', '.join(LOSSES)}")
         super().__init__(lambda theta: self.forward(theta)[0])
         self.network, self.inputs, self.labels, self.loss = network, inputs, labels, loss
+        self.buffers = networks.buffers(network) if buffers is None else buffers
 
     @classmethod
     def of(
-        cls, network: torch.nn.Module, data: Dataset, loss: str, device: torch.device, dtype: torch.dtype
+        cls,
+        network: torch.nn.Module,
+        data: Dataset,
+        loss: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        buffers: dict[str, Tensor] | None = None,
     ) -> "SupervisedObjective":
-        """The loss on a whole data set, held on `device` with inputs in `dtype`; tokens stay integers.
+        """The loss on a whole data set, held on `device` with inputs in `dtype`; tokens stay integers. On held-out data
+        `buffers` are the training objective's.
 
         Raises ValueError for a binary loss on other than two classes.
         """
@@ -197,30 +209,37 @@ class SupervisedObjective(Objective):
         inputs, labels = data.inputs, data.labels.to(device)
         # copied to memory of PyTorch's own: NumPy's is aligned by chance, which may decide the last bits
         inputs = inputs.to(device, dtype if inputs.is_floating_point() else inputs.dtype, copy=True)
-        return cls(network.to(device, dtype), inputs, labels, loss)
+        return cls(network.to(device, dtype), inputs, labels, loss, buffers)
 
-    def forward(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = networks.apply(self.network, theta, self.inputs)
+    def forward(self, theta: Tensor, moves: bool = False, training: bool = True) -> tuple[Tensor, Tensor]:
+        """f(θ) and the outputs (n, c); with training=False those that the running statistics give, as for held-out
+        examples."""
+        buffers = self.buffers if moves else {name: buffer.clone() for name, buffer in self.buffers.items()}
+        # without buffers in one piece, since the outputs of an example do not depend on its part
+        parts = self.inputs.split(CHUNK) if buffers else (self.inputs,)
+        outputs = [networks.apply(self.network, theta, x, buffers=buffers, training=training) for x in parts]
+        outputs = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         return LOSSES[self.loss](outputs, self.labels), outputs
 
-    def evaluate(self, theta: Tensor) -> Evaluation:
+    def evaluate(self, theta: Tensor, moves: bool = False) -> Evaluation:
         """f and ∇f at θ, part by part where there are many examples."""
         if len(self.inputs) <= CHUNK:
-            return super().evaluate(theta)
+            return super().evaluate(theta, moves)
         self.gradients += 1
         weights, parts = zip(*self.parts(), strict=True)
-        values, gradients, outputs = zip(*(part.evaluate(theta) for part in parts), strict=True)
+        values, gradients, outputs = zip(*(part.evaluate(theta, moves) for part in parts), strict=True)
         value, gradient = (sum(w * x for w, x in zip(weights, xs, strict=True)) for xs in (values, gradients))
         return Evaluation(value, gradient, torch.cat(outputs))
 
-    def expand(self, theta: Tensor) -> Expansion:
+    def expand(self, theta: Tensor, moves: bool = False) -> Expansion:
         """f, ∇f and the means to multiply with ∇²f(θ)."""
-        return ChunkedExpansion(self, theta) if len(self.inputs) > CHUNK else super().expand(theta)
+        return ChunkedExpansion(self, theta, moves) if len(self.inputs) > CHUNK else super().expand(theta, moves)
 
     def parts(self) -> Iterator[tuple[float, "SupervisedObjective"]]:
         """f as a weighted sum: weights and objectives, each of at most `CHUNK` examples."""
         for inputs, labels in zip(self.inputs.split(CHUNK), self.labels.split(CHUNK), strict=True):  # views, no copies
-            yield len(labels) / len(self.labels), SupervisedObjective(self.network, inputs, labels, self.loss)
+            part = SupervisedObjective(self.network, inputs, labels, self.loss, self.buffers)
+            yield len(labels) / len(self.labels), part
 
     @functools.cached_property
     def _principal(self) -> tuple[Tensor, Tensor, torch.nn.Module] | None:
@@ -243,10 +262,10 @@ class SupervisedObjective(Objective):
         offset = self.inputs @ (weight - inside @ directions.T).T  # what the weights' other components contribute
 
         def f(z: Tensor) -> Tensor:
-            return LOSSES[self.loss](networks.apply(network, z, inputs, offset), self.labels)
+            return LOSSES[self.loss](networks.apply(network, z, inputs, offset, buffers={}), self.labels)
 
         return Restriction(Objective(f), torch.cat([inside.flatten(), others]), directions, h)
 
     def batch(self, indices: Tensor) -> "SupervisedObjective":
         """The same loss on the examples `indices` (b,) alone, with counters of its own."""
-        return SupervisedObjective(self.network, self.inputs[indices], self.labels[indices], self.loss)
+        return SupervisedObjective(self.network, self.inputs[indices], self.labels[indices], self.loss, self.buffers)

@@ -1,6 +1,7 @@
 """eoslib.problems.networks: derivatives against finite differences, initialisation and layout against PyTorch."""
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from itertools import product
@@ -17,9 +18,13 @@ from eoslib.problems.networks import (
     ACTIVATIONS,
     CNN,
     MLP,
+    NORMS,
     Attention,
+    BatchNorm,
     LayerNorm,
+    ResNet,
     apply,
+    buffers,
     cnn,
     flatten,
     mlp,
@@ -109,6 +114,12 @@ KINDS = {
     "cnn": Kind(lambda d_out, activation: cnn((2, 4, 5), d_out, 3, activation, seed=0), numbers(3, 40)),
     "resnet18": Kind(
         lambda d_out, activation: resnet18((2, 4, 4), d_out, (2, 4), 2, activation, seed=0), numbers(3, 32)
+    ),
+    "resnet18 with batch normalisation": Kind(
+        lambda d_out, activation: resnet18((2, 4, 4), d_out, (2, 4), 2, activation, "batch", seed=0), numbers(3, 32)
+    ),
+    "resnet18 without normalisation": Kind(
+        lambda d_out, activation: resnet18((2, 4, 4), d_out, (2, 4), 2, activation, "none", seed=0), numbers(3, 32)
     ),
     "transformer on tokens": Kind(
         lambda d_out, activation: transformer(5, 4, d_out, 6, 2, 1, activation, seed=0),
@@ -218,8 +229,8 @@ def test_every_mix_of_modes_gives_the_same_fourth_derivative_of_a_network(kind):
     [
         ("transformer on tokens", LayerNorm, lambda self, x: F.layer_norm(x, x.shape[-1:], self.weight, self.bias)),
         (
-            "resnet18",
-            nn.GroupNorm,
+            "resnet18 with batch normalisation",
+            BatchNorm,
             lambda self, x: F.batch_norm(x, None, None, self.weight, self.bias, training=True),
         ),
     ],
@@ -265,6 +276,47 @@ def test_layer_norm_is_that_of_torch():
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     torch.testing.assert_close(norm(x), F.layer_norm(x, (5,), norm.weight, norm.bias, 1e-6))
+
+
+def batch_norms(dtype=torch.float64):
+    """Ours and PyTorch's with the same random numbers, and inputs for three training steps."""
+    generator = torch.Generator().manual_seed(0)
+    ours, peer = BatchNorm(5).to(dtype), nn.BatchNorm2d(5).to(dtype)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    peer.load_state_dict(ours.state_dict())
+    return ours, peer, 3 * torch.randn(3, 4, 5, 2, 3, generator=generator, dtype=dtype) + 1
+
+
+def test_batch_norm_is_that_of_torch_with_its_running_statistics():
+    ours, peer, xs = batch_norms()
+    for training in (True, True, True, False):
+        for x in xs:
+            torch.testing.assert_close(ours.train(training)(x), peer.train(training)(x), rtol=1e-12, atol=1e-12)
+        assert ours.state_dict().keys() == peer.state_dict().keys()
+        torch.testing.assert_close(ours.state_dict(), peer.state_dict(), rtol=1e-12, atol=1e-12)
+        assert not any(b.requires_grad for b in ours.buffers())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_has_the_first_two_derivatives_of_that_of_torch(training):
+    """With respect to the inputs and the parameters."""
+    *layers, (before, x, u) = batch_norms()
+
+    def derivatives(layer):
+        layer.train()(before)
+        variables = [x.clone().requires_grad_(), *layer.parameters()]
+        first = torch.autograd.grad(layer.train(training)(variables[0]).sin().sum(), variables, create_graph=True)
+        along = sum((g * d).sum() for g, d in zip(first, (u, u[0, :, 0, 0], u[1, :, 0, 0]), strict=True))
+        return *first, *torch.autograd.grad(along, variables)
+
+    torch.testing.assert_close(*map(derivatives, layers), rtol=1e-11, atol=1e-11)
+
+
+def test_batch_norm_of_a_single_value_is_refused():
+    with pytest.raises(ValueError, match=r"more than one value per channel, got \(1, 5, 1, 1\)"):
+        BatchNorm(5)(torch.zeros(1, 5, 1, 1))
+    assert torch.all(BatchNorm(5).eval()(torch.zeros(1, 5, 1, 1)) == 0)
 
 
 def test_attention_is_that_of_torch():
@@ -324,6 +376,23 @@ def test_residual_blocks_add_their_input():
         nn.init.zeros_(block.second[1].weight)
     expected = network.head(network.blocks[2].shortcut(network.stem(x.view(2, 3, 4, 4))).mean((2, 3)))
     torch.testing.assert_close(network(x), expected)
+
+
+def test_without_normalisation_a_residual_network_is_convolutions_with_biases():
+    network, x = resnet18((3, 4, 4), 10, (4,), activation="tanh", norm="none", seed=0), torch.randn(2, 3, 4, 4)
+    nn.init.normal_(network.head.weight)
+    assert {type(m) for m in network.modules() if not list(m.children())} == {nn.Conv2d, nn.Linear, nn.Identity}
+    y = network.stem(x).tanh()
+    for block in network.blocks:
+        y = (block.second(block.first(y).tanh()) + y).tanh()
+    torch.testing.assert_close(network(x.flatten(1)), network.head(y.mean((2, 3))))
+    assert network.stem[0].bias.abs().max() > 0
+
+
+def test_the_normalisation_does_not_change_the_initial_numbers():
+    group, batch = (resnet18((1, 4, 4), 2, (2, 4), 2, norm=norm, seed=0) for norm in ("group", "batch"))
+    assert torch.equal(flatten(group), flatten(batch))
+    assert torch.equal(flatten(group), flatten(resnet18((1, 4, 4), 2, (2, 4), 2, seed=0)))
 
 
 @pytest.mark.parametrize(
@@ -404,6 +473,14 @@ def test_mlp_is_the_sequential_of_the_same_seed(seed):
     assert torch.equal(network(x), peer(x))
 
 
+def test_the_seeded_functions_have_the_signature_of_the_network_and_a_seed():
+    signature = inspect.signature(resnet18)
+    assert list(signature.parameters) == ["shape", "d_out", "widths", "groups", "activation", "norm", "seed"]
+    assert signature.return_annotation is ResNet and resnet18.__doc__ == ResNet.__doc__
+    with pytest.raises(TypeError, match="seed"):
+        resnet18((1, 4, 4), 2)
+
+
 def test_mlp_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     undisturbed = torch.rand(3)
@@ -482,6 +559,53 @@ def test_apply_serves_other_modules_too():
     assert torch.equal(apply(sequential(1), theta, x), peer(x))
 
 
+def normalised(norm=BatchNorm):
+    """A network with running statistics, its θ, inputs and the statistics that a forward pass leaves."""
+    network = nn.Sequential(nn.Unflatten(1, (2, 3, 3)), nn.Conv2d(2, 4, 2), norm(4), nn.Flatten(), nn.Linear(16, 2))
+    x, moved = torch.randn(6, 18), copy.deepcopy(network)
+    moved(x)
+    return network, flatten(network), x, dict(moved.named_buffers())
+
+
+@pytest.mark.parametrize("norm", [BatchNorm, nn.BatchNorm2d])
+def test_the_buffers_that_are_passed_move_and_those_of_the_module_do_not(norm):
+    network, theta, x, moved = normalised(norm)
+    before, passed = buffers(network), buffers(network)
+    held = list(passed.values())
+    training, evaluation = copy.deepcopy(network)(x), copy.deepcopy(network).eval()(x)
+
+    assert torch.equal(apply(network, theta, x), training)
+    assert torch.equal(apply(network, theta, x, buffers=passed, training=False), evaluation)
+    torch.testing.assert_close([passed, dict(network.named_buffers())], [before, before], rtol=0, atol=0)
+
+    assert torch.equal(apply(network, theta, x, buffers=passed), training)
+    torch.testing.assert_close([passed, dict(network.named_buffers())], [moved, before], rtol=0, atol=0)
+    assert all(now is then for now, then in zip(passed.values(), held, strict=True))  # in place
+
+
+def test_the_mode_is_that_of_the_call_and_the_module_keeps_its_own():
+    network, theta, x, moved = normalised()
+    for training in (True, False):
+        network.train(training)
+        evaluations = [apply(network, theta, x, buffers=moved, training=False) for _ in range(2)]
+        assert torch.equal(*evaluations) and not torch.equal(apply(network, theta, x), evaluations[0])
+        assert all(module.training == training for module in network.modules())
+    with pytest.raises(RuntimeError):
+        apply(network, theta, x[:, 1:])  # in the other mode, too
+    assert not network.training
+
+
+def test_buffers_are_copies_and_are_given_whole():
+    network, theta, x, _ = normalised()
+    some = buffers(network)
+    assert some.keys() == {"2.running_mean", "2.running_var", "2.num_batches_tracked"}
+    some.pop("2.running_var").zero_()
+    assert torch.all(network[2].running_var == 1)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        apply(network, theta, x, buffers=some)
+    assert buffers(mlp(3, (4,), 2, "tanh", seed=0)) == {}
+
+
 @pytest.mark.parametrize("extra", [-1, 1])
 def test_theta_of_another_length_is_refused(extra):
     network = mlp(7, (5,), 3, "tanh", seed=0)
@@ -494,6 +618,8 @@ def test_unknown_names_list_the_valid_ones():
         MLP(2, (3,), 1, "tahn")
     with pytest.raises(ValueError, match=r"bias_init 'none'.*default, zero"):
         mlp(2, (3,), 1, "tanh", "none", seed=0)
+    with pytest.raises(ValueError, match=r"norm 'layer'.*group, batch, none"):
+        resnet18((1, 4, 4), 1, norm="layer", seed=0)
     for make in (
         lambda: cnn((1, 4, 4), 1, activation="tahn", seed=0),
         lambda: resnet18((1, 4, 4), 1, activation="tahn", seed=0),
@@ -508,3 +634,5 @@ def test_heads_and_groups_must_divide_the_widths():
         transformer(5, 4, 2, heads=3, seed=0)
     with pytest.raises(ValueError, match="divisible"):
         resnet18((1, 4, 4), 2, (6,), 4, seed=0)
+    for norm in set(NORMS) - {"group"}:
+        resnet18((1, 4, 4), 2, (6,), 4, norm=norm, seed=0)

@@ -1,5 +1,6 @@
 """eoslib.problems.objective: derivatives against torch.func, finite differences and closed forms, in float64."""
 
+import copy
 from itertools import product
 
 import pytest
@@ -314,3 +315,150 @@ def test_many_examples_are_taken_part_by_part(monkeypatch):
     assert [len(part.inputs) for _, part in f.parts()] == [7, 7, 7, 7, 2]
     torch.testing.assert_close(everything(), whole, rtol=1e-12, atol=1e-12)
     assert (f.gradients, f.products) == (2 * counted[0], 2 * counted[1])
+
+
+# --- running statistics ----------------------------------------------------------------------------------
+
+
+def normalised(n=12, norm=networks.BatchNorm):
+    """A small network with batch normalisation on random images: objective, θ and the network as a plain module."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(n, 18, generator=generator, dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [torch.nn.Unflatten(1, (2, 3, 3)), torch.nn.Conv2d(2, 3, 2), norm(3), torch.nn.Tanh()]
+        network = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(12, 3)).double()
+    objective = SupervisedObjective(network, inputs, torch.arange(n) % 3, "cross-entropy")
+    return objective, networks.flatten(network), copy.deepcopy(network)
+
+
+def copied(buffers):
+    return {name: buffer.clone() for name, buffer in buffers.items()}
+
+
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("chunk", [5_000, 7])
+@pytest.mark.parametrize("norm", [networks.BatchNorm, torch.nn.BatchNorm2d])
+def test_an_evaluation_moves_nothing(norm, chunk, monkeypatch):
+    monkeypatch.setattr(objective_module, "CHUNK", chunk)
+    objective, theta, module = normalised(norm=norm)
+    before = copied(objective.buffers)
+    assert len(before) == 3
+    point = objective.expand(theta)
+    first = [*objective.evaluate(theta), objective.value(theta), point.hvp(theta)]
+    objective.gradient(theta)
+    point.third(theta), point.restricted(), objective.restrict(theta)
+    objective.forward(theta), objective.forward(theta, training=False), objective.forward(theta, True, training=False)
+    objective.batch(torch.arange(5)).evaluate(theta)
+    assert_same(objective.buffers, before)
+    assert_same(dict(objective.network.named_buffers()), dict(module.named_buffers()))
+    assert_same([*objective.evaluate(theta), objective.value(theta), objective.expand(theta).hvp(theta)], first)
+
+
+@pytest.mark.parametrize("way", ["evaluate", "expand"])
+def test_five_training_steps_are_those_of_a_plain_loop(way):
+    """Minibatch SGD with nn.BatchNorm2d, and evaluations in between: θ, the running statistics, held-out outputs."""
+    objective, theta, _ = normalised()
+    _, _, peer = normalised(norm=torch.nn.BatchNorm2d)
+    held, optimiser = dict(objective.buffers), torch.optim.SGD(peer.parameters(), 0.1)
+    for i in range(5):
+        chosen = (torch.arange(4) + 3 * i) % 12
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(peer(objective.inputs[chosen]), objective.labels[chosen]).backward()
+        optimiser.step()
+
+        batch = objective.batch(chosen)
+        at = getattr(batch, way)(theta, moves=True)
+        theta = theta - 0.1 * at.gradient
+        batch.value(theta), objective.expand(theta).hvp(theta)
+
+        torch.testing.assert_close(theta, networks.flatten(peer), rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(objective.buffers, dict(peer.named_buffers()), rtol=1e-11, atol=1e-12)
+    assert all(objective.buffers[name] is buffer for name, buffer in held.items())
+    others = objective.inputs.flip(1)
+    held_out = SupervisedObjective(objective.network, others, objective.labels, "cross-entropy", objective.buffers)
+    outputs = held_out.forward(theta, training=False)[1]
+    torch.testing.assert_close(outputs, peer.eval()(others), rtol=1e-11, atol=1e-12)
+    assert (outputs - held_out.forward(theta)[1]).abs().max() > 0.01
+
+
+def test_a_training_evaluation_says_what_any_other_says():
+    objective, theta, _ = normalised()
+    expected, hvp = objective.evaluate(theta), objective.expand(theta).hvp(theta)
+    point = objective.expand(theta, moves=True)
+    assert_same([*objective.evaluate(theta, moves=True)], [*expected])
+    assert_same([point.value, point.gradient, point.outputs, point.hvp(theta)], [*expected, hvp])
+    for any_other in (problem("mse-sum")[0], Objective(torch.sum)):
+        theta = torch.zeros(43, dtype=torch.float64)
+        assert_same([*any_other.evaluate(theta, moves=True)], [*any_other.evaluate(theta)])
+        assert_same(any_other.expand(theta, moves=True).gradient, any_other.gradient(theta))
+
+
+@pytest.mark.parametrize("chunk", [5_000, 7])
+def test_products_see_that_the_statistics_are_those_of_theta(chunk, monkeypatch):
+    """The dense Hessian, whole and in parts of seven, against finite differences of value and gradient."""
+    monkeypatch.setattr(objective_module, "CHUNK", chunk)
+    objective, theta, _ = normalised()
+    point, h, unit = objective.expand(theta), 1e-5, torch.eye(len(theta), dtype=theta.dtype)
+
+    def differences(of):
+        return torch.stack([(of(theta + h * e) - of(theta - h * e)) / (2 * h) for e in unit])
+
+    torch.testing.assert_close(point.gradient, differences(objective.value), rtol=1e-7, atol=1e-9)
+    dense = torch.stack([point.hvp(e) for e in unit])
+    torch.testing.assert_close(dense, differences(objective.gradient), rtol=1e-6, atol=1e-8)
+    thirds = torch.stack([point.third(unit[0], e) for e in unit])
+    torch.testing.assert_close(thirds, differences(lambda at: objective.expand(at).hvp(unit[0])), rtol=1e-6, atol=1e-7)
+
+
+def test_each_part_has_statistics_of_its_own(monkeypatch):
+    """However f is computed: of 12 examples the first seven, then the last five; the running ones move so, too."""
+    objective, theta, peer = normalised(norm=torch.nn.BatchNorm2d)
+    monkeypatch.setattr(objective_module, "CHUNK", 7)
+    outputs = torch.cat([peer(objective.inputs[:7]), peer(objective.inputs[7:])]).detach()
+    value = LOSSES["cross-entropy"](outputs, objective.labels)
+    at, point = objective.evaluate(theta, moves=True), objective.expand(theta)
+    for found in (objective.forward(theta), at, (point.value, point.gradient, point.outputs)):
+        torch.testing.assert_close((found[0], found[-1]), (value, outputs), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(objective.buffers, dict(peer.named_buffers()), rtol=1e-12, atol=1e-12)
+    assert all(part.buffers is objective.buffers for _, part in objective.parts())
+
+
+def test_held_out_examples_are_seen_as_by_a_module_in_evaluation_mode(monkeypatch):
+    objective, theta, module = normalised()
+    for _ in range(3):
+        objective.evaluate(theta, moves=True)
+        module(objective.inputs)
+    for chunk in (5_000, 7):
+        monkeypatch.setattr(objective_module, "CHUNK", chunk)
+        value, outputs = objective.forward(theta, training=False)
+        torch.testing.assert_close(outputs, module.eval()(objective.inputs), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(value, LOSSES["cross-entropy"](outputs, objective.labels))
+
+
+def test_buffers_follow_the_objective_s_device_and_type_and_may_be_shared():
+    network, digits = networks.resnet18((1, 8, 8), 10, (4, 4), norm="batch", seed=0), datasets.load("digits", 20)
+    objective = SupervisedObjective.of(network, digits, "cross-entropy", torch.device("cpu"), torch.float64)
+    floating = [b for b in objective.buffers.values() if b.is_floating_point()]
+    assert len(floating) == 2 * 10 and all(b.dtype == torch.float64 for b in floating)
+    other = SupervisedObjective.of(
+        network, digits, "cross-entropy", torch.device("cpu"), torch.float64, objective.buffers
+    )
+    other.evaluate(networks.flatten(network), moves=True)
+    assert objective.buffers["stem.1.num_batches_tracked"] == 1
+    assert network.stem[1].num_batches_tracked == 0
+
+
+def test_a_network_without_buffers_is_called_as_it_stands(monkeypatch):
+    """Once, on the inputs themselves, however many there are: the bits are what they were."""
+    objective, theta = problem("cross-entropy")
+    monkeypatch.setattr(objective_module, "CHUNK", 7)
+    assert objective.buffers == {} and objective.batch(torch.arange(3)).buffers is objective.buffers
+    calls = []
+    objective.network.register_forward_hook(lambda module, inputs, output: calls.append((*inputs, output)))
+    _, outputs = objective.forward(theta)
+    ((inputs, output),) = calls
+    assert inputs is objective.inputs and output is outputs
