@@ -366,7 +366,7 @@ def main() -> None:
     row("map/look-at-a-point", draw_maps(FOLDER / "maps.png"), "ns")
 
     draw_scaling(FOLDER / "scaling.png")
-    machine = store.machine() | {"threads": torch.get_num_threads(), "data": data}
+    machine = store.machine(torch.device("cpu")) | {"threads": torch.get_num_threads(), "data": data}
     results = {"machine": machine, "rows": rows}
     (FOLDER / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     put_into_readme(table(results))

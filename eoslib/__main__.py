@@ -15,7 +15,7 @@ import typer
 from eoslib import store
 from eoslib.chapter import audit as audits
 from eoslib.chapter import claims as ledger
-from eoslib.chapter import execution, experiments, presets
+from eoslib.chapter import costs, execution, experiments, presets
 from eoslib.problems import datasets
 
 app = typer.Typer(
@@ -63,6 +63,9 @@ def compute(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore what is stored and compute anew.")] = False,
+    mix: Annotated[
+        bool, typer.Option("--mix", help="Go on with what another kind of machine has begun; manifest and page say so.")
+    ] = False,
     record: Annotated[bool, typer.Option("--record", help="Copy finished runs to recorded/.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Only show status and estimated cost.")] = False,
     as_json: AsJson = False,
@@ -79,7 +82,7 @@ def compute(
     for experiment in wanted:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         # with the budget spent, --fresh would only forget what is stored
-        finished = None if fresh and left == 0 else experiments.carry_on(experiment, left, fresh)
+        finished = None if fresh and left == 0 else experiments.carry_on(experiment, left, fresh, mix=mix)
         if finished is None:
             unfinished.append(experiment)
         elif record and not finished.recorded:
@@ -142,7 +145,7 @@ def audit(
     bad = 0
     for run_ in recorded:
         name = f"{run_.identity['experiment']}-{run_.key}"
-        experiment = experiments.from_identity(run_.identity)
+        experiment = experiments.built(run_.identity)
         if experiment.fingerprint != run_.identity["fingerprint"]:
             print(f"skipped   {name}: its data (fingerprint {run_.identity['fingerprint'][:12]}…) is not here")
             bad += 1
@@ -213,22 +216,22 @@ def _experiments(chapter: str, preset: str, given: list[str] | None, only: str |
     if only is not None and only not in declared:
         raise presets.ParameterError(f"{chapter} has no experiment {only!r}; there are {', '.join(declared)}")
     chosen = [e for name, listed in declared.items() if only in (None, name) for e in listed]
-    return list({store.key_of(e.identity): e for e in chosen}.values())
+    return list({e.identity.key: e for e in chosen}.values())
 
 
 def _print_plan(wanted: list[experiments.Experiment], as_json: bool) -> None:
     rows = []
     for e in wanted:
-        seconds, memory = e.cost()
+        seconds, memory = costs.cost(e)
         rows.append(
             {
                 "experiment": e.experiment,
-                "key": store.key_of(e.identity),
+                "key": e.identity.key,
                 "step_size": f"{e.step_size:.5g}",
                 "status": store.status(e.identity),
                 "at_most_minutes": round(seconds / 60, 2),
                 "memory_mb": round(memory / 1e6),
-                "device": str(experiments.device()),
+                "device": str(store.default_device()),
             }
         )
     _print_table(rows, as_json)

@@ -12,6 +12,8 @@ from eoslib import store
 ROOT = steps.FOLDER.parents[1]
 TABLES = sorted(steps.FOLDER.glob("*.npz"))
 RECORDED = json.loads((steps.FOLDER / "recorded.json").read_text())
+GONE = {"batch_loss_after"}  # an extra forward pass of each step, which no chapter read
+ROUNDED = {"adaptive"}  # since it is torch.optim's, which rounds otherwise
 VERDICTS = json.loads((steps.FOLDER / "verdicts.json").read_text())
 
 
@@ -39,9 +41,11 @@ def test_the_first_steps_are_what_they_were(entry):
     name = f"{steps.name_of(*entry)}/"
     with np.load(here if same_kind else TABLES[0]) as frozen:
         wanted = {key.removeprefix(name): frozen[key] for key in frozen.files if key.startswith(name)}
-    assert wanted and wanted.keys() <= now.keys()
+    assert wanted and wanted.keys() - GONE <= now.keys()
     for variable, before in wanted.items():
-        if same_kind:
+        if variable in GONE:
+            continue
+        if same_kind and entry[1] not in ROUNDED:
             np.testing.assert_array_equal(now[variable], before, err_msg=variable)
         else:
             np.testing.assert_allclose(now[variable][:20], before[:20], rtol=1e-3, atol=1e-6, err_msg=variable)

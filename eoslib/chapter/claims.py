@@ -255,7 +255,7 @@ def acknowledge(verdicts: Sequence[dict], chapter: str, preset: str) -> Path:
 
 def _machine() -> str:
     """The kind of machine this is."""
-    machine = store.machine()
+    machine = store.machine(store.default_device())
     return machine["processor"] if machine["gpu"] == "none" else machine["gpu"]
 
 

@@ -125,7 +125,7 @@ class Training:
     def data_warning(self) -> str | None:
         """What a reader must know about the data."""
         try:
-            return self.data.load().warning
+            return self.data.source.warning("train")
         except datasets.DataAbsent:
             return f"{self.data.dataset} is not on this machine: its fingerprint is that of the recorded run"
 
