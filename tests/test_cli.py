@@ -400,4 +400,4 @@ def test_a_malformed_ledger_is_status_1(eoslib, chapter):
     (chapter.parent / "claims" / "mini.yaml").write_text("claims: []")
     status, _, err = eoslib("claims", "mini")
     assert status == 1
-    assert "mini.yaml" in err and "'paper'" in err
+    assert "mini.yaml" in err and "paper: Field required" in err

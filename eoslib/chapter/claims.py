@@ -44,13 +44,11 @@ class ClaimError(ValueError):
     """The ledger is malformed, or a chapter measures what the ledger does not know."""
 
 
-class Claim(pydantic.BaseModel):
+class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
     """One claim of the ledger; `criteria` maps a preset to one criterion, e.g. {"at_most": 0.1}.
 
     amended: preset → why its criterion was changed after a run was recorded. ours: a claim beyond the paper.
     """
-
-    model_config = presets.STRICT | {"frozen": True, "extra": "forbid"}
 
     id: str
     where: str
@@ -149,6 +147,10 @@ def ledger_path(chapter: str) -> Path:
     return presets.NOTEBOOKS / "claims" / f"{chapter}.yaml"
 
 
+_FORMAT = TypedDict("_FORMAT", {"paper": str, "claims": list[Claim]})
+_FILE = pydantic.TypeAdapter(pydantic.with_config(presets.STRICT | {"extra": "forbid"})(_FORMAT))
+
+
 def read(path: Path) -> dict[str, Claim]:
     """The claims of a ledger file by full id (paper/item/name). Raises ClaimError naming what is wrong."""
     try:
@@ -166,13 +168,6 @@ def read(path: Path) -> dict[str, Claim]:
             raise ClaimError(f"{path}: {full_id} stands there twice")
         claims[full_id] = claim.model_copy(update={"id": full_id})
     return claims
-
-
-_FILE = pydantic.TypeAdapter(
-    pydantic.with_config(presets.STRICT | {"extra": "forbid"})(
-        TypedDict("_Ledger", {"paper": str, "claims": list[Claim]})
-    )
-)
 
 
 def _complaints(error: pydantic.ValidationError, content: Any) -> list[str]:

@@ -99,7 +99,7 @@ def outcomes(criterion: Mapping[str, Any], case: Case, error: float | None = Non
     error: its standard error, if it has one. A yes or no is never near.
     """
     ((name, argument),) = criterion.items()
-    clear = isinstance(case, bool) or has_nan(case) or not KINDS[name].near(case, argument, error)
+    clear = isinstance(case, bool) or not KINDS[name].near(case, argument, error)
     return {met(criterion, case)} if clear else {True, False}
 
 
