@@ -34,7 +34,7 @@ class Starts:
     """
 
     def __init__(self, landscape, theta, step_size, steps, keep=None, noise="none", sigma=0.0, seed=0, escape=1e6):
-        self.theta, d = np.array(theta, np.float64), landscape.dimension
+        self.theta, d = np.asarray(theta, np.float64).copy(), landscape.dimension
         self.keep = sorted({0, steps} if keep is None else set(keep))
         for name, value, holds, expected in (
             ("theta", self.theta, self.theta.shape[1:] == (d,) and self.theta.size > 0, f"of shape (n, {d}), n ≥ 1"),
