@@ -1,13 +1,13 @@
-"""Analytic functions of two parameters, on which gradient descent can be understood completely.
+"""Analytic functions of few parameters, on which gradient descent can be understood completely.
 
-Each `Landscape` carries its formula, its minimisers and, in closed form, the sharpness there. The first four are
-defined in Ahn, Zhang & Sra (2022), "Understanding the unstable convergence of gradient descent", the polynomials
-f₁ to f₄ in Chen, Peng, Li & Zhao (2024), "On the unstable convergence regime of gradient descent"; the last three,
-squares, have a curve of minimisers, and belong to that paper's extension.
+Each `Landscape` carries its formula, its gradient, its minimisers and, in closed form, the sharpness there. The first
+four are defined in Ahn, Zhang & Sra (2022), "Understanding the unstable convergence of gradient descent", the
+polynomials f₁ to f₄ in Chen, Peng, Li & Zhao (2024), "On the unstable convergence regime of gradient descent"; the last
+three, squares, have a curve of minimisers, and belong to that paper's extension.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Landscape:
-    """A function f(θ₁, θ₂) with everything known about its minimisers.
+    """A function f of θ = (θ₁, …, θ_d), d the `dimension`, with everything known about its minimisers.
 
-    `f` and `sharpness` take `theta` of shape (..., 2) and return shape (...). `f` can be differentiated to
+    `f` and `sharpness` take `theta` of shape (..., d) and return shape (...). `f` can be differentiated to
     any order. `sharpness` is the largest eigenvalue of the Hessian of f **at minimisers**; elsewhere it means
-    nothing.
+    nothing. `gradient_at(theta, out)` writes ∇f(θ) into `out`: the coordinate k of the point is `theta[k]`, that of the
+    gradient `out[k]`. It is plain arithmetic on one coordinate after another, so that Numba compiles it for one point
+    (d,) and NumPy runs the same lines for many at once (d, n).
     """
 
     name: str
@@ -30,6 +32,8 @@ class Landscape:
     minimisers: tuple[tuple[float, ...], ...]  # all of them where there are finitely many, else examples
     sharpness: Callable[[Tensor], Tensor]
     source: str
+    gradient_at: Callable
+    dimension: int = field(default=2, kw_only=True)
 
 
 def _quadratic(theta: Tensor) -> Tensor:
@@ -37,8 +41,19 @@ def _quadratic(theta: Tensor) -> Tensor:
     return 20 * x**2 + y**2
 
 
+def _quadratic_gradient(theta, out):
+    out[0], out[1] = 40 * theta[0], 2 * theta[1]
+
+
 def _tanh_quadratic(theta: Tensor) -> Tensor:
     return torch.tanh(_quadratic(theta))
+
+
+def _tanh_quadratic_gradient(theta, out):
+    x, y = theta[0], theta[1]
+    t = np.tanh(20 * x * x + y * y)
+    slope = 1 - t * t
+    out[0], out[1] = slope * 40 * x, slope * 2 * y
 
 
 def _forty(theta: Tensor) -> Tensor:
@@ -51,6 +66,12 @@ def _linear_neuron(theta: Tensor) -> Tensor:
     return (x * y) ** 2
 
 
+def _linear_neuron_gradient(theta, out):
+    x, y = theta[0], theta[1]
+    twice = 2 * (x * y)
+    out[0], out[1] = twice * y, twice * x
+
+
 def _linear_neuron_sharpness(theta: Tensor) -> Tensor:
     # f = h² with h = 0 at minimisers, so ∇²f = 2∇h∇hᵀ there, whose only non-zero eigenvalue is 2‖∇h‖²
     x, y = theta.unbind(-1)
@@ -60,6 +81,12 @@ def _linear_neuron_sharpness(theta: Tensor) -> Tensor:
 def _tanh_neuron(theta: Tensor) -> Tensor:
     x, y = theta.unbind(-1)
     return (x * torch.tanh(y)) ** 2
+
+
+def _tanh_neuron_gradient(theta, out):
+    x, t = theta[0], np.tanh(theta[1])
+    twice = 2 * (x * t)
+    out[0], out[1] = twice * t, twice * x * (1 - t * t)
 
 
 def _tanh_neuron_sharpness(theta: Tensor) -> Tensor:
@@ -80,6 +107,15 @@ class Polynomial(Landscape):
     value: Callable
     gradient: Callable
     hessian: Callable
+    gradient_at: Callable = field(init=False)
+
+    def __post_init__(self):
+        gradient = self.gradient
+
+        def gradient_at(theta, out):
+            out[0], out[1] = gradient(theta[0], theta[1])
+
+        object.__setattr__(self, "gradient_at", gradient_at)  # the dataclass is frozen
 
     def eigenvalues(self, x, y):
         """The smallest and the largest eigenvalue of the Hessian at (x, y), numbers or arrays."""
@@ -238,6 +274,7 @@ LANDSCAPES: dict[str, Landscape] = {
             name="quadratic",
             formula=r"20\theta_1^2 + \theta_2^2",
             f=_quadratic,
+            gradient_at=_quadratic_gradient,
             minimiser_set=r"\{(0, 0)\}",
             minimisers=((0.0, 0.0),),
             sharpness=_forty,
@@ -247,6 +284,7 @@ LANDSCAPES: dict[str, Landscape] = {
             name="tanh_quadratic",
             formula=r"\tanh(20\theta_1^2 + \theta_2^2)",
             f=_tanh_quadratic,
+            gradient_at=_tanh_quadratic_gradient,
             minimiser_set=r"\{(0, 0)\}",
             minimisers=((0.0, 0.0),),
             sharpness=_forty,
@@ -256,6 +294,7 @@ LANDSCAPES: dict[str, Landscape] = {
             name="linear_neuron",
             formula=r"(\theta_1 \theta_2)^2",
             f=_linear_neuron,
+            gradient_at=_linear_neuron_gradient,
             minimiser_set=_VALLEY,
             minimisers=_ON_THE_VALLEY,
             sharpness=_linear_neuron_sharpness,
@@ -265,6 +304,7 @@ LANDSCAPES: dict[str, Landscape] = {
             name="tanh_neuron",
             formula=r"(\theta_1 \tanh\theta_2)^2",
             f=_tanh_neuron,
+            gradient_at=_tanh_neuron_gradient,
             minimiser_set=_VALLEY,
             minimisers=_ON_THE_VALLEY,
             sharpness=_tanh_neuron_sharpness,

@@ -134,6 +134,18 @@ def test_values_by_hand(name, value):
 
 
 @pytest.mark.parametrize("name", LANDSCAPES)
+def test_the_gradient_at_a_point_is_that_of_f(name):
+    landscape = get(name)
+    theta = torch.rand(50, landscape.dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    side_by_side, alone = np.full(theta.T.shape, np.nan), np.full(landscape.dimension, np.nan)
+    landscape.gradient_at(theta.T.numpy(), side_by_side)
+    for point, column in zip(theta, side_by_side.T, strict=True):
+        landscape.gradient_at(point.numpy(), alone)
+        np.testing.assert_array_equal(alone, column)
+        np.testing.assert_allclose(alone, grad(landscape.f)(point).numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LANDSCAPES)
 def test_batches_of_points(name):
     landscape, theta = get(name), torch.rand(3, 5, 2, dtype=torch.float64)
     for function in landscape.f, landscape.sharpness:

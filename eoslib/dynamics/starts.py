@@ -1,0 +1,129 @@
+"""Gradient descent from many starting points, side by side in one compiled loop, with noise of `counter_noise`."""
+
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from eoslib.dynamics.counter_noise import NOISES, keys
+from eoslib.problems.compiled import compiled
+
+BLOCK = 128  # points that advance side by side: in ten dimensions their arrays fit a core's nearest cache
+WORK = 1 << 24  # coordinates that one `Starts.step` updates at most: tenths of a second
+
+
+def uniform_points(box: Sequence[tuple[float, float]], n: int, seed: int) -> np.ndarray:
+    """n starting points (n, d), uniform in the box that has one (low, high) for each of d dimensions."""
+    bounds = np.array(box, np.float64)
+    if bounds.ndim != 2 or bounds.shape[1] != 2 or not np.isfinite(bounds).all() or (bounds[:, 0] > bounds[:, 1]).any():
+        raise ValueError(f"box must be a finite (low, high) for each dimension, low ≤ high, got {box}")
+    r = torch.rand(n, len(bounds), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
+    return bounds.mean(1) + (bounds[:, 1] - bounds[:, 0]) / 2 * (2 * r - 1)
+
+
+class Starts:
+    """θ_{t+1} = θ_t − η(∇f(θ_t) + ξ_t) on a `Landscape` from each starting point, as a process.
+
+    theta: the starting points (n, d). keep: the t, 0 to `steps`, at which the row {"step": t, "theta": (n, d),
+    "diverged_at": (n,)} of the table "chosen" is observed; by default the first and the last. noise, sigma, seed: see
+    `noise_at`. A point ends alone, and stays where it is, at the first t at which θ_t is not finite or farther than
+    `escape` from the origin; `diverged_at` holds this t, else −1. `step()` goes as far as `WORK` allows, at most to the
+    next kept t; where 0 is kept, the first call only observes the starting points. Bits do not depend on threads.
+    """
+
+    def __init__(self, landscape, theta, step_size, steps, keep=None, noise="none", sigma=0.0, seed=0, escape=1e6):
+        self.theta, d = np.asarray(theta, np.float64).copy(), landscape.dimension
+        self.keep = sorted({0, steps} if keep is None else set(keep))
+        for name, value, holds, expected in (
+            ("theta", self.theta, self.theta.shape[1:] == (d,) and self.theta.size > 0, f"of shape (n, {d}), n ≥ 1"),
+            ("theta", self.theta, np.isfinite(self.theta).all(), "finite"),
+            ("step_size", step_size, 0 < step_size < np.inf, "positive and finite"),
+            ("steps", steps, steps >= 1, "at least 1"),
+            ("keep", self.keep, all(0 <= t <= steps for t in self.keep), f"steps from 0 to {steps}"),
+            ("noise", noise, noise in NOISES, f"one of {', '.join(NOISES)}"),
+            ("sigma", sigma, 0 <= sigma < np.inf and (sigma == 0 or noise != "none"), "≥ 0, and 0 without noise"),
+            ("escape", escape, 0 < escape <= 1e150, "positive and at most 1e150, whose square is a float"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {expected}, got {value!r}")
+        with np.errstate(all="ignore"):
+            landscape.gradient_at(self.theta[0].copy(), np.empty(d))  # sees a wrong `dimension`; compiled loops do not
+            self.diverged_at = np.where((self.theta**2).sum(1) <= escape**2, -1, 0)
+        self.steps, self._arguments = steps, (float(step_size), float(sigma), float(escape) ** 2)
+        self._loop, self._keys = _loop(landscape, noise), keys(seed, np.arange(len(self.theta)))
+        self.t, self._begun, self._row = 0, False, {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done."""
+        return self.t >= self.steps
+
+    def step(self) -> None:
+        """Move on to the next kept step, or as far as `WORK` allows."""
+        if self._begun or 0 not in self.keep:
+            pause = next((t for t in self.keep if t > self.t), self.steps)
+            self._advance(min(pause, self.t + max(1, WORK // self.theta.size)))
+        self._begun = True
+        row = {"step": self.t, "theta": self.theta, "diverged_at": self.diverged_at}  # arrays that never change
+        self._row = {"chosen": row} if self.t in self.keep else {}
+
+    def _advance(self, until: int) -> None:
+        threads, theta, diverged_at = torch.get_num_threads(), self.theta.copy(), self.diverged_at.copy()
+        share = BLOCK * -(-len(theta) // (4 * threads * BLOCK))  # whole blocks, whose bits never depend on their thread
+
+        def advance(begin: int) -> None:
+            ours = (a[begin : begin + share] for a in (theta, diverged_at, self._keys))
+            self._loop(*ours, self.t, until, *self._arguments)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(advance, range(0, len(theta), share)))
+        self.t, self.theta, self.diverged_at = until, theta, diverged_at
+
+    def observe(self) -> dict[str, dict]:
+        """The row that is due after the last `step()`, {table: {variable: value}}, or {}."""
+        return self._row
+
+    def state(self) -> dict:
+        """All that the next step depends on, and the number of gradients of single points so far."""
+        gradients = int(np.where(self.diverged_at < 0, self.t, self.diverged_at).sum())
+        arrays = {"theta": torch.from_numpy(self.theta), "ended": torch.from_numpy(self.diverged_at)}
+        return {"t": self.t, "begun": self._begun, "gradients": gradients} | arrays
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.t, self._begun = state["t"], state["begun"]
+        self.theta, self.diverged_at = state["theta"].numpy(), state["ended"].numpy()
+
+
+@functools.cache
+def _loop(landscape, noise: str):
+    import numba
+
+    gradient_at, d = compiled(landscape.gradient_at), landscape.dimension
+    noisy, draw = noise != "none", compiled(NOISES[noise] or NOISES["uniform"])
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def advance(theta, diverged_at, keys, t, until, step_size, sigma, escape2):
+        # Coordinates first, in arrays of known shape: neighbours in memory are neighbouring points, and fill a vector
+        x, g, square = np.empty((d, BLOCK)), np.empty((d, BLOCK)), np.empty(BLOCK)
+        for begin in range(0, len(theta), BLOCK):
+            n = min(BLOCK, len(theta) - begin)
+            ended, key = diverged_at[begin : begin + n], keys[begin : begin + n]
+            x[:, :n] = theta[begin : begin + n].T
+            for step in range(t, until):
+                for i in range(n):
+                    gradient_at(x[:, i], g[:, i])
+                square[:n] = 0
+                for k in range(d):
+                    for i in range(n):
+                        if noisy:
+                            g[k, i] += sigma * draw(key[i], np.uint64(2 * (step * d + k)))
+                        x[k, i] = x[k, i] - step_size * g[k, i] if ended[i] < 0 else x[k, i]
+                        square[i] += x[k, i] * x[k, i]
+                for i in range(n):
+                    ended[i] = step + 1 if (ended[i] < 0) & (not square[i] <= escape2) else ended[i]
+            theta[begin : begin + n] = x[:, :n].T
+
+    return advance
