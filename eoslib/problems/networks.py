@@ -364,8 +364,8 @@ def apply(
     """The outputs of `module` at inputs `x`, its parameters being `theta` (p,) laid out as by `flatten`.
 
     x: the arguments of the module's forward. `theta` is only viewed, never copied; dtype and device are those of
-    `theta` and `x`. buffers: all of the module's; in training mode its layers move these tensors in place. By default
-    copies that are thrown away: the module's own never move. training: the mode, whichever the module is in. Raises
+    `theta` and `x`. buffers: all of the module's ({} only if it has none); in training mode its layers move these tensors
+    in place. By default copies that are thrown away: the module's own never move. training: the mode, whichever the module is in. Raises
     RuntimeError if `theta` has another length than p, or if some but not all buffers are given.
     """
     names, parameters = zip(*module.named_parameters(), strict=True)
@@ -374,9 +374,10 @@ def apply(
     if buffers is None:
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     before = module.training
-    if training == before:
-        return functional_call(module, views | buffers, x, strict=bool(buffers))
+    if training != before:
+        module.train(training)
     try:
-        return functional_call(module.train(training), views | buffers, x, strict=bool(buffers))
+        return functional_call(module, views | buffers, x, strict=bool(buffers))
     finally:
-        module.train(before)
+        if training != before:
+            module.train(before)
