@@ -363,7 +363,7 @@ thm1 = collect(experiments["thm1"])
 
 def limits(run):
     """The last iterates (starts, 2), and which of them lie at a minimum."""
-    theta = torch.tensor(run.trace.theta.values[-1]).reshape(-1, 2)
+    theta = torch.tensor(run.trace.theta.values[-1])
     return theta, landscapes.get(run["landscape"]).f(theta) < 1e-12
 
 
@@ -378,7 +378,7 @@ with panels(
     r"(blue). Right: the sharpness of the limits; the dashed line is $2/\eta$.",
     alt="Left, the limits lie on the two axes. Right, the histogram of their sharpness ends at the line 2/eta.",
 ) as (left, right):  # fmt: skip
-    left.scatter(*neuron.trace.theta.values[0].reshape(-1, 2).T, s=3, color="0.8")
+    left.scatter(*neuron.trace.theta.values[0].T, s=3, color="0.8")
     left.scatter(*theta[arrived].T, s=5, color=BLUE)
     left.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
     right.hist(limit_sharpness.numpy(), bins=40, color=BLUE)

@@ -147,7 +147,9 @@ def ledger_path(chapter: str) -> Path:
     return presets.NOTEBOOKS / "claims" / f"{chapter}.yaml"
 
 
-_FORMAT = TypedDict("_FORMAT", {"paper": str, "claims": list[Claim]})
+class _FORMAT(TypedDict):
+    paper: str
+    claims: list[Claim]
 _FILE = pydantic.TypeAdapter(pydantic.with_config(presets.STRICT | {"extra": "forbid"})(_FORMAT))
 
 

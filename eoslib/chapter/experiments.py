@@ -17,7 +17,7 @@ import torch
 from eoslib import store
 from eoslib.chapter.templates import render
 from eoslib.dynamics.rules import Rule, Schedule
-from eoslib.dynamics.starts import Starts
+from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.dynamics.trajectory import Trajectory
 from eoslib.measure.variables import Measurement
 from eoslib.papers.basins import BasinMap, BasinSizes
@@ -114,22 +114,24 @@ class Descent(Experiment):
 class ManyStarts(Experiment):
     """Gradient descent on a function of `landscapes` from `starts` points of a box, side by side, see `Starts`.
 
-    box: (low, high) for each coordinate. keep: the steps whose θ is observed. noise, noise_size: see `Batches`.
+    box: (low, high) for each coordinate. keep: the steps at which θ is observed. noise, noise_size: added to the
+    gradient, see `counter_noise.noise_at`. seed: of the points and of the noise.
     """
 
     instant: ClassVar[bool] = True
-    revision: ClassVar[int] = 1
 
     landscape: str
     starts: int
     box: tuple[tuple[float, float], ...]
     seed: int = 0
     keep: tuple[int, ...]
-    noise: str | None = None
+    noise: str = "none"
     noise_size: float = 0.0
 
     def process(self, device: torch.device) -> Starts:
-        raise NotImplementedError
+        theta = uniform_points(self.box, self.starts, self.seed)
+        f = landscapes.get(self.landscape)
+        return Starts(f, theta, self.step_size, self.steps, self.keep, self.noise, self.noise_size, self.seed)
 
     def work(self) -> tuple[float, float]:
         return self.starts * 100.0, 100.0 * self.starts * len(self.box)

@@ -3,11 +3,13 @@
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from eoslib.dynamics.counter_noise import NOISES, keys
+from eoslib.measure.variables import Variable
 from eoslib.problems.compiled import compiled
 
 BLOCK = 128  # points that advance side by side: in ten dimensions their arrays fit a core's nearest cache
@@ -26,22 +28,28 @@ def uniform_points(box: Sequence[tuple[float, float]], n: int, seed: int) -> np.
 class Starts:
     """θ_{t+1} = θ_t − η(∇f(θ_t) + ξ_t) on a `Landscape` from each starting point, as a process.
 
-    theta: the starting points (n, d). keep: the t, 0 to `steps`, at which the row {"step": t, "theta": (n, d),
-    "diverged_at": (n,)} of the table "chosen" is observed; by default the first and the last. noise, sigma, seed: see
-    `noise_at`. A point ends alone, and stays where it is, at the first t at which θ_t is not finite or farther than
-    `escape` from the origin; `diverged_at` holds this t, else −1. `step()` goes as far as `WORK` allows, at most to the
-    next kept t; where 0 is kept, the first call only observes the starting points. Bits do not depend on threads.
+    theta: the starting points (n, d). keep: the t from 0 to steps − 1 at which θ_t (n, d) is observed. noise, sigma,
+    seed: see `noise_at`. A point ends alone, and stays where it is, at the first t at which θ_t is not finite or farther
+    than `escape` from the origin; `diverged_at` holds this t, else −1. One `step()` goes as far as `WORK` allows, at
+    most to the next kept t. Bits do not depend on threads.
     """
 
-    def __init__(self, landscape, theta, step_size, steps, keep=None, noise="none", sigma=0.0, seed=0, escape=1e6):
+    variables: ClassVar = {
+        "theta": Variable("parameters θ of each starting point", dims=("start", "coordinate")),
+        "diverged_at": Variable("step at which each starting point has ended, −1 if it has not", dims=("start",)),
+    }
+    device = torch.device("cpu")
+    kept: ClassVar = {}
+
+    def __init__(self, landscape, theta, step_size, steps, keep=(0,), noise="none", sigma=0.0, seed=0, escape=1e6):
         self.theta, d = np.asarray(theta, np.float64).copy(), landscape.dimension
-        self.keep = sorted({0, steps} if keep is None else set(keep))
+        self.keep = sorted(set(keep))
         for name, value, holds, expected in (
             ("theta", self.theta, self.theta.shape[1:] == (d,) and self.theta.size > 0, f"of shape (n, {d}), n ≥ 1"),
             ("theta", self.theta, np.isfinite(self.theta).all(), "finite"),
             ("step_size", step_size, 0 < step_size < np.inf, "positive and finite"),
             ("steps", steps, steps >= 1, "at least 1"),
-            ("keep", self.keep, all(0 <= t <= steps for t in self.keep), f"steps from 0 to {steps}"),
+            ("keep", self.keep, all(0 <= t < steps for t in self.keep), f"steps from 0 to {steps - 1}"),
             ("noise", noise, noise in NOISES, f"one of {', '.join(NOISES)}"),
             ("sigma", sigma, 0 <= sigma < np.inf and (sigma == 0 or noise != "none"), "≥ 0, and 0 without noise"),
             ("escape", escape, 0 < escape <= 1e150, "positive and at most 1e150, whose square is a float"),
@@ -53,7 +61,7 @@ class Starts:
             self.diverged_at = np.where((self.theta**2).sum(1) <= escape**2, -1, 0)
         self.steps, self._arguments = steps, (float(step_size), float(sigma), float(escape) ** 2)
         self._loop, self._keys = _loop(landscape, noise), keys(seed, np.arange(len(self.theta)))
-        self.t, self._begun, self._row = 0, False, {}
+        self.t, self._row = 0, {}
 
     @property
     def finished(self) -> bool:
@@ -62,12 +70,10 @@ class Starts:
 
     def step(self) -> None:
         """Move on to the next kept step, or as far as `WORK` allows."""
-        if self._begun or 0 not in self.keep:
-            pause = next((t for t in self.keep if t > self.t), self.steps)
-            self._advance(min(pause, self.t + max(1, WORK // self.theta.size)))
-        self._begun = True
-        row = {"step": self.t, "theta": self.theta, "diverged_at": self.diverged_at}  # arrays that never change
+        row = {"theta": self.theta, "diverged_at": self.diverged_at}  # arrays that never change
         self._row = {"chosen": row} if self.t in self.keep else {}
+        pause = next((t for t in self.keep if t > self.t), self.steps)
+        self._advance(min(pause, self.t + max(1, WORK // self.theta.size)))
 
     def _advance(self, until: int) -> None:
         threads, theta, diverged_at = torch.get_num_threads(), self.theta.copy(), self.diverged_at.copy()
@@ -82,18 +88,18 @@ class Starts:
         self.t, self.theta, self.diverged_at = until, theta, diverged_at
 
     def observe(self) -> dict[str, dict]:
-        """The row that is due after the last `step()`, {table: {variable: value}}, or {}."""
+        """θ where the last `step()` began, if that is to be kept."""
         return self._row
 
     def state(self) -> dict:
         """All that the next step depends on, and the number of gradients of single points so far."""
         gradients = int(np.where(self.diverged_at < 0, self.t, self.diverged_at).sum())
         arrays = {"theta": torch.from_numpy(self.theta), "ended": torch.from_numpy(self.diverged_at)}
-        return {"t": self.t, "begun": self._begun, "gradients": gradients} | arrays
+        return {"t": self.t, "gradients": gradients, "products": 0} | arrays
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
-        self.t, self._begun = state["t"], state["begun"]
+        self.t = state["t"]
         self.theta, self.diverged_at = state["theta"].numpy(), state["ended"].numpy()
 
 
