@@ -277,9 +277,10 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, width, rows, columns) to the same shape; in training mode moves the running statistics in place."""
-        mean, variance = self.running_mean, self.running_var
+        mean = x.mean((0, 2, 3)) if self.training else self.running_mean
+        centred = x - mean[:, None, None]
+        variance = centred.square().mean((0, 2, 3)) if self.training else self.running_var
         if self.training:
-            variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
             n = x.numel() // x.shape[1]
             if n == 1:
                 raise ValueError(f"batch normalisation needs more than one value per channel, got {tuple(x.shape)}")
@@ -288,7 +289,7 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_var.mul_(1 - self.momentum).add_(variance.detach(), alpha=self.momentum * n / (n - 1))
             self.num_batches_tracked.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None])
 
 
 def _convolution(c_in: int, c_out: int, size: int, stride: int, normalisation) -> nn.Sequential:
@@ -364,9 +365,10 @@ def apply(
     """The outputs of `module` at inputs `x`, its parameters being `theta` (p,) laid out as by `flatten`.
 
     x: the arguments of the module's forward. `theta` is only viewed, never copied; dtype and device are those of
-    `theta` and `x`. buffers: all of the module's ({} only if it has none); in training mode its layers move these tensors
-    in place. By default copies that are thrown away: the module's own never move. training: the mode, whichever the module is in. Raises
-    RuntimeError if `theta` has another length than p, or if some but not all buffers are given.
+    `theta` and `x`. buffers: all of the module's ({} only if it has none), which its layers move in place in training
+    mode; by default copies that are thrown away, so that the module's own never move. training: the mode of this call,
+    whichever the module is in. Raises RuntimeError if `theta` has another length than p, or if some but not all buffers
+    are given.
     """
     names, parameters = zip(*module.named_parameters(), strict=True)
     pieces = theta.split([parameter.numel() for parameter in parameters])
