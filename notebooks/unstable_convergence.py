@@ -1134,12 +1134,13 @@ adaptive_runs = collect(experiments["adaptive"])
 
 
 def method(run):
-    return "Adam" if run["beta1"] else "RMSProp"
+    return "RMSProp" if run["rule"]["name"] == "RMSprop" else "Adam"
 
 
 def limit(run):
     """The largest stable preconditioned sharpness on a quadratic with a fixed preconditioner."""
-    return 2 / run.step_size * (1 + run["beta1"]) / (1 - run["beta1"])
+    beta1, _ = run["options"].get("betas", (0, 0))  # RMSProp has no momentum
+    return 2 / run.step_size * (1 + beta1) / (1 - beta1)
 
 
 def sixth_to_half(run):

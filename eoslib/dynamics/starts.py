@@ -29,9 +29,9 @@ class Starts:
     """θ_{t+1} = θ_t − η(∇f(θ_t) + ξ_t) on a `Landscape` from each starting point, as a process.
 
     theta: the starting points (n, d). keep: the t from 0 to steps − 1 at which θ_t (n, d) is observed. noise, sigma,
-    seed: see `noise_at`. A point ends alone, and stays where it is, at the first t at which θ_t is not finite or farther
-    than `escape` from the origin; `diverged_at` holds this t, else −1. One `step()` goes as far as `WORK` allows, at
-    most to the next kept t. Bits do not depend on threads.
+    seed: see `noise_at`. A point ends alone, and stays where it is, at the first t at which θ_t is not finite or
+    farther than `escape` from the origin; `diverged_at` holds this t, else −1. One `step()` goes as far as `WORK`
+    allows, at most to the next kept t. Bits do not depend on threads.
     """
 
     variables: ClassVar = {
