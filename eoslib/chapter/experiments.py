@@ -40,8 +40,11 @@ class Experiment:
 
     revision: ClassVar[int] = 1  # raised in the commit that changes what the kind computes
     instant: ClassVar[bool] = False  # so cheap that every build may compute it
-    fingerprint: ClassVar[str | None] = ""  # of the data; None if they are absent here, "" if it uses none
-    data_warning: ClassVar[str | None] = None  # what a reader must know about the data
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the data; None if they are absent here, "" if it uses none."""
+        return self.problem.fingerprint if hasattr(self, "problem") else ""
 
     @property
     def identity(self) -> store.Identity:
@@ -82,14 +85,6 @@ class Descent(Experiment):
     def instant(self) -> bool:
         """Whether it is so cheap that every build may compute it."""
         return isinstance(self.problem, OnLandscape)
-
-    @property
-    def fingerprint(self) -> str | None:
-        return self.problem.fingerprint
-
-    @property
-    def data_warning(self) -> str | None:
-        return self.problem.data_warning
 
     def process(self, device: torch.device) -> Trajectory:
         objective, theta = self.problem.begin(self.seed, self.precision, device)
@@ -176,14 +171,6 @@ class Stabilization(Experiment):
     predict_from: float = 0.0
     precision: str = "float32"
     seed: int = 0
-
-    @property
-    def fingerprint(self) -> str | None:
-        return self.problem.fingerprint
-
-    @property
-    def data_warning(self) -> str | None:
-        return self.problem.data_warning
 
     def process(self, device: torch.device) -> SelfStabilization:
         approach, theta = self.problem.begin(self.seed, self.precision, device)

@@ -14,12 +14,12 @@ def provenance(*groups: Sequence[store.Run]) -> None:
     everything = {run.key: run for group in groups for run in group}.values()
     manifests = [run.manifest for run in everything]
     trained = [run for run in everything if run.identity["fingerprint"]]
-    data = {(run["dataset"], run["fingerprint"]): built(run.identity) for run in trained}
+    data = {(run["dataset"], run["fingerprint"]): built(run.identity).problem.data for run in trained}
     machines = [m["machine"] for m in manifests] + [s["machine"] for m in manifests for s in m.get("stretches", [])]
     rows = {
         "runs": f"{len(manifests)}, of which {sum(run.recorded for run in everything)} recorded",
         "data": "; ".join(f"{name}, fingerprint {fingerprint[:12]}…" for name, fingerprint in data),
-        "about the data": "; ".join({w: w for e in data.values() if (w := e.data_warning)}),
+        "about the data": "; ".join({w: w for d in data.values() if (w := d.warning)}),
         "seeds": ", ".join(sorted({str(run["seed"]) for run in trained})),
         "precision": ", ".join(sorted({run["precision"] for run in trained})),
         "processor": "; ".join(sorted({m["processor"] for m in machines})),

@@ -27,7 +27,6 @@ class OnLandscape:
     start: tuple[float, ...]
 
     fingerprint = ""  # it uses no data
-    data_warning = None
 
     def begin(self, seed: int, precision: str, device: torch.device) -> tuple[Objective, Tensor]:
         """The objective and the initial θ (d,)."""
@@ -54,6 +53,14 @@ class Data:
             return datasets.fingerprint(self.dataset, **self.data_options)
         except datasets.DataAbsent:
             return None
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader must know about the data."""
+        try:
+            return self.source.warning("train")
+        except datasets.DataAbsent:
+            return f"{self.dataset} is not on this machine: its fingerprint is that of the recorded run"
 
     @property
     def source(self):
@@ -120,14 +127,6 @@ class Training:
     def fingerprint(self) -> str | None:
         """Of the data; None if they are absent here."""
         return self.data.fingerprint
-
-    @property
-    def data_warning(self) -> str | None:
-        """What a reader must know about the data."""
-        try:
-            return self.data.source.warning("train")
-        except datasets.DataAbsent:
-            return f"{self.data.dataset} is not on this machine: its fingerprint is that of the recorded run"
 
     def begin(self, seed: int, precision: str, device: torch.device) -> tuple[SupervisedObjective, Tensor]:
         """The objective and the initial θ (p,)."""
