@@ -198,7 +198,7 @@ class _Scheduled(_Constant):
         return {"step_size": self.step_size, "scheduler": numbers}
 
     def load(self, state: dict) -> None:
-        self.scheduler.load_state_dict(state["scheduler"])
+        vars(self.scheduler).update(state["scheduler"])  # as `load_state_dict`, but CyclicLR's wants its function too
         self.group["lr"] = state["step_size"]
 
 
