@@ -42,7 +42,7 @@ class GradientDescent:
         v = step_size * gradient
         return theta - v, v
 
-    def metric(self, gradient: Tensor) -> None:
+    def metric(self, theta: Tensor, gradient: Tensor) -> None:
         """Euclidean."""
 
     def state(self) -> dict:
@@ -71,27 +71,34 @@ class Optimiser:
         """The next θ (p,), and no v: whoever wants it subtracts."""
         self._group["lr"] = step_size
         self._leaf.data = theta.clone()  # the optimiser moves it in place
-        self._leaf.grad = gradient
+        self._leaf.grad = gradient.clone()  # and some work in their gradient: SGD with nesterov and foreach
         self._optimiser.step()
         return self._leaf.detach(), None
 
-    def metric(self, gradient: Tensor) -> Tensor | None:
-        """The diagonal of P (p,) where the step from here is v = ηP⁻¹m: √ν + ε of Adam and RMSprop, in whose averages
-        the gradient at this θ already counts; None, Euclidean, for all others."""
-        state, group = self._optimiser.state[self._leaf], self._group
-        match type(self._optimiser).__name__:
-            case "Adam" | "AdamW":
-                decay, before, count = group["betas"][1], state.get("exp_avg_sq", 0), float(state.get("step", 0)) + 1
-                correction = 1 - decay**count
-            case "RMSprop":
-                decay, before, correction = group["alpha"], state.get("square_avg", 0), 1.0
-            case _:
-                return None
-        return ((decay * before + (1 - decay) * gradient**2) / correction).sqrt() + group["eps"]
+    def metric(self, theta: Tensor, gradient: Tensor) -> Tensor | None:
+        """The diagonal of P (p,) where the step from θ along this gradient is v = ηP⁻¹m: √ν + ε of Adam and RMSprop, in
+        whose averages the gradient already counts; None, Euclidean, for all others."""
+        state, group, name = self._optimiser.state[self._leaf], self._group, type(self._optimiser).__name__
+        if name not in ("Adam", "AdamW", "RMSprop"):
+            return None
+        gradient = -gradient if group["maximize"] else gradient
+        if not group.get("decoupled_weight_decay"):
+            gradient = gradient + group["weight_decay"] * theta
+        if name == "RMSprop":
+            decay = group["alpha"]
+            nu = decay * state.get("square_avg", 0) + (1 - decay) * gradient**2
+            if group["centered"]:
+                nu = nu - (decay * state.get("grad_avg", 0) + (1 - decay) * gradient) ** 2
+            return nu.sqrt() + group["eps"]
+        decay = group["betas"][1]
+        nu = decay * state.get("exp_avg_sq", 0) + (1 - decay) * gradient**2
+        if group["amsgrad"] and state:
+            nu = torch.maximum(nu, state["max_exp_avg_sq"])
+        return (nu / (1 - decay ** (float(state.get("step", 0)) + 1))).sqrt() + group["eps"]
 
     def state(self) -> dict:
         """The buffers of the one parameter."""
-        return dict(self._optimiser.state[self._leaf])
+        return {name: x.clone() for name, x in self._optimiser.state[self._leaf].items()}  # it moves them in place
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
@@ -117,12 +124,14 @@ class Schedule:
 
     def begin(self, step_size: float) -> "_Constant | _InverseSharpness | _Scheduled":
         """The schedule at its first step. Raises ValueError on an unknown schedule or option."""
+        if self.advances not in ("step", "epoch"):
+            raise ValueError(f"a schedule advances with every step or epoch, not {self.advances!r}")
+        if self.name in ("constant", "inverse-sharpness") and self.options:
+            raise ValueError(f"{self.name} takes no options, given {', '.join(self.options)}")
         if self.name == "constant":
             return _Constant(step_size)
         if self.name == "inverse-sharpness":
             return _InverseSharpness(step_size)
-        if self.advances not in ("step", "epoch"):
-            raise ValueError(f"a schedule advances with every step or epoch, not {self.advances!r}")
         kind = _named(lr_scheduler, self.name, lr_scheduler.LRScheduler, "schedule")
         return _Scheduled(kind, step_size, self.options, self.advances == "epoch")
 
@@ -165,9 +174,12 @@ class _Scheduled(_Constant):
 
     def __init__(self, kind: type[lr_scheduler.LRScheduler], step_size: float, options: dict, by_epoch: bool):
         idle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=step_size)
+        cycles = inspect.signature(kind).parameters.get("cycle_momentum")
+        if cycles and options.get("cycle_momentum", cycles.default):
+            raise ValueError(f"{kind.__name__} moves the step size only: give it cycle_momentum=False")
         try:
             self.scheduler = kind(idle, **options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"options of {kind.__name__}: {error}") from None
         idle.step()  # which the scheduler expects to come before its own
         (self.group,), self.by_epoch = idle.param_groups, by_epoch
@@ -186,7 +198,7 @@ class _Scheduled(_Constant):
         return {"step_size": self.step_size, "scheduler": numbers}
 
     def load(self, state: dict) -> None:
-        self.scheduler.load_state_dict(state["scheduler"])
+        vars(self.scheduler).update(state["scheduler"])  # as `load_state_dict`, but CyclicLR's wants its function too
         self.group["lr"] = state["step_size"]
 
 

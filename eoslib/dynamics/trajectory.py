@@ -105,7 +105,7 @@ class Trajectory:
         self.schedule.see(next((row["sharpness"] for row in rows.values() if "sharpness" in row), None))
         step_size, theta = self.schedule.step_size, self.theta
         seen, batch_loss = self.batches.see(theta, gradient)
-        metric = self.rule.metric(gradient) if along else None
+        metric = self.rule.metric(theta, seen) if along else None
         self.theta, v = self.rule.move(theta, seen, step_size)
         self.t += 1
         self.schedule.advance(self.batches.epoch_begins)
@@ -119,7 +119,7 @@ class Trajectory:
         if self.rule.plain and self.whole and seen is gradient and along:
             numbers["slope"] = step_size * before["gradient_norm"] ** 2  # which is ⟨∇f, η∇f⟩
         for m in along:
-            rows[m.table] |= m.compare(before, self._numbers, numbers)
+            rows = rows | {m.table: rows[m.table] | m.compare(before, self._numbers, numbers)}
         own = {name: numbers[name] for name in own} | ({} if self.schedule.constant else {"eta": step_size})
         self._rows = rows | {"step": rows.get("step", {}) | own} if own else rows
         self.kept = {str(self.t): self.theta} if self.t in self.keep else {}
@@ -143,7 +143,7 @@ class Trajectory:
             "rule": self.rule.state(),
             "schedule": self.schedule.state(),
             "batches": self.batches.state(),
-            "buffers": dict(self.objective.buffers),
+            "buffers": {name: buffer.clone() for name, buffer in self.objective.buffers.items()},
             "measurements": {str(i): live.state() for i, (_, live) in enumerate(self.measurements)},
             "gradients": self.objective.gradients,
             "products": self.objective.products,
@@ -176,9 +176,6 @@ class Trajectory:
             point = self._point(any(m.products for m, _ in due))
             if along:
                 numbers = numbers | along(point.gradient)
-            point.numbers = {"loss": point.value, "gradient_norm": point.gradient.norm()}
-            if point.outputs is not None:
-                point.numbers["accuracy"] = accuracy(point.outputs, self.objective.labels)
         arrived = to_host(numbers | (point.numbers if point else {}))
         if point:
             self._numbers, self._gradient = {name: arrived[name] for name in point.numbers}, point.gradient
@@ -187,14 +184,21 @@ class Trajectory:
             self.diverged_at = self.t - 1
         elif not all(math.isfinite(arrived.get(name, 0)) for name in ("loss", "gradient_norm")):
             self.diverged_at = self.t if self.diverged_at is None else self.diverged_at
+        if self.diverged_at is not None:
             due = [(m, live) for m, live in due if isinstance(m, Loss)]
         self._measured = self._measure(due, point)
         return arrived
 
     def _point(self, products: bool) -> Any:
+        """f and ∇f at θ_t, with its numbers as tensors still."""
         if products:
-            return self.objective.expand(self.theta)
-        return Point(self.objective, self.theta, *self.objective.evaluate(self.theta))
+            point = self.objective.expand(self.theta)
+        else:
+            point = Point(self.objective, self.theta, *self.objective.evaluate(self.theta))
+        point.numbers = {"loss": point.value, "gradient_norm": point.gradient.norm()}
+        if point.outputs is not None:
+            point.numbers["accuracy"] = accuracy(point.outputs, self.objective.labels)
+        return point
 
     def _measure(self, due: Sequence[tuple[Measurement, Any]], point: Any) -> dict[str, dict]:
         """The rows of the tables that are due."""
@@ -202,7 +206,7 @@ class Trajectory:
         for m, live in due:
             at = point
             if m.preconditioned:
-                metric = self.rule.metric(point.gradient)
+                metric = self.rule.metric(point.theta, point.gradient)
                 at = point if metric is None else Scaled(point, metric**-0.5)
             rows.setdefault(m.table, {}).update(live.measure(at, self.schedule.step_size))
         return {table: to_host(row) for table, row in rows.items()}
@@ -214,7 +218,7 @@ class Trajectory:
         ending = [(m, live) for m, live in self.measurements if m.every == "end"]
         if ending and self.diverged_at is None:
             point = self._point(any(m.products for m, _ in ending))
-            point.numbers = self._numbers or {}
+            point.numbers = to_host(point.numbers)
             self._rows = self._rows | self._measure(ending, point)
 
 

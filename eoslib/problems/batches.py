@@ -14,9 +14,10 @@ class Batches:
     """What a step sees.
 
     batch_size: examples in a minibatch, drawn without replacement; the last one of an epoch holds what is left. None
-    is the whole data. repeats: so many steps in a row see the same minibatch. crop, flip: each image is shifted by up
-    to so many pixels either way, zeros coming in, and mirrored with probability ½. noise, noise_size: "uniform" on
-    [−noise_size, noise_size], or "normal" of that standard deviation, is added to each component of the gradient.
+    is the whole data. repeats: so many steps in a row see the same minibatch, its images augmented alike. crop, flip:
+    each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with probability ½. noise,
+    noise_size: "uniform" on [−noise_size, noise_size], or "normal" of that standard deviation, is added to each
+    component of the gradient.
     """
 
     batch_size: int | None = None
@@ -40,6 +41,8 @@ class Batches:
             raise ValueError(f"batch_size must be 1 to {n}, got {self.batch_size}")
         if self.repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        if self.crop < 0:
+            raise ValueError(f"crop must be at least 0, got {self.crop}")
         if self.noise not in (None, "uniform", "normal"):
             raise ValueError(f"unknown noise {self.noise!r}; there are uniform, normal")
         if (self.crop or self.flip) and getattr(objective.network, "shape", None) is None:
@@ -56,14 +59,13 @@ class _Drawn:
         self.generators = {name: torch.Generator().manual_seed(seed + i) for name, i in _GENERATORS.items()}
         self.order = torch.empty(0, dtype=torch.int64)  # of the examples in this epoch
         self.position = 0  # behind the minibatch that is seen now
-        self.seen = 0  # how often it was
+        self.seen = 0  # minibatches so far, each repeat counted
+        self.augmentation: dict[str, Tensor] = {}  # of this minibatch
 
     @property
     def epoch_begins(self) -> bool:
         """Whether the next step is the first of an epoch."""
-        return self.declared.batch_size is None or (
-            self.position >= len(self.order) and self.seen % self.declared.repeats == 0
-        )
+        return self.declared.whole or (self.position >= len(self.order) and self.seen % self.declared.repeats == 0)
 
     def see(self, theta: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The gradient (p,) that the next step follows, and the loss of its minibatch unless it sees all.
@@ -84,23 +86,32 @@ class _Drawn:
         if self.epoch_begins:
             self.order = torch.randperm(self.n, generator=self.generators["order"])
             self.position = 0
-        if self.seen % self.declared.repeats == 0:
+        new = self.seen % self.declared.repeats == 0
+        if new:
             self.position += size
         self.seen += 1
         chosen = self.order[self.position - size : self.position]
         batch = self.objective.batch(chosen.to(self.objective.inputs.device))
         if self.declared.crop or self.declared.flip:
-            batch.inputs = self._augmented(batch.inputs)
+            if new:
+                self.augmentation = self._drawn_augmentation(len(chosen))
+            batch.inputs = self._augmented(batch.inputs, **self.augmentation)
         return batch
 
-    def _augmented(self, inputs: Tensor) -> Tensor:
-        channels, rows, columns = self.objective.network.shape
-        n, crop, generator = len(inputs), self.declared.crop, self.generators["augmentation"]
-        shift = torch.randint(2 * crop + 1, (2, n, 1), generator=generator)
-        row, column = torch.arange(rows) + shift[0], torch.arange(columns) + shift[1]  # (n, rows), (n, columns)
+    def _drawn_augmentation(self, n: int) -> dict[str, Tensor]:
+        """By how much each of n images is shifted, plus `crop`, (2, n, 1), and which are mirrored (n, 1)."""
+        generator = self.generators["augmentation"]
+        shift = torch.randint(2 * self.declared.crop + 1, (2, n, 1), generator=generator)
+        mirrored = torch.zeros(n, 1, dtype=torch.bool)
         if self.declared.flip:
             mirrored = torch.rand(n, 1, generator=generator) < 0.5
-            column = torch.where(mirrored, column.flip(1), column)
+        return {"shift": shift, "mirrored": mirrored}
+
+    def _augmented(self, inputs: Tensor, shift: Tensor, mirrored: Tensor) -> Tensor:
+        channels, rows, columns = self.objective.network.shape
+        n, crop = len(inputs), self.declared.crop
+        row, column = torch.arange(rows) + shift[0], torch.arange(columns) + shift[1]  # (n, rows), (n, columns)
+        column = torch.where(mirrored, column.flip(1), column)
         padded = F.pad(inputs.unflatten(1, (channels, rows, columns)), (crop,) * 4)
         places = torch.arange(n)[:, None, None], row[:, :, None], column[:, None, :]
         examples, row, column = (place.to(inputs.device) for place in places)
@@ -119,11 +130,18 @@ class _Drawn:
     def state(self) -> dict:
         """All that the next minibatches depend on."""
         generators = {name: generator.get_state() for name, generator in self.generators.items()}
-        return {"order": self.order, "position": self.position, "seen": self.seen, "generators": generators}
+        return {
+            "order": self.order,
+            "position": self.position,
+            "seen": self.seen,
+            "augmentation": self.augmentation,
+            "generators": generators,
+        }
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
         self.order, self.position, self.seen = state["order"], state["position"], state["seen"]
+        self.augmentation = state["augmentation"]
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
 

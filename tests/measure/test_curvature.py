@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import hessian
 
-from eoslib.measure.curvature import MAX_BASIS, SegmentSharpness, SharpnessTracker, _orthonormalised, top_eigenpairs
+from eoslib.measure.curvature import (
+    MAX_BASIS,
+    PreconditionedSharpness,
+    SegmentSharpness,
+    Sharpness,
+    SharpnessTracker,
+    _orthonormalised,
+    top_eigenpairs,
+)
 from eoslib.problems import networks
 from eoslib.problems.objective import Objective, SupervisedObjective
 
@@ -257,6 +265,19 @@ def test_what_a_tracker_reports(k):
         assert row["eigenvalues"] == pytest.approx(values.flip(0)[:k].tolist(), rel=1e-7)
 
 
+@pytest.mark.parametrize("kind", [Sharpness, PreconditionedSharpness])
+def test_a_declaration_begins_a_tracker_of_its_own_with_its_settings(kind):
+    objective, theta = network_problem()
+    first, second = (kind(eigenvalues=2, tolerance=1e-8).begin(None, theta) for _ in range(2))
+    row = first.measure(objective.expand(theta), 0.1)
+    assert first.newer is not None and second.newer is None
+    assert (first.k, first.tolerance) == (2, 1e-8)
+    assert row.keys() == kind.variables.keys()
+    name = next(iter(kind.variables))
+    dense = hessian(lambda t: objective.forward(t)[0])(theta)
+    assert row[name] == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-7)
+
+
 def test_a_restored_tracker_measures_the_same_bits():
     matrix, _ = symmetric(np.linspace(-1, 5, 30) ** 3)
     like = torch.zeros(30, dtype=torch.float64)
@@ -293,14 +314,14 @@ def test_the_sharpness_along_a_step_against_dense_matrices():
         return torch.tanh(20 * theta[0] ** 2 + theta[1] ** 2)
 
     objective, step_size, theta = Objective(f), 2 / 39, torch.tensor([0.08, 0.3], dtype=torch.float64)
-    segment = SegmentSharpness(objective, every=1, points=4)
+    segment = SegmentSharpness(points=4).begin(None, theta)
     segment.trackers = [SharpnessTracker(tolerance=1e-10) for _ in range(4)]
     point = objective.expand(theta)
     measured = segment.measure(point, step_size)["segment_sharpness"]
     along = [theta - tau * step_size * point.gradient for tau in (0, 1 / 3, 2 / 3, 1)]
     expected = [torch.linalg.eigvalsh(hessian(f)(there))[-1].item() for there in along]
     assert measured == pytest.approx(expected, rel=1e-6)
-    restored = SegmentSharpness(objective, every=1, points=4)
+    restored = SegmentSharpness(points=4).begin(None, theta)
     restored.load(segment.state())
     assert all(torch.equal(a.newer, b.newer) for a, b in zip(segment.trackers, restored.trackers, strict=True))
 

@@ -1,4 +1,6 @@
-"""eoslib.observables: exact identities of Ahn et al. 2022, in float64."""
+"""eoslib.measure.progress: exact identities of Ahn et al. 2022, in float64."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,10 +8,13 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from eoslib.measure import directions, progress, variables
+from eoslib.measure import curvature, directions, progress, variables
 from eoslib.measure.noise import minibatch_gradient_noise
 from eoslib.measure.progress import (
+    ExpectedProgress,
     HeldOut,
+    Loss,
+    Progress,
     SegmentSmoothness,
     directional_smoothness,
     gauss_legendre,
@@ -38,7 +43,7 @@ def one_step(objective, theta, step_size, nodes):
     integral = step_size * sum(w * tau * smooth for w, tau, smooth in zip(weights, points, along, strict=True))
     # of f, as it shows in RP; where even f or ‖∇f‖² is lost in rounding, nothing can be said
     rounding = 1e-14 * (here.value + after).item() / (step_size * square) if square > 1e-200 else np.inf
-    return relative_progress(here.value.item(), after.item(), square, step_size), -1 + integral, rounding
+    return relative_progress(here.value.item(), after.item(), step_size * square), -1 + integral, rounding
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -97,12 +102,12 @@ def test_relative_progress_by_hand():
         x, eta = 1.7, 0.1
         f, g = a * x**2 / 2, a * x
         after = a * (x - eta * g) ** 2 / 2
-        assert relative_progress(f, after, g**2, eta) == pytest.approx(expected, abs=1e-12)
+        assert relative_progress(f, after, eta * g**2) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_stationary_point_has_no_relative_progress_and_no_directional_smoothness():
     zero = torch.zeros(3, dtype=torch.float64)
-    assert np.isnan(relative_progress(1.0, 1.0, 0.0, 0.1))
+    assert np.isnan(relative_progress(1.0, 1.0, 0.0))
     assert np.isnan(directional_smoothness(zero, zero, zero))
 
 
@@ -128,7 +133,7 @@ def test_the_end_of_the_segment_is_the_directional_smoothness_of_the_step():
     objective, theta, eta = Objective(LANDSCAPES["tanh_neuron"].f), torch.tensor([0.7, -0.4]).double(), 0.1
     gradient = objective.gradient(theta)
     after = objective.gradient(theta - eta * gradient)
-    measured = SegmentSmoothness(objective, 1, 4, "even").measure(objective.expand(theta), eta)["segment_smoothness"]
+    measured = SegmentSmoothness(nodes=4, rule="even").measure(objective.expand(theta), eta)["segment_smoothness"]
     assert len(measured) == 4
     assert measured[-1] == pytest.approx(directional_smoothness(eta * gradient, gradient, after), rel=1e-14)
 
@@ -136,7 +141,7 @@ def test_the_end_of_the_segment_is_the_directional_smoothness_of_the_step():
 def test_a_segment_costs_one_gradient_a_node():
     objective, theta = Objective(LANDSCAPES["quadratic"].f), torch.tensor([1.0, 1.0]).double()
     point = objective.expand(theta)
-    SegmentSmoothness(objective, 1, 7, "gauss").measure(point, 0.01)
+    SegmentSmoothness(nodes=7).measure(point, 0.01)
     assert (objective.gradients, objective.products) == (8, 0)
 
 
@@ -166,8 +171,8 @@ def test_noise_of_minibatches_is_the_total_variance_of_their_gradients():
 
 def test_accuracy_and_distance_by_hand():
     outputs = torch.tensor([[1.0, 2, 3], [3, 2, 1], [0, 5, 0], [9, 0, 0]])
-    assert progress.accuracy(outputs, torch.tensor([2, 1, 1, 0])) == 0.75
-    assert progress.accuracy(torch.tensor([[0.3], [-2], [5], [-0.1]]), torch.tensor([1, 1, 1, 0])) == 0.75
+    assert progress.accuracy(outputs, torch.tensor([2, 1, 1, 0])).item() == 0.75
+    assert progress.accuracy(torch.tensor([[0.3], [-2], [5], [-0.1]]), torch.tensor([1, 1, 1, 0])).item() == 0.75
     assert directions.distance(torch.tensor([3.0, 0]), torch.tensor([0.0, 4])) == 5
 
 
@@ -179,15 +184,65 @@ def test_held_out_examples_are_measured_at_the_same_parameters():
         SupervisedObjective(network, inputs[part], labels[part], "cross-entropy") for part in (slice(6), slice(6, 10))
     )
     theta = networks.flatten(network)
-    row = HeldOut(test, every=2).measure(train.expand(theta), 0.1)
+    problem = SimpleNamespace(held_out=lambda n, like: {4: test}[n])
+    row = HeldOut(examples=4, every=2).begin(problem, theta).measure(train.expand(theta), 0.1)
     there = test.evaluate(theta)
-    assert row == {"test_loss": there.value.item(), "test_accuracy": progress.accuracy(there.outputs, test.labels)}
+    assert {name: value.item() for name, value in row.items()} == {
+        "test_loss": there.value.item(),
+        "test_accuracy": (there.outputs.argmax(1) == test.labels).double().mean().item(),
+    }
 
 
 def test_every_trace_variable_is_labelled():
-    for name, variable in variables.VARIABLES.items():
-        assert variable.long_name and variable.units, name
-        assert isinstance(variable.dims, tuple)
+    measurements = {m for m in declared(variables.Measurement) if m.__module__.startswith("eoslib.")}
+    assert {Loss, Progress, HeldOut, SegmentSmoothness, curvature.Sharpness, ExpectedProgress} < measurements
+    for m in measurements:
+        assert m.variables, m
+        for name, variable in m.variables.items():
+            assert variable.long_name and variable.units, name
+            assert isinstance(variable.dims, tuple)
+
+
+def declared(kind):
+    """All subclasses."""
+    return {inner for sub in kind.__subclasses__() for inner in {sub} | declared(sub)}
+
+
+def test_a_cadence_names_its_table_and_the_steps_that_are_due():
+    """Steps 0 to 11 of epochs of four."""
+    for every, table, due in [
+        (1, "step", [*range(12)]),
+        (5, "every_5", [0, 5, 10]),
+        ("epoch", "epoch", [0, 4, 8]),
+        ("end", "end", []),  # which is not on the way
+        ((0, 7, 3), "chosen", [0, 3, 7]),
+    ]:
+        m = Loss(every=every)
+        assert m.table == table
+        assert [t for t in range(12) if m.due(t, t % 4 == 0)] == due
+
+
+def test_an_estimate_takes_minibatches_of_its_own_seed():
+    network = networks.mlp(4, (3,), 2, "tanh", seed=0).double()
+    inputs = torch.randn(10, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    objective = SupervisedObjective(network, inputs, torch.arange(10) % 2, "cross-entropy")
+    theta = networks.flatten(network)
+    point = objective.expand(theta)
+
+    def rows(seed, resume=False):
+        live = ExpectedProgress(batch_size=3, minibatches=4, seed=seed).begin(None, theta)
+        first = live.measure(point, 0.1)
+        if resume:
+            restored = ExpectedProgress(batch_size=3, minibatches=4, seed=seed + 9).begin(None, theta)
+            restored.load(live.state())
+            live = restored
+        return first, live.measure(point, 0.1)
+
+    assert rows(0) == rows(0) == rows(0, resume=True)
+    assert rows(0)[0] != rows(0)[1] and rows(0)[0] != rows(1)[0]
+    generator = torch.Generator().manual_seed(1)  # seed 0 of the estimate is not the one that orders the examples
+    sample = [torch.randperm(10, generator=generator)[:3] for _ in range(4)]
+    assert rows(0)[0] == progress.expected_relative_progress(objective, theta, objective.evaluate(theta), 0.1, sample)
 
 
 def test_on_linear_regression_both_sides_of_relation_6_are_the_same_and_known():
