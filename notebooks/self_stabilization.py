@@ -1228,7 +1228,7 @@ def power_of_epsilon(runs, kind):
 
 
 # the step sizes of each network of figure 4, if they make ε differ enough for a fit
-families = [[r for r in foretold if r["architecture"] == name] for name in dict.fromkeys(r["architecture"] for r in foretold)]
+families = [[r for r in foretold if r["experiment"] == name] for name in ("fig4", "cnn", "transformer")]
 families = [runs for runs in families if runs and max(map(largest_epsilon, runs)) >= 1.5 * min(map(largest_epsilon, runs))]
 claims.measure(
     "ours-errors/falls-with-epsilon",

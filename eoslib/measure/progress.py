@@ -36,13 +36,6 @@ def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
     return (predicted == labels).double().mean()
 
 
-def time_average(values: np.ndarray) -> np.ndarray:
-    """Running mean over steps: (1/t) Σ_{s≤t} φ(θ_s), same shape as values (steps, …)."""
-    values = np.asarray(values, dtype=float)
-    count = np.arange(1, len(values) + 1).reshape(-1, *[1] * (values.ndim - 1))
-    return values.cumsum(0) / count
-
-
 @dataclass(frozen=True, kw_only=True)
 class Loss(Measurement):
     """f on the whole data, ‖∇f‖ and the accuracy."""

@@ -23,7 +23,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Standardisation = Literal["per-pixel", "per-channel"]
@@ -53,11 +52,6 @@ class Dataset:
     n_classes: int
     fingerprint: str
     warning: str | None
-
-    @property
-    def one_hot(self) -> Tensor:
-        """The labels as rows of the identity matrix, (n, n_classes) float32."""
-        return F.one_hot(self.labels, self.n_classes).float()
 
 
 def load(

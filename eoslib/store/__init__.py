@@ -12,14 +12,14 @@ Every file is written under another name, flushed to the disk and renamed, and c
 verified before use. `recorded/` holds finished traces, floats as float32, smaller, read-only to a build.
 """
 
-from eoslib.store.archive import Run, find, gather, inventory, listing, manifests, record, recorded_runs, status, verify
+from eoslib.store.archive import Run, find, inventory, listing, manifests, record, recorded_runs, status, verify
 from eoslib.store.files import Damaged, StoreError, write_atomically
 from eoslib.store.identity import Identity, default_device, home, library_sha256, machine, plain, recorded
 from eoslib.store.journal import Process, carry_on
 from eoslib.store.traces import side_by_side, single, thin, trace_of, values_sha256, windowed
 
 __all__ = [
-    "Damaged", "Identity", "Process", "Run", "StoreError", "carry_on", "default_device", "find", "gather", "home",
+    "Damaged", "Identity", "Process", "Run", "StoreError", "carry_on", "default_device", "find", "home",
     "inventory", "library_sha256", "listing", "machine", "manifests", "plain", "record", "recorded", "recorded_runs",
     "side_by_side", "single", "status", "thin", "trace_of", "values_sha256", "verify", "windowed", "write_atomically",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,12 +95,6 @@ def status(identity: Identity) -> str:
     if (folder / "checkpoint.json").exists():
         return f"at step {read_json(folder / 'checkpoint.json')['step']}"
     return "not started"
-
-
-def gather(runs: Iterable[Run], along: tuple[str, ...] = ("step_size", "seed")) -> xr.Dataset:
-    """The runs' traces stacked along the named fields of their identities; shorter ones end in nan."""
-    stacked = [r.trace.expand_dims({name: [r[name]] for name in along}).drop_attrs(deep=False) for r in runs]
-    return xr.combine_by_coords(stacked, join="outer")
 
 
 def listing() -> list[dict]:

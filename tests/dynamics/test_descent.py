@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from eoslib.dynamics.descent import SGD, Adam, GradientDescent, InverseSharpnessDescent
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import carried
 
 from eoslib import store
-from eoslib.dynamics.descent import SGD, Adam, GradientDescent, InverseSharpnessDescent
 from eoslib.measure.curvature import SharpnessTracker
 from eoslib.measure.progress import SegmentSmoothness, gauss_legendre
 from eoslib.measure.variables import VARIABLES

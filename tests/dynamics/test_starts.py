@@ -1,4 +1,4 @@
-"""eoslib.dynamics.starts against plain NumPy loops, `GradientDescent`, and SplitMix64 in Python's integers."""
+"""eoslib.dynamics.starts against plain NumPy loops, `Trajectory`, and SplitMix64 in Python's integers."""
 
 import math
 import subprocess
@@ -11,8 +11,8 @@ from scipy import stats
 
 from eoslib.dynamics import counter_noise, starts
 from eoslib.dynamics.counter_noise import noise_at
-from eoslib.dynamics.descent import GradientDescent
 from eoslib.dynamics.starts import Starts, uniform_points
+from eoslib.dynamics.trajectory import Trajectory
 from eoslib.problems.landscapes import LANDSCAPES, Landscape, get
 from eoslib.problems.objective import Objective
 from tests.processes import carried
@@ -79,7 +79,20 @@ def numpy_loop(landscape, points, step_size, steps, escape=1e6, noise=None):
 
 
 def last(process):
-    return carried(process)[-1]["chosen"]
+    """What there is after the last step, by the names of a row."""
+    carried(process)
+    return {"theta": process.theta, "diverged_at": process.diverged_at}
+
+
+def kept(process):
+    """The rows that were kept, each with its step."""
+    rows = {}
+    while not process.finished:
+        t = process.t
+        process.step()
+        if row := process.observe():
+            rows[t] = row["chosen"]
+    return rows
 
 
 # ------------------------------------------------------------------------------------------ against other computations
@@ -113,7 +126,7 @@ def test_a_point_goes_as_with_gradient_descent(name, step_size):
     points = torch.tensor([[0.4, 0.3], [-0.3, 0.4], [0.2, -0.5]], dtype=torch.float64)
     theta = last(Starts(get(name), points, step_size, 20))["theta"]
     for ours, start in zip(theta, points, strict=True):
-        descent = GradientDescent(Objective(get(name).f), start, step_size, 20)
+        descent = Trajectory(Objective(get(name).f), start, step_size, 20)
         carried(descent)
         assert descent.diverged_at is None and not torch.equal(descent.theta, start)
         np.testing.assert_allclose(ours, descent.theta.numpy(), rtol=1e-12, atol=1e-15)
@@ -152,16 +165,15 @@ def test_any_box():
 
 def test_explicit_points_and_kept_steps():
     points = [(1.0, 2.0), (0.5, -0.25), (3.0, 3.0)]
-    rows = [row["chosen"] for row in carried(Starts(get("quadratic"), points, 1 / 64, 5, keep=(0, 2, 3))) if row]
-    assert [row["step"] for row in rows] == [0, 2, 3]
-    for row in rows:  # θ₁ ← (1 − 40/64)θ₁ and θ₂ ← (1 − 2/64)θ₂, without rounding
-        t = row["step"]
+    rows = kept(Starts(get("quadratic"), points, 1 / 64, 5, keep=(0, 2, 3)))
+    assert [*rows] == [0, 2, 3]
+    for t, row in rows.items():  # θ₁ ← (1 − 40/64)θ₁ and θ₂ ← (1 − 2/64)θ₂, without rounding
         np.testing.assert_array_equal(row["theta"], np.array(points) * [0.375**t, 0.96875**t])
 
 
-def test_the_first_and_the_last_are_kept_unless_told():
+def test_the_starting_points_are_kept_unless_told():
     process = Starts(get("quadratic"), [(1.0, 2.0)], 1 / 64, 5)
-    assert [row["chosen"]["step"] for row in carried(process)] == [0, 5]
+    assert [*kept(process)] == [0]
     assert process.t == process.steps == 5
     assert carried(Starts(get("quadratic"), [(1.0, 2.0)], 1 / 64, 5, keep=())) == [{}]
 
@@ -184,10 +196,10 @@ def test_at_the_distance_itself_a_point_goes_on():
 
 
 def test_infinities_and_nans_end_a_point():
-    rows = carried(Starts(RECIPROCAL, [[0.0], [1.0], [-2.0]], 0.5, 3, keep=(1, 3)))
-    for row in rows:
-        assert row["chosen"]["theta"][0] == -np.inf and row["chosen"]["diverged_at"].tolist() == [1, -1, -1]
-    assert rows[1]["chosen"]["theta"][2] == -1.75 - 0.5 / -1.75 + 0.5 / (1.75 - 0.5 / 1.75)
+    process = Starts(RECIPROCAL, [[0.0], [1.0], [-2.0]], 0.5, 3, keep=(1,))
+    for row in (kept(process)[1], last(process)):
+        assert row["theta"][0] == -np.inf and row["diverged_at"].tolist() == [1, -1, -1]
+    assert process.theta[2] == -1.75 - 0.5 / -1.75 + 0.5 / (1.75 - 0.5 / 1.75)
     nan = landscape(1, lambda theta, out: bowl_gradient(theta * np.nan, out))
     row = last(Starts(nan, [[1.0]], 0.5, 4))
     assert np.isnan(row["theta"]).all() and row["diverged_at"].tolist() == [1]
@@ -254,8 +266,8 @@ def test_the_loop_adds_this_noise(noise):
 
 def noises(noise, sigma, seed, n=20_000, steps=6):
     """ξ (steps, n, 2), seen from where f is constant and η = 1."""
-    rows = carried(Starts(FLAT, np.zeros((n, 2)), 1.0, steps, range(steps + 1), noise, sigma, seed))
-    return -np.diff([row["chosen"]["theta"] for row in rows], axis=0)
+    rows = kept(Starts(FLAT, np.zeros((n, 2)), 1.0, steps + 1, range(steps + 1), noise, sigma, seed))
+    return -np.diff([row["theta"] for row in rows.values()], axis=0)
 
 
 @NOISES
@@ -298,7 +310,7 @@ def test_the_noise_is_reproducible(noise):
 def noisy(noise="normal"):
     points = uniform_points([(-1.5, 1.5)] * 2, 300, seed=0)
     sigma = 0.0 if noise == "none" else 0.05
-    return Starts(get("f1"), points, 0.4, 40, keep=(0, 7, 30, 40), noise=noise, sigma=sigma, seed=2)
+    return Starts(get("f1"), points, 0.4, 40, keep=(0, 7, 30, 39), noise=noise, sigma=sigma, seed=2)
 
 
 def assert_rows_equal(ours, theirs):
@@ -317,7 +329,7 @@ def test_a_run_resumes_anywhere(noise, monkeypatch):
         states.append(process.state())
         process.step()
         rows.append(process.observe())
-    assert [state["t"] for state in states] == [0, 0, 5, 7, 12, 17, 22, 27, 30, 35]
+    assert [state["t"] for state in states] == [0, 5, 7, 12, 17, 22, 27, 30, 35, 39]
     assert (process.diverged_at >= 0).any() and (process.diverged_at < 0).any()
     for done, state in enumerate(states):
         resumed = noisy(noise)
@@ -329,7 +341,7 @@ def test_how_far_one_call_goes_does_not_matter(monkeypatch):
     whole = carried(noisy())
     monkeypatch.setattr(starts, "WORK", 1)  # one step at a time
     single = carried(noisy())
-    assert len(single) == 41 and len(whole) == 4
+    assert len(single) == 40 and len(whole) == 4
     assert_rows_equal([row for row in single if row], whole)
 
 
@@ -339,7 +351,7 @@ def test_the_number_of_threads_does_not_matter():
         for n in (1, 3):
             torch.set_num_threads(n)
             points = uniform_points([(-1.5, 1.5)] * 2, 5000, seed=0)
-            rows[n] = carried(Starts(get("f4"), points, 0.4, 60, noise="normal", sigma=0.1))
+            rows[n] = carried(Starts(get("f4"), points, 0.4, 60, keep=(0, 59), noise="normal", sigma=0.1))
     finally:
         torch.set_num_threads(threads)
     assert_rows_equal(rows[1], rows[3])
@@ -355,7 +367,7 @@ def test_the_number_of_threads_does_not_matter():
         ({"step_size": -0.1}, "step_size must be positive"),
         ({"step_size": math.nan}, "step_size must be positive"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"keep": (0, 11)}, "keep must be steps from 0 to 10"),
+        ({"keep": (0, 10)}, "keep must be steps from 0 to 9"),
         ({"noise": "cauchy"}, "noise must be one of none, uniform, normal, got 'cauchy'"),
         ({"noise": "normal", "sigma": -1}, "sigma must be ≥ 0"),
         ({"sigma": 1}, "sigma must be ≥ 0, and 0 without noise"),

@@ -9,7 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eoslib.measure import curvature, directions, progress, variables
-from eoslib.measure.noise import minibatch_gradient_noise
 from eoslib.measure.progress import (
     ExpectedProgress,
     HeldOut,
@@ -21,7 +20,6 @@ from eoslib.measure.progress import (
     relative_progress,
     segment_smoothness,
     taus,
-    time_average,
 )
 from eoslib.problems import networks
 from eoslib.problems.landscapes import LANDSCAPES
@@ -145,28 +143,7 @@ def test_a_segment_costs_one_gradient_a_node():
     assert (objective.gradients, objective.products) == (8, 0)
 
 
-# --- averages, noise, accuracy ---------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=50))
-def test_time_average_is_the_mean_so_far(values):
-    expected = [np.mean(values[: t + 1]) for t in range(len(values))]
-    np.testing.assert_allclose(time_average(np.array(values)), expected, rtol=1e-9, atol=1e-9)
-
-
-def test_time_average_is_over_steps_alone():
-    values = np.arange(12.0).reshape(4, 3) ** 2
-    np.testing.assert_allclose(time_average(values)[-1], values.mean(0))
-    np.testing.assert_allclose(time_average(values)[:, 1], time_average(values[:, 1]))
-    assert np.isnan(time_average([1, np.nan, 2])).tolist() == [False, True, True]
-
-
-def test_noise_of_minibatches_is_the_total_variance_of_their_gradients():
-    gradients = torch.randn(8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    full = gradients.mean(0)
-    expected = gradients.var(0, correction=0).sum().item()
-    assert minibatch_gradient_noise(gradients, full) == pytest.approx(expected, rel=1e-12)
-    assert minibatch_gradient_noise(full.repeat(3, 1), full) == 0
+# --- accuracy ---------------------------------------------------------------------------
 
 
 def test_accuracy_and_distance_by_hand():
