@@ -231,7 +231,7 @@ def _inside(value: Any, of: Any) -> Any:
 
 def _as_before(value: Any, field: dataclasses.Field) -> bool:
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    return field.name in LABELS or getattr(value, field.name) == default
+    return field.name in LABELS or described(getattr(value, field.name)) == described(default)  # a list is a tuple
 
 
 def built(values: Any) -> Any:
