@@ -220,7 +220,9 @@ def _inside(value: Any, of: Any) -> Any:
 
 def _as_before(value: Any, field: dataclasses.Field) -> bool:
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    return field.name in LABELS or getattr(value, field.name) == default
+    now = getattr(value, field.name)
+    same = described(now) == described(default)  # whether listed or in a tuple
+    return field.name in LABELS or (same and getattr(now, "revision", 1) == 1)
 
 
 def built(values: Any) -> Any:

@@ -56,7 +56,10 @@ class Run:
         store: recorded/ holds traces only."""
         name = f"theta-{at}.safetensors"
         if self.recorded or name not in self.manifest.get("kept", {}):
-            raise StoreError(f"run {self.key} keeps no θ of step {at}: declare keep=({at!r},) and compute it here")
+            raise StoreError(
+                f"run {self.key} keeps no θ of step {at}: declare keep=({at!r},) and compute it here, with "
+                "--fresh where it is recorded"
+            )
         content = verified(home() / self.key / name, self.manifest["kept"][name])
         return safetensors.torch.load(content)["theta"].clone()
 
@@ -130,12 +133,14 @@ def verify() -> list[str]:
     problems = []
     for folder in sorted(home().glob("*")):
         try:
+            files = {}
             if (folder / "manifest.json").exists():
-                load_run(folder / "manifest.json", folder / "trace.nc", recorded=False)
+                files = load_run(folder / "manifest.json", folder / "trace.nc", recorded=False).manifest.get("kept", {})
             elif (folder / "checkpoint.json").exists():
                 checkpoint = read_json(folder / "checkpoint.json")
-                for name, checksum in checkpoint["files"].items():
-                    verified(folder / name, checksum)
+                files = checkpoint["files"] | checkpoint["kept"]
+            for name, checksum in files.items():
+                verified(folder / name, checksum)
         except StoreError as error:
             problems.append(str(error))
     for path in _recorded_manifests():
@@ -190,6 +195,6 @@ def _recorded_manifest(identity: Identity) -> Path | None:
     for path in _recorded_manifests():
         if path.stem.endswith(identity.key):  # the name holds the key: no need to read
             return path
-        if identity.fingerprint is None and read_json(path)["family"] == identity.family:
+        if identity.fingerprint is None and read_json(path).get("family") == identity.family:
             return path
     return None

@@ -62,7 +62,7 @@ def side_by_side(trace: xr.Dataset) -> xr.Dataset:
     """All tables save the end's over `step`, nan where nothing was measured."""
     names = [name for name in tables_of(trace) if name != "end"]
     parts = [trace[[v for v in trace.data_vars if trace[v].dims[0] == name]].rename({name: "step"}) for name in names]
-    return xr.merge(parts, join="outer").assign_attrs(trace.attrs) if len(names) > 1 else parts[0]
+    return xr.merge(parts, join="outer").assign_attrs(trace.attrs) if len(names) != 1 else parts[0]
 
 
 def thin(trace: xr.Dataset, most: int | None = None) -> xr.Dataset:
@@ -86,7 +86,16 @@ def windowed(trace: xr.Dataset, window: int, table: str = "step") -> xr.Dataset:
         warnings.simplefilter("ignore", RuntimeWarning)
         parts = {"": windows.mean(), "_min": windows.min(), "_max": windows.max()}
     parts = [part.rename({n: n + s for n in part.data_vars}) for s, part in parts.items()]
-    return xr.merge([*parts, trace.drop_dims(table)]).assign_attrs(trace.attrs, window=window)
+    return xr.merge([*parts, trace.drop_dims(table)]).assign_attrs(trace.attrs | {_window_name(table): window})
+
+
+def window_of(trace: xr.Dataset, table: str = "step") -> int:
+    """The window in which that table was thinned; 1 if it was not."""
+    return int(trace.attrs.get(_window_name(table), 1))
+
+
+def _window_name(table: str) -> str:
+    return "window" if table == "step" else f"window_{table}"
 
 
 def single(trace: xr.Dataset) -> xr.Dataset:
