@@ -17,11 +17,11 @@ from pathlib import Path
 import numba
 import numpy as np
 import torch
+from eoslib.dynamics.descent import GradientDescent
 from scipy.sparse.linalg import eigsh
 
 from eoslib import store
 from eoslib.chapter.figures import BLUE, GREEN, ORANGE
-from eoslib.dynamics.descent import GradientDescent
 from eoslib.measure.curvature import SharpnessTracker, top_eigenpairs
 from eoslib.papers import basins
 from eoslib.problems import datasets, landscapes, networks
