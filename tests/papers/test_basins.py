@@ -299,9 +299,7 @@ def test_long_doubles_change_next_to_nothing_and_only_at_a_boundary(name, fracti
 
 # --- processes -------------------------------------------------------------------------------------------
 
-MAP = Map(
-    chapter="test", experiment="map", step_size=0.4, steps=8, landscape="f4", box=(-2.0, 3.0, -1.0, 2.0), grid=64
-)
+MAP = Map(chapter="test", experiment="map", step_size=0.4, steps=8, landscape="f4", box=(-2.0, 3.0, -1.0, 2.0), grid=64)
 SIZES = Sizes(
     chapter="test", experiment="sizes", step_size=0.95, steps=5, landscape="f2", box=(-1.0, 1.0, -1.0, 1.0), grid=128
 )
