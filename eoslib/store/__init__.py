@@ -16,10 +16,11 @@ from eoslib.store.archive import Run, find, gather, inventory, listing, manifest
 from eoslib.store.files import Damaged, StoreError, write_atomically
 from eoslib.store.identity import Identity, default_device, home, library_sha256, machine, plain, recorded
 from eoslib.store.journal import Process, carry_on
-from eoslib.store.traces import side_by_side, single, thin, trace_of, values_sha256, windowed
+from eoslib.store.traces import side_by_side, single, tables_of, thin, trace_of, values_sha256, window_of, windowed
 
 __all__ = [
     "Damaged", "Identity", "Process", "Run", "StoreError", "carry_on", "default_device", "find", "gather", "home",
     "inventory", "library_sha256", "listing", "machine", "manifests", "plain", "record", "recorded", "recorded_runs",
-    "side_by_side", "single", "status", "thin", "trace_of", "values_sha256", "verify", "windowed", "write_atomically",
+    "side_by_side", "single", "status", "tables_of", "thin", "trace_of", "values_sha256", "verify", "window_of",
+    "windowed", "write_atomically",
 ]  # fmt: skip
