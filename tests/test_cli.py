@@ -15,6 +15,7 @@ import yaml
 from eoslib import __main__, store
 from eoslib.chapter import claims, experiments, presets
 from eoslib.problems import datasets
+from eoslib.store import files
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,19 +40,23 @@ steps: PositiveInt = 30
 seeds: list[NonNegativeInt] = [0, 1]
 
 # %% tags=["experiments"]
-from eoslib.chapter.experiments import LandscapeRun, TrainingRun
+from eoslib.chapter.experiments import Data, Descent, Network, OnLandscape, Training
+from eoslib.measure.curvature import Sharpness
 
+quadratic = OnLandscape(landscape="quadratic", start=(1.0, 1.0))
+training = Training(
+    data=Data(dataset="digits", n=20), network=Network(architecture="mlp", sizes={"hidden": [4]}, activation="tanh"),
+    loss="mse-sum",
+)
 experiments = {
     "hill": [
-        LandscapeRun(
-            chapter="mini", experiment="hill", landscape="quadratic", start=(1.0, 1.0), step_size=eta, steps=steps
-        )
+        Descent(chapter="mini", experiment="hill", problem=quadratic, step_size=eta, steps=steps)
         for eta in step_sizes
     ],
     "net": [
-        TrainingRun(
-            chapter="mini", experiment="net", dataset="digits", n=20, loss="mse-sum", hidden=(4,), activation="tanh",
-            step_size=0.1, steps=steps, seed=seed, sharpness_every=10,
+        Descent(
+            chapter="mini", experiment="net", problem=training, step_size=0.1, steps=steps, seed=seed,
+            measurements=(Sharpness(every=10),),
         )
         for seed in seeds
     ],
@@ -228,6 +233,45 @@ def test_a_run_declared_twice_is_computed_once(eoslib):
     assert len(json.loads(out)) == 1
 
 
+def test_a_run_of_two_chapters_is_computed_once(eoslib, chapter):
+    """Chapter and experiment are labels."""
+    chapter.with_name("other.py").write_text(CHAPTER.replace('"mini"', '"other"'))
+    (chapter.parent / "presets" / "other.yaml").write_text("quick: {}\n")
+    assert eoslib("compute", "mini")[0] == 0
+    listed = json.loads(eoslib("compute", "other", "--list", "--json")[1])
+    assert [row["status"] for row in listed] == ["finished"] * 4
+    assert {row["experiment"] for row in store.listing()} == {"mini.hill", "mini.net"}
+
+
+def test_what_another_machine_has_begun_goes_on_with_mix_only(eoslib):
+    assert eoslib("compute", "mini", "--only", "net", "--budget", "0")[0] == 1
+    for path in store.home().glob("*/checkpoint.json"):
+        checkpoint = files.read_json(path)
+        files.write_json(path, checkpoint | {"machine": checkpoint["machine"] | {"gpu": "abacus"}})
+    status, _, err = eoslib("compute", "mini", "--only", "net")
+    assert status == 1
+    assert "was begun on another machine" in err and "abacus" in err and "--mix" in err and "Traceback" not in err
+    assert {row["status"] for row in store.listing()} == {"unfinished"}
+    status, out, err = eoslib("compute", "mini", "--only", "net", "--mix")
+    assert (status, err) == (0, "")
+    assert "2 of 2 run(s) of mini at quick are finished" in out
+    for manifest in store.manifests():
+        (stretch,) = manifest["stretches"]
+        assert (stretch["machine"]["gpu"], stretch["to_step"]) == ("abacus", 0)
+        assert manifest["machine"]["gpu"] == "none"
+
+
+def test_the_plan_estimates_from_what_has_run_and_loads_no_data(eoslib, monkeypatch):
+    assert eoslib("compute", "mini", "--only", "net", "--record")[0] == 0
+    seconds = [m["seconds_per_step"] for m in store.manifests()]
+    monkeypatch.setattr(datasets, "load", lambda *a, **k: pytest.fail("data were loaded"))
+    rows = json.loads(
+        eoslib("compute", "mini", "--only", "net", "-p", "steps=600000", "-p", "seeds=[7]", "--list", "--json")[1]
+    )
+    assert [row["status"] for row in rows] == ["not started"]
+    assert 10000 * min(seconds) - 0.01 <= rows[0]["at_most_minutes"] <= 10000 * max(seconds) + 0.01
+
+
 def test_a_gpu_that_is_absent_is_status_1(eoslib, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     status, _, err = eoslib("compute", "mini", "--device", "cuda")
@@ -267,7 +311,7 @@ def test_a_store_that_cannot_be_written_is_status_1(eoslib, monkeypatch, tmp_pat
 
 
 def test_ctrl_c_is_status_130(eoslib, monkeypatch):
-    def interrupt(*arguments):
+    def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiments, "carry_on", interrupt)
@@ -311,7 +355,7 @@ def test_audit_agrees_with_what_was_recorded_and_not_with_what_was_altered(eosli
     assert eoslib("audit", "another")[1].startswith("0 of 0")
 
     run = next(run for run in store.recorded_runs() if run.identity["experiment"] == "net")
-    run.trace["loss"].values[3] *= np.float32(1.01)
+    run.stored["loss"].values[3] *= np.float32(1.01)
     store.record(run)  # an alteration that no checksum shows
     status, out, _ = eoslib("audit")
     assert status == 1
@@ -400,4 +444,4 @@ def test_a_malformed_ledger_is_status_1(eoslib, chapter):
     (chapter.parent / "claims" / "mini.yaml").write_text("claims: []")
     status, _, err = eoslib("claims", "mini")
     assert status == 1
-    assert "mini.yaml" in err and "paper: Field required" in err
+    assert "mini.yaml: paper: Field required" in err and "Traceback" not in err

@@ -12,13 +12,14 @@ def audit(run: store.Run, steps: int = 20) -> list[str]:
     that made it, with its number of threads; elsewhere to a relative 1e-3. What was searched for has a tolerance of its
     own everywhere, and what it cost is left out: see `measure.variables.Variable`. A thinned trace is compared in whole
     windows; a run with an onset is recomputed to so many steps after it."""
-    experiment, window = built(run.identity), store.window_of(run.stored)
-    steps += experiment.onset(run.trace)
-    threads = torch.get_num_threads()
+    experiment, stored = built(run.identity), run.stored
+    windows = {table: store.window_of(stored, table) for table in store.tables_of(stored)}
+    steps, threads = steps + experiment.onset(run.trace), torch.get_num_threads()
+    steps = -(-steps // windows.get("step", 1)) * windows.get("step", 1)
     torch.set_num_threads(run.manifest["threads"])
     try:
         process, rows = experiment.process(store.default_device()), []
-        while process.t < -(-steps // window) * window and not process.finished:
+        while process.t < steps and not process.finished:
             t = process.t
             process.step()
             rows.append((t, process.observe()))
@@ -27,38 +28,30 @@ def audit(run: store.Run, steps: int = 20) -> list[str]:
     # of a run that several machines made, the first steps may be another's
     here = [run.manifest["machine"]] == [store.machine(process.device), *run.manifest.get("stretches", [])]
     recomputed = store.trace_of(rows, process.variables)
-    missing = [name for name in recomputed.data_vars if name not in run.stored and _judged(process.variables[name])]
-    differences = [(0, f"{name} is not in the trace") for name in missing]
-    for table in store.tables_of(run.stored):
-        if table != "end":
-            differences += _differences(run.stored, table, recomputed, process, here)
-    return [text for _, text in sorted(differences)]
-
-
-def _judged(variable) -> bool:
-    return variable.tolerance != np.inf
-
-
-def _differences(trace, table: str, recomputed, process, here: bool) -> list[tuple[int, str]]:
-    """Those of one table, each with its place there. Runs of old have all variables in the table `step`."""
-    names = [name for name in trace.data_vars if trace[name].dims[0] == table]
-    both = store.side_by_side(recomputed[[name for name in recomputed.data_vars if name in names]])
-    window = store.window_of(trace, table)
-    whole = both.sizes.get("step", 0) if process.finished else both.sizes.get("step", 0) // window * window
-    if not whole:
-        return []
-    both = store.single(store.windowed(both.isel(step=slice(whole)), window))
-    recorded = store.single(store.side_by_side(trace[names]).reindex(step=both["step"]))
+    if list(windows) == ["step"]:  # as everything lay before tables had cadences of their own
+        recomputed = store.side_by_side(recomputed)
     differences = []
-    for name in both.data_vars:
-        variable = process.variables[name.removesuffix("_min").removesuffix("_max")]
-        if not _judged(variable):
+    for table in store.tables_of(recomputed):
+        window = windows.get(table, 1)
+        whole = recomputed.sizes[table] if process.finished else recomputed.sizes[table] // window * window
+        if not whole:
             continue
-        new, stored = both[name].values, recorded[name].values
-        tolerance = variable.tolerance or (0 if here else 1e-3)
-        with np.errstate(invalid="ignore"):  # inf − inf
-            close = abs(stored - new) <= (tolerance if variable.absolute else tolerance * abs(stored))
-        same = close | (stored == new) | (np.isnan(stored) & np.isnan(new))
-        for i in np.flatnonzero(~same.reshape(len(same), -1).all(1)):
-            differences.append((i, f"step {both['step'].values[i]:g}: {name} is {new[i]}, stored is {stored[i]}"))
-    return differences
+        part = store.single(store.windowed(recomputed.isel({table: slice(whole)}), window, table))
+        reached = np.union1d(part[table], stored[table].sel({table: slice(part[table].values[-1])}))
+        part, recorded = part.reindex({table: reached}), store.single(stored.reindex({table: reached}))
+        for name in [name for name in part.data_vars if part[name].dims[0] == table]:
+            variable = process.variables[name.removesuffix("_min").removesuffix("_max")]
+            if variable.tolerance == np.inf:
+                continue
+            if name not in stored:
+                differences.append((0, f"{name} is not in the trace"))
+                continue
+            new, old = part[name].values, recorded[name].values
+            tolerance = variable.tolerance or (0 if here else 1e-3)
+            with np.errstate(invalid="ignore"):  # inf − inf
+                close = abs(old - new) <= (tolerance if variable.absolute else tolerance * abs(old))
+            same = close | (old == new) | (np.isnan(old) & np.isnan(new))
+            for i in np.flatnonzero(~same.reshape(len(same), -1).all(1)):
+                step = part[table].values[i]
+                differences.append((step, f"step {step:g}: {name} is {new[i]}, stored is {old[i]}"))
+    return [text for _, text in sorted(differences)]

@@ -6,6 +6,7 @@ An experiment is composed of small frozen dataclasses, which lie beside what the
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from eoslib import store
 from eoslib.chapter.templates import render
 from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.dynamics.starts import Starts, uniform_points
-from eoslib.dynamics.trajectory import Trajectory
+from eoslib.dynamics.trajectory import Trajectory, asked
 from eoslib.measure.variables import Measurement
 from eoslib.papers.basins import BasinMap, BasinSizes
 from eoslib.papers.stabilization import SelfStabilization
@@ -96,12 +97,12 @@ class Descent(Experiment):
 
     def work(self) -> tuple[float, float]:
         whole, memory = self.problem.work(self.precision)
-        size = self.batches.batch_size
-        operations = whole if size is None else self.problem.work(self.precision, size)[0]
-        for m in self.measurements:
-            times = {"epoch": 1 if size is None else size / self.problem.data.n, "end": 1 / self.steps}
-            share = 1 / m.every if isinstance(m.every, int) else times.get(m.every, 1 / self.steps)
-            operations += 5 * getattr(m, "eigenvalues", 1) * whole * share
+        size, n = self.batches.batch_size, self.problem.examples
+        operations, _ = self.problem.work(self.precision, size)
+        epoch = 1 if size is None else self.batches.repeats * math.ceil(n / size)
+        for m in asked(self.measurements, self.batches.whole):
+            ends = 0 if self.batches.whole else 1 + m.along  # where the whole data are seen for its sake
+            operations += (ends + m.gradients(n)) * whole * min(1, m.share(self.steps, epoch))
         return operations, memory
 
 
@@ -187,7 +188,9 @@ class Stabilization(Experiment):
         return approach + min(1, self.tracked / self.steps) * gradients * whole, 5 * memory
 
     def onset(self, trace) -> int:
-        return int(np.isfinite(trace.constrained_loss.values).argmax()) if "constrained_loss" in trace else 0
+        if "constrained_loss" not in trace:
+            return 0
+        return int(trace["step"].values[np.isfinite(trace.constrained_loss.values).argmax()])  # of a window its middle
 
 
 # -------------------------------------------------------------------------------------------------- plain values
@@ -206,9 +209,11 @@ def differing(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         revision = getattr(value, "revision", 1)
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not _as_before(value, f)}
-        return {"is": type(value).__name__} | ({} if revision == 1 else {"revision": revision}) | {
-            name: differing(field) for name, field in fields.items()
-        }
+        return (
+            {"is": type(value).__name__}
+            | ({} if revision == 1 else {"revision": revision})
+            | {name: differing(field) for name, field in fields.items()}
+        )
     return _inside(value, differing)
 
 

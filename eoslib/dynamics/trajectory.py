@@ -68,8 +68,7 @@ class Trajectory:
         self.theta = theta.detach()
         self.rule, self.schedule = rule.begin(self.theta, step_size), schedule.begin(step_size)
         self.batches, self.whole = batches.begin(objective, seed), batches.whole
-        if not any(isinstance(m, Loss) for m in measurements):
-            measurements = [Progress() if self.whole else Loss(every="epoch"), *measurements]
+        measurements = asked(measurements, self.whole)
         self.variables = dict(OWN)
         for m in measurements:
             if twice := self.variables.keys() & m.variables:
@@ -238,6 +237,13 @@ class Scaled:
 
     def restricted(self) -> None:
         """No subspace of cheap products: s mixes the principal directions of the inputs."""
+
+
+def asked(measurements: Sequence[Measurement], whole: bool) -> Sequence[Measurement]:
+    """The measurements, and what is taken where none of them is of the loss; whole: whether a step sees all data."""
+    if any(isinstance(m, Loss) for m in measurements):
+        return measurements
+    return [Progress() if whole else Loss(every="epoch"), *measurements]
 
 
 def to_host(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -210,6 +210,10 @@ class Sharpness(Measurement):
         "unstable_alignment": Variable("alignment of the gradient with those of eigenvalues ≥ 2/η", **COSINE),
     }
 
+    def gradients(self, n: int) -> float:
+        """A product takes little more than a gradient, and a few are taken for each eigenvalue."""
+        return 5.0 * self.eigenvalues
+
     def begin(self, problem: Any, theta: Any) -> SharpnessTracker:
         """With eigenvectors to start from."""
         return SharpnessTracker(self.eigenvalues, self.tolerance)
@@ -251,6 +255,10 @@ class SegmentSharpness(Measurement):
     variables: ClassVar = {
         "segment_sharpness": Variable("sharpness λ_max(∇²f) at points of the step", dims=("tau",), tolerance=FOUND),
     }
+
+    def gradients(self, n: int) -> float:
+        """Those of a sharpness at each point."""
+        return 5.0 * self.points
 
     def begin(self, problem: Any, theta: Any) -> "_SegmentTracker":
         """With eigenvectors to start from at each point."""

@@ -104,6 +104,10 @@ class SegmentSmoothness(Measurement):
         "segment_smoothness": Variable("directional smoothness L(θ; ητ∇f(θ)) along the step", dims=("tau",)),
     }
 
+    def gradients(self, n: int) -> float:
+        """One for each τ."""
+        return self.nodes
+
     def measure(self, point: Any, step_size: float) -> dict[str, list[float]]:
         """A gradient for each τ."""
         positions = taus(self.nodes, self.rule)
@@ -175,6 +179,10 @@ class ExpectedProgress(Measurement):
         "decreasing_share": Variable("share of the minibatches whose step decreases f"),
     }
 
+    def gradients(self, n: int) -> float:
+        """Of each minibatch and, where its step leads, of all."""
+        return self.minibatches * (1 + self.batch_size / n)
+
     def begin(self, problem: Any, theta: Any) -> "_Estimator":
         """With a generator of its own."""
         return _Estimator(self)
@@ -211,6 +219,10 @@ class HeldOut(Measurement):
         "test_loss": Variable("loss on held-out examples"),
         "test_accuracy": Variable("accuracy on held-out examples"),
     }
+
+    def gradients(self, n: int) -> float:
+        """A forward pass, the third part of a gradient."""
+        return self.examples / n / 3
 
     def begin(self, problem: Any, theta: Any) -> "_HeldOut":
         """With the examples at hand."""

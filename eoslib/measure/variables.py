@@ -45,6 +45,10 @@ class Measurement:
         """Observables at an `objective.Point`, by names of `variables`; scalars may be tensors."""
         raise NotImplementedError
 
+    def gradients(self, n: int) -> float:
+        """What it takes as long as, roughly, in gradients of n examples; the point itself not counted."""
+        return 5.0 if self.products else 0.0
+
     def state(self) -> dict:
         """All that the next measurement depends on."""
         return {}
@@ -63,6 +67,17 @@ class Measurement:
             case str():
                 return self.every
         return "chosen"
+
+    def share(self, steps: int, epoch: float) -> float:
+        """Of so many steps, with `epoch` steps in an epoch, the share at which it is taken."""
+        match self.every:
+            case int():
+                return 1 / self.every
+            case "epoch":
+                return 1 / epoch
+            case "end":
+                return 1 / steps
+        return len(self.every) / steps
 
     def due(self, t: int, epoch_begins: bool) -> bool:
         """Whether it is taken at θ_t, on the way."""

@@ -26,6 +26,7 @@ class OnLandscape:
     landscape: str
     start: tuple[float, ...]
 
+    examples = 1
     fingerprint = ""  # it uses no data
 
     def begin(self, seed: int, precision: str, device: torch.device) -> tuple[Objective, Tensor]:
@@ -124,6 +125,11 @@ class Training:
     loss: str
 
     @property
+    def examples(self) -> int:
+        """How many the loss is a mean over."""
+        return self.data.n
+
+    @property
     def fingerprint(self) -> str | None:
         """Of the data; None if they are absent here."""
         return self.data.fingerprint
@@ -145,13 +151,18 @@ class Training:
 
     def work(self, precision: str, examples: int | None = None) -> tuple[float, float]:
         """Operations of a gradient on so many examples (default all), counted, and bytes of memory."""
-        network, source, outputs = self.build(0).to("meta"), self.data.source, []
+        network, source, outputs, counted = self.build(0).to("meta").eval(), self.data.source, [], []
+        dtype = torch.int64 if source.tokens else torch.float32
+        for n in (2, 1):  # a product of weights is taken once for all examples
+            with FlopCounterMode(display=False) as counter:  # on the meta device nothing is computed
+                network(torch.zeros(n, source.d, dtype=dtype, device="meta"))
+            counted.append(counter.get_total_flops())
         for module in network.modules():
             module.register_forward_hook(lambda module, inputs, output: outputs.append(output.numel()))
-        one = torch.zeros(1, source.d, dtype=torch.int64 if source.tokens else torch.float32, device="meta")
-        with FlopCounterMode(display=False) as counter:  # on the meta device nothing is computed
-            network(one)
-        examples, item = examples or self.data.n, PRECISIONS[precision].itemsize
+        network(torch.zeros(1, source.d, dtype=dtype, device="meta"))
+        examples, item = examples or self.examples, PRECISIONS[precision].itemsize
+        each = counted[0] - counted[1]
+        forward = examples * each + counted[1] - each
         p = sum(parameter.numel() for parameter in network.parameters())
         memory = item * (9 * min(examples, CHUNK) * sum(outputs) + 20 * p)
-        return 3 * examples * counter.get_total_flops() * item / 4 + OVERHEAD, memory  # backward takes twice forward
+        return 3 * forward * item / 4 + OVERHEAD, memory  # backward takes twice forward

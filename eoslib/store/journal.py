@@ -179,16 +179,16 @@ class _Journal:
         trace = self._trace()
         content = netcdf(trace)
         write_atomically(self.folder / "trace.nc", content)
-        state = self.process.state()
+        state, body = self.process.state(), self._body()
         manifest = (
-            self._body()
+            body
             | {
                 "diverged_at": state.get("diverged_at"),
                 "gradients": state.get("gradients"),
                 "products": state.get("products"),
                 "trace_sha256": sha256(content),
                 "values_sha256": values_sha256(trace),
-                "seconds_per_step": self._wall_seconds() / max(1, self.process.t),
+                "seconds_per_step": body["wall_seconds"] / max(1, self.process.t),
                 "versions": versions(),
             }
             | self.code
@@ -200,9 +200,6 @@ class _Journal:
                 path.unlink()
         return Run(plain(self.identity.values), trace, manifest)
 
-    def _wall_seconds(self) -> float:
-        return self.wall_seconds + time.monotonic() - self.started
-
     def _body(self) -> dict:
         return {
             "key": self.identity.key,
@@ -210,7 +207,7 @@ class _Journal:
             "identity": plain(self.identity.values),
             "step": self.process.t,
             "resumes": self.resumes,
-            "wall_seconds": self._wall_seconds(),
+            "wall_seconds": self.wall_seconds + time.monotonic() - self.started,
             "threads": torch.get_num_threads(),
             "machine": self.machine,
             "stretches": self.stretches,

@@ -86,16 +86,17 @@ def windowed(trace: xr.Dataset, window: int, table: str = "step") -> xr.Dataset:
         warnings.simplefilter("ignore", RuntimeWarning)
         parts = {"": windows.mean(), "_min": windows.min(), "_max": windows.max()}
     parts = [part.rename({n: n + s for n in part.data_vars}) for s, part in parts.items()]
-    return xr.merge([*parts, trace.drop_dims(table)]).assign_attrs(trace.attrs | {_window_name(table): window})
+    thinned = xr.merge([*parts, trace.drop_dims(table)]).assign_attrs(trace.attrs)
+    thinned[table].attrs["window"] = window
+    return thinned.assign_attrs(window=window) if table == "step" else thinned
 
 
-def window_of(trace: xr.Dataset, table: str = "step") -> int:
-    """The window in which that table was thinned; 1 if it was not."""
-    return int(trace.attrs.get(_window_name(table), 1))
-
-
-def _window_name(table: str) -> str:
-    return "window" if table == "step" else f"window_{table}"
+def window_of(trace: xr.Dataset, table: str) -> int:
+    """Of how many rows each window of a table is."""
+    if table not in trace.coords:
+        return 1
+    # the whole trace said so while it was one table
+    return int(trace[table].attrs.get("window", trace.attrs.get("window", 1) if table == "step" else 1))
 
 
 def single(trace: xr.Dataset) -> xr.Dataset:

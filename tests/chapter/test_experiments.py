@@ -1,98 +1,154 @@
 """eoslib.chapter.experiments: an experiment says all that determines its run, and can be rebuilt from what it said."""
 
+import copy
 import dataclasses
-import inspect
 import json
+import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pooch
 import pytest
 import torch
 import xarray as xr
+from declared import (
+    EACH, GD, LANDSCAPE, NAMED, SCHEDULED, SEGMENT, SGD, SHARPNESS, STABILIZATION, STABLE, changed,
+)  # fmt: skip
 
 from eoslib import store
-from eoslib.chapter import audit, experiments
-from eoslib.chapter.experiments import (
-    KINDS,
-    AdaptiveRun,
-    DescentRun,
-    LandscapeRun,
-    ManyStarts,
-    MapRun,
-    SegmentRun,
-    SGDRun,
-    SizesRun,
-    StabilizationRun,
-    TrainingRun,
-    from_identity,
-)
-from eoslib.problems import datasets
-from eoslib.store import traces
+from eoslib.chapter import experiments
+from eoslib.chapter.experiments import Descent, Experiment, ManyStarts, built, described, differing
+from eoslib.dynamics.rules import Rule
+from eoslib.measure.curvature import Sharpness
+from eoslib.measure.progress import HeldOut, Loss, Progress
+from eoslib.measure.variables import Measurement, Variable
+from eoslib.problems import datasets, networks
+from eoslib.problems.batches import Batches
+from eoslib.problems.problem import Data, Network, Training
 
-NETWORK = {
-    "chapter": "test", "experiment": "e", "step_size": 2 / 5, "steps": 12, "dataset": "digits", "n": 30,
-    "loss": "mse-half-sum", "hidden": (6, 5), "activation": "tanh",
-}  # fmt: skip
-GD = TrainingRun(**NETWORK, sharpness_every=3, eigenvalues=2, segment_every=4, segment_nodes=3)
-SGD = SGDRun(**NETWORK | {"step_size": 0.1}, batch_size=7)
-LANDSCAPE = LandscapeRun(
-    chapter="test", experiment="l", step_size=2 / 41, steps=10, landscape="quadratic", start=(1.0, 0.5)
-)
-SEGMENT = SegmentRun(**NETWORK, every=5, points=3)
-ADAPTIVE = AdaptiveRun(
-    **NETWORK | {"step_size": 1e-3}, beta1=0.9, beta2=0.99, epsilon=1e-7, bias_correction=True, sharpness_every=3
-)
-STARTS = ManyStarts(
-    chapter="test", experiment="s", step_size=2 / 4, steps=10, landscape="tanh_neuron", starts=5, box=3.0, seed=0
-)
-MAP = MapRun(
-    chapter="test", experiment="m", step_size=0.4, steps=4, landscape="f4", box=(-2.0, 3.0, -1.0, 2.0), grid=32
-)
-SIZES = SizesRun(
-    chapter="test", experiment="a", step_size=0.5, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=64
-)
-ANY = {
-    "chapter": "test", "experiment": "a", "dataset": "digits", "n": 30, "steps": 12, "activation": "swish",
-    "bias_init": "zero",
-}  # fmt: skip
-STABILIZATION = StabilizationRun(
-    **ANY, step_size=2 / 10, data_options={"classes": [8, 9]}, loss="mse-binary", architecture="mlp",
-    sizes={"hidden": [8]}, tracked=100, every=3,
-)  # fmt: skip
-DESCENT = DescentRun(
-    **ANY, step_size=0.5, loss="cross-entropy", architecture="cnn", sizes={"width": 2}, every=3, eigenvalues=2,
-    test_n=20, schedule="inverse-sharpness",
-)  # fmt: skip
-EACH = (GD, SGD, LANDSCAPE, SEGMENT, ADAPTIVE, STARTS, MAP, SIZES, STABILIZATION, DESCENT)
-ALL = pytest.mark.parametrize("experiment", EACH, ids=lambda e: e.kind)
+ALL = pytest.mark.parametrize("experiment", EACH, ids=list(NAMED))
+CPU = torch.device("cpu")
 
 
 # --- identities ------------------------------------------------------------------------------------------
 
 
+def parts_of(value):
+    """A declaration and all dataclasses inside it."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from parts_of(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from parts_of(part)
+
+
+def plain_parts(values):
+    """The dicts among plain values that say what they are."""
+    if isinstance(values, dict):
+        if "is" in values:
+            yield values
+        for inner in values.values():
+            yield from plain_parts(inner)
+    elif isinstance(values, list):
+        for inner in values:
+            yield from plain_parts(inner)
+
+
 @ALL
 def test_the_identity_is_complete_plain_and_of_each_field(experiment):
-    identity = experiment.identity
-    fields = {f.name for f in dataclasses.fields(experiment)}
-    assert identity.keys() == fields | {"kind", "fingerprint"}
-    assert fields >= set(inspect.signature(type(experiment)).parameters)
-    assert json.loads(json.dumps(identity)) == store.plain(identity)
+    values = experiment.identity.values
+    assert json.loads(json.dumps(values)) == values == store.plain(values)
+    assert values["fingerprint"] == experiment.fingerprint
+    parts = list(parts_of(experiment))
+    assert len(parts) > 1 or experiment.identity.fingerprint == ""
+    told = list(plain_parts(values))
+    assert [part["is"] for part in told] == [type(part).__name__ for part in parts]
+    for part, plain in zip(parts, told, strict=True):
+        assert plain.keys() - {"is", "fingerprint"} == {f.name for f in dataclasses.fields(part)}
 
 
 @ALL
 def test_an_experiment_is_rebuilt_from_what_the_store_read(experiment):
-    stored = json.loads(json.dumps(experiment.identity))
-    rebuilt = from_identity(stored)
-    assert rebuilt == experiment and type(rebuilt) is type(experiment)
-    assert store.key_of(rebuilt.identity) == store.key_of(experiment.identity)
+    stored = json.loads(json.dumps(experiment.identity.values))
+    rebuilt = built(stored)
+    assert type(rebuilt) is type(experiment)
+    assert rebuilt.identity == experiment.identity
+    assert (rebuilt.identity.key, rebuilt.identity.family) == (experiment.identity.key, experiment.identity.family)
+    assert [type(part) for part in parts_of(rebuilt)] == [type(part) for part in parts_of(experiment)]
+    assert built(described(rebuilt)) == rebuilt  # tuples where there may have been lists, and hashable where it was
 
 
-def test_every_kind_is_tested_here():
-    assert {type(e) for e in EACH} == set(KINDS.values())
+def test_every_kind_and_every_measurement_is_tested_here():
+    """With none of its defaults somewhere, so that nothing is rebuilt by chance. ManyStarts has tests of its own."""
+    theirs = [part for experiment in EACH for part in parts_of(experiment)]
+
+    def ours(kind):
+        return {sub for sub in experiments._subclasses(kind) if sub.__module__.startswith("eoslib.")}
+
+    wanted = (ours(Experiment) - {ManyStarts}) | ours(Measurement)
+    wanted |= {type(part) for part in theirs if not isinstance(part, Experiment | Measurement)}
+    assert {Data, Network, Training, Rule, Batches} < wanted
+    for kind in wanted:
+        for field in dataclasses.fields(kind):
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            values = [getattr(part, field.name) for part in theirs if type(part) is kind]
+            exempt = field.name in ("every", "tolerance", "rule") or default is dataclasses.MISSING
+            assert values and (exempt or any(value != default for value in values)), f"{kind.__name__}.{field.name}"
+
+
+def test_keys_differ_where_anything_that_counts_does():
+    keys = [e.identity.key for e in EACH]
+    assert len(set(keys)) == len(keys)
+    others = [
+        changed(GD, **{name: value})
+        for name, value in {
+            "n": 31, "standardisation": "per-channel", "dataset": "power_law", "data_options": {"classes": [1, 2]},
+            "sizes": {"hidden": [6, 6]}, "activation": "elu", "bias_init": "zero", "loss": "cross-entropy",
+            "step_size": 0.3, "steps": 13, "seed": 1, "precision": "float64", "stop_accuracy": 0.5, "keep": (1,),
+            "rule": Rule(name="SGD"), "batches": Batches(flip=True), "measurements": (SHARPNESS,),
+        }.items()
+    ]  # fmt: skip
+    assert len({GD.identity.key, *(e.identity.family for e in others)}) == 1 + len(others)
+
+
+def test_labels_name_no_run():
+    assert dataclasses.replace(GD, chapter="another", experiment="too").identity.key == GD.identity.key
+
+
+def test_a_field_that_comes_later_changes_no_key_until_it_is_used():
+    later = dataclasses.make_dataclass(
+        "Batches", [("later", int, 0)], bases=(Batches,), frozen=True, kw_only=True
+    )  # an eighth field of the same name
+    for experiment in (SGD, SCHEDULED):
+        given = {f.name: getattr(experiment.batches, f.name) for f in dataclasses.fields(Batches)}
+        as_before = dataclasses.replace(experiment, batches=later(**given))
+        assert described(as_before.batches) != described(experiment.batches)
+        assert as_before.identity.key == experiment.identity.key
+        assert dataclasses.replace(experiment, batches=later(**given, later=1)).identity.key != experiment.identity.key
+
+
+def test_what_was_stored_before_a_field_came_is_rebuilt_with_its_default():
+    stored = json.loads(json.dumps(SGD.identity.values))
+    del stored["stop_accuracy"], stored["batches"]["crop"], stored["problem"]["data"]["standardisation"]
+    assert built(stored).identity == SGD.identity
+
+
+@pytest.mark.parametrize("kind, experiment", [(Descent, GD), (Batches, SGD), (Sharpness, GD)])
+def test_a_raised_revision_makes_other_runs_of_what_it_concerns(kind, experiment, monkeypatch):
+    unconcerned = LANDSCAPE if kind is not Descent else STABILIZATION
+    before, before_too = experiment.identity.key, unconcerned.identity.key
+    monkeypatch.setattr(kind, "revision", 2, raising=False)
+    assert experiment.identity.key != before
+    assert unconcerned.identity.key == before_too
+    monkeypatch.setattr(kind, "revision", 1, raising=False)
+    assert experiment.identity.key == before
 
 
 def test_the_fingerprint_is_of_the_data_with_its_options():
-    plain, other = (dataclasses.replace(GD, dataset="power_law", data_options={"seed": seed}) for seed in (0, 1))
+    plain, other = (changed(GD, dataset="power_law", data_options={"seed": seed}) for seed in (0, 1))
     assert GD.fingerprint == datasets.fingerprint("digits")
     assert plain.fingerprint == datasets.fingerprint("power_law", seed=0) != other.fingerprint
     assert LANDSCAPE.fingerprint == ""
@@ -101,12 +157,70 @@ def test_the_fingerprint_is_of_the_data_with_its_options():
 def test_absent_data_have_no_fingerprint_and_a_warning(monkeypatch, tmp_path):
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
     monkeypatch.setenv("EOSLIB_DATA", str(tmp_path / "nothing"))
-    absent = dataclasses.replace(GD, dataset="cifar10")
-    assert absent.identity["fingerprint"] is None
+    absent = changed(GD, dataset="cifar10")
+    assert absent.identity.fingerprint is absent.identity.values["fingerprint"] is None
     assert "not on this machine" in absent.data_warning
     with pytest.raises(datasets.DataAbsent):
         experiments.carry_on(absent)
     assert store.find(absent.identity) is None
+
+
+# --- another measurement -----------------------------------------------------------------------------------
+
+
+def test_another_measurement_makes_another_run_of_that_experiment_and_of_no_other():
+    before = {name: e.identity.key for name, e in NAMED.items()}
+    asked = dataclasses.replace(GD, measurements=(*GD.measurements, HeldOut(every=4, examples=10)))
+    assert {name: e.identity.key for name, e in NAMED.items()} == before
+    assert asked.identity.key not in before.values()
+    earlier, run = experiments.carry_on(GD), experiments.carry_on(asked)
+    assert np.isfinite(run.trace.test_loss).sum() == 3 and "test_loss" not in earlier.trace
+    for name in earlier.trace.data_vars:  # it looks on, and changes nothing
+        np.testing.assert_array_equal(run.trace[name], earlier.trace[name], name)
+    assert store.find(GD.identity).key == earlier.key  # still there
+
+
+@pytest.mark.parametrize("base", [GD, SGD], ids=["gd", "sgd"])
+@pytest.mark.parametrize("every, steps", [(1, range(12)), (5, [0, 5, 10]), ((3, 4), [3, 4]), ("end", [12])], ids=str)
+def test_a_new_observable_is_one_class(base, every, steps):
+    """Which works along any rule, is stored and read back, and changes no key of those that do not ask for it."""
+    before = {name: e.identity.key for name, e in NAMED.items()}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Length(Measurement):
+        power: float = 1.0
+        variables: ClassVar = {"length": Variable("‖θ‖^power", units="m"), "first": Variable("θ", dims=("some",))}
+
+        def measure(self, point, step_size):
+            return {"length": point.theta.norm() ** self.power, "first": point.theta[:3].tolist()}
+
+    assert {name: e.identity.key for name, e in NAMED.items()} == before
+    asked = dataclasses.replace(base, measurements=(*base.measurements, Length(every=every, power=2.0)), keep=(0, 4))
+    experiments.carry_on(asked)
+    run = store.find(asked.identity)  # as it lies on the disk
+    length, first = run.stored["length"], run.stored["first"]
+    table = {1: "step", 5: "every_5", (3, 4): "chosen", "end": "end"}[every]
+    assert length.dims == (table,) and first.dims == (table, "some") and first.shape == (len(steps), 3)
+    assert length[table].values.tolist() == list(steps)
+    assert length.attrs == {"long_name": "‖θ‖^power", "units": "m"}
+    for kept in {0, 4} & set(steps):
+        assert length.sel({table: kept}).item() == (run.theta(kept).norm() ** 2).item()
+        assert first.sel({table: kept}).values.tolist() == run.theta(kept)[:3].tolist()
+    assert built(run.identity).identity == asked.identity
+    assert built(run.identity).measurements == asked.measurements
+    process = base.process(CPU)
+    for _ in range(12):
+        process.step()
+    if every == "end":
+        assert length.item() == (process.theta.norm() ** 2).item()
+    without = experiments.carry_on(base).trace
+    for name in without.data_vars:
+        np.testing.assert_array_equal(run.trace[name], without[name], name)
+
+
+def test_two_measurements_of_the_same_are_refused():
+    with pytest.raises(ValueError, match="two measurements yield alignment, eigenvalues"):
+        dataclasses.replace(GD, measurements=(SHARPNESS, Sharpness(every=2))).process(CPU)
 
 
 # --- processes -------------------------------------------------------------------------------------------
@@ -115,9 +229,13 @@ def test_absent_data_have_no_fingerprint_and_a_warning(monkeypatch, tmp_path):
 @ALL
 def test_a_run_is_what_its_experiment_says(experiment):
     run = experiments.carry_on(experiment)
-    assert run.trace.sizes["step"] == experiment.steps
+    assert run.manifest["step"] == experiment.steps
+    assert run.trace["step"].values[-1] < experiment.steps
+    if experiment is not NAMED["between"]:  # of which nothing is measured at every step
+        assert run.trace["step"].values.tolist() == list(range(experiment.steps))
     assert run.step_size == experiment.step_size
-    assert run.identity == store.plain(experiment.identity)
+    assert run.identity == experiment.identity.values
+    assert run.key == experiment.identity.key
 
 
 def test_a_training_run_measures_what_was_asked_when_it_was_asked():
@@ -126,23 +244,23 @@ def test_a_training_run_measures_what_was_asked_when_it_was_asked():
     assert trace.sizes["eigenvalue"] == 2
     assert np.flatnonzero(np.isfinite(trace["segment_smoothness"]).all("tau")).tolist() == [0, 4, 8]
     assert trace.sizes["tau"] == 3
-    bare = experiments.carry_on(dataclasses.replace(GD, sharpness_every=0, segment_every=0)).trace
+    bare = experiments.carry_on(dataclasses.replace(GD, measurements=())).trace
     assert not {"sharpness", "eigenvalues", "segment_smoothness"} & set(bare)
     np.testing.assert_array_equal(bare["loss"], trace["loss"])
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_the_precision_is_that_of_theta_and_of_the_data(precision):
-    process = dataclasses.replace(GD, precision=precision).process(torch.device("cpu"))
+    process = dataclasses.replace(GD, precision=precision).process(CPU)
     assert process.theta.dtype == process.objective.inputs.dtype == getattr(torch, precision)
 
 
 def test_the_seed_is_of_the_network_and_of_the_batches():
-    zero, one = (dataclasses.replace(SGD, seed=seed).process(torch.device("cpu")) for seed in (0, 1))
+    zero, one = (dataclasses.replace(SGD, seed=seed).process(CPU) for seed in (0, 1))
     assert not torch.equal(zero.theta, one.theta)
     for process in (zero, one):
         process.step()
-    assert not torch.equal(zero.order, one.order)
+    assert not torch.equal(zero.batches.order, one.batches.order)
 
 
 def test_a_landscape_run_records_theta_from_its_start():
@@ -159,6 +277,91 @@ def test_a_budget_and_fresh_are_passed_on():
     assert experiments.carry_on(GD, budget=0, fresh=True) is None
 
 
+def test_heavy_ball_for_a_cnn_with_minibatches_is_the_loop_that_pytorch_users_write():
+    """torch.optim.SGD on the module itself, observed by formulas written out here, the Hessian in full."""
+    n, size, eta, steps, seed = 50, 16, 0.05, 9, 2
+    data, names = Data(dataset="digits", n=n), {"architecture": "cnn", "sizes": {"width": 2}, "activation": "tanh"}
+    experiment = Descent(
+        chapter="test", experiment="heavy ball", step_size=eta, steps=steps, precision="float64", seed=seed,
+        problem=Training(data=data, network=Network(**names), loss="cross-entropy"),
+        rule=Rule(name="SGD", options={"momentum": 0.9}), batches=Batches(batch_size=size), keep=("last",),
+        measurements=(
+            Progress(every=2), Sharpness(every=3, eigenvalues=2, tolerance=1e-8), HeldOut(every="epoch", examples=40),
+        ),
+    )  # fmt: skip
+    run = experiments.carry_on(experiment)
+
+    module = networks.cnn((1, 8, 8), 10, 2, "tanh", seed=seed).double()
+    optimiser = torch.optim.SGD(module.parameters(), lr=eta, momentum=0.9)
+    loss_of = torch.nn.CrossEntropyLoss()
+    both = datasets.load("digits", n + 40)
+    x, y = datasets.load("digits", n).inputs.double(), both.labels[:n]
+    x_new, y_new = both.inputs[n:].double(), both.labels[n:]
+    generator, order = torch.Generator().manual_seed(seed), []
+
+    def whole():
+        """Loss, gradient (p,) and accuracy on the whole data."""
+        outputs = module(x)
+        loss = loss_of(outputs, y)
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(module.parameters()))])
+        return loss.item(), gradient, (outputs.argmax(1) == y).double().mean().item()
+
+    def eigenvalues():
+        """The largest, from all second derivatives."""
+        at = [p.detach().clone() for p in module.parameters()]
+        keys = [name for name, _ in module.named_parameters()]
+
+        def f(theta):
+            pieces = theta.split([p.numel() for p in at])
+            named = {k: piece.view_as(p) for k, piece, p in zip(keys, pieces, at, strict=True)}
+            return loss_of(torch.func.functional_call(module, named, (x,)), y)
+
+        return torch.linalg.eigvalsh(torch.func.hessian(f)(torch.cat([p.flatten() for p in at]))).flip(0)[:2]
+
+    rows, held_out = {}, {}
+    for t in range(steps):
+        if not order:  # an epoch begins
+            order = list(torch.randperm(n, generator=generator).split(size))
+            with torch.no_grad():
+                outputs = module(x_new)
+            held_out[t] = loss_of(outputs, y_new).item(), (outputs.argmax(1) == y_new).double().mean().item()
+        row = rows[t] = {}
+        if t % 3 == 0:
+            row["eigenvalues"] = eigenvalues().tolist()
+        before, start = whole(), networks.flatten(module)
+        chosen = order.pop(0)
+        optimiser.zero_grad()
+        loss = loss_of(module(x[chosen]), y[chosen])
+        loss.backward()
+        optimiser.step()
+        row["batch_loss"] = loss.item()
+        if t % 2 == 0:
+            after, v = whole(), start - networks.flatten(module)
+            row["loss"], row["gradient_norm"], row["accuracy"] = before[0], before[1].norm().item(), before[2]
+            row["relative_progress"] = (after[0] - before[0]) / (before[1] @ v).item()
+            row["directional_smoothness"] = (v @ (before[1] - after[1]) / (v @ v)).item()
+
+    assert run.stored["epoch"].values.tolist() == list(held_out) == [0, 4, 8]
+    assert run.stored["every_2"].values.tolist() == [0, 2, 4, 6, 8]
+    assert run.stored["every_3"].values.tolist() == [0, 3, 6]
+    for t, row in rows.items():
+        here = run.trace.sel(step=t)
+        for name in ("batch_loss", "loss", "gradient_norm", "accuracy"):
+            assert here[name].item() == pytest.approx(row.get(name, math.nan), rel=1e-12, nan_ok=True), (t, name)
+        for name in ("relative_progress", "directional_smoothness"):  # differences of nearly equal numbers
+            assert here[name].item() == pytest.approx(row.get(name, math.nan), rel=1e-9, nan_ok=True), (t, name)
+        assert here["eigenvalues"].values == pytest.approx(
+            row.get("eigenvalues", 2 * [math.nan]), rel=1e-9, nan_ok=True
+        )
+        assert here["sharpness"].item() == pytest.approx(row.get("eigenvalues", [math.nan])[0], rel=1e-9, nan_ok=True)
+    for t, (loss, accuracy) in held_out.items():
+        here = run.trace.sel(step=t)
+        assert here.test_loss.item() == pytest.approx(loss, rel=1e-12) and here.test_accuracy.item() == accuracy
+    torch.testing.assert_close(run.theta("last"), networks.flatten(module), rtol=1e-12, atol=1e-14)
+    momentum = dataclasses.replace(experiment, rule=Rule(name="SGD"))
+    assert not torch.allclose(experiments.carry_on(momentum).theta("last"), run.theta("last"), rtol=1e-3)
+
+
 # --- networks of any architecture ---------------------------------------------------------------------------
 
 SIZES_OF = {
@@ -172,49 +375,53 @@ SIZES_OF = {
 @pytest.mark.parametrize("loss, d_out", [("mse-binary", 1), ("cross-entropy", 2)])
 @pytest.mark.parametrize("architecture", SIZES_OF)
 def test_every_architecture_is_built_for_its_data(architecture, loss, d_out):
-    experiment = dataclasses.replace(STABILIZATION, architecture=architecture, sizes=SIZES_OF[architecture], loss=loss)
-    objective, theta = experiment.problem(torch.device("cpu"))
+    problem = changed(STABILIZATION, architecture=architecture, sizes=SIZES_OF[architecture], loss=loss).problem
+    objective, theta = problem.begin(0, "float32", CPU)
     assert objective.evaluate(theta).outputs.shape == (30, d_out)
-    seconds, memory = experiment.gradient_cost(30)
-    assert seconds > 0 and memory > 4 * len(theta)
+    operations, memory = problem.work("float32")
+    assert operations > 1e7 and memory > 4 * len(theta)
 
 
 def test_a_transformer_takes_the_rows_of_an_image_or_the_words_of_a_phrase():
-    images = dataclasses.replace(STABILIZATION, architecture="transformer", sizes=SIZES_OF["transformer"])
-    assert images.network().embedding.shape == images.network().positions.shape == (8, 4)
-    phrases = dataclasses.replace(images, dataset="sst2", data_options={"vocabulary": 50, "length": 7})
-    assert phrases.network().embedding.shape == (50, 4) and phrases.network().positions.shape == (7, 4)
+    images = changed(STABILIZATION, architecture="transformer", sizes=SIZES_OF["transformer"])
+    network = images.problem.build(0)
+    assert network.embedding.shape == network.positions.shape == (8, 4)
+    phrases = changed(images, dataset="sst2", data_options={"vocabulary": 50, "length": 7}).problem.build(0)
+    assert phrases.embedding.shape == (50, 4) and phrases.positions.shape == (7, 4)
 
 
 def test_an_unknown_architecture_is_named():
     with pytest.raises(ValueError, match="unknown architecture 'rnn'; there are mlp, cnn, resnet18, transformer"):
-        dataclasses.replace(STABILIZATION, architecture="rnn").network()
+        changed(STABILIZATION, architecture="rnn").problem.build(0)
 
 
 def test_stabilization_approaches_in_single_and_tracks_in_double_precision():
-    process = STABILIZATION.process(torch.device("cpu"))
+    process = STABILIZATION.process(CPU)
     assert process.theta.dtype == process.approach.inputs.dtype == torch.float32
     assert process.objective.inputs.dtype == torch.float64
     trace = experiments.carry_on(STABILIZATION).trace
     tracked = np.isfinite(trace["constrained_loss"].values)
     assert tracked.argmax() > 0 and tracked[tracked.argmax() :].all()  # from the onset on
+    assert STABILIZATION.onset(trace) == tracked.argmax()
+    assert STABILIZATION.onset(trace.drop_vars("constrained_loss")) == 0
 
 
 def test_held_out_digits_are_those_after_the_training_examples():
     together = datasets.load("digits", 50)
-    held_out = DESCENT._held_out()
+    held_out = STABLE.problem.data.held_out(20)
     assert torch.equal(held_out.inputs, together.inputs[30:]) and torch.equal(held_out.labels, together.labels[30:])
     with pytest.raises(ValueError, match="digits has no test split"):
-        dataclasses.replace(DESCENT, data_options={"classes": [8, 9]})._held_out()
+        changed(STABLE, data_options={"classes": [8, 9]}).problem.data.held_out(20)
 
 
-def test_a_descent_measures_what_was_asked_when_it_was_asked():
-    trace = experiments.carry_on(DESCENT).trace
+def test_a_descent_with_a_schedule_measures_what_was_asked_when_it_was_asked():
+    trace = experiments.carry_on(STABLE).trace
     for name in ("sharpness", "test_loss", "test_accuracy"):
         assert np.flatnonzero(np.isfinite(trace[name])).tolist() == [0, 3, 6, 9]
     assert trace.sizes["eigenvalue"] == 2
-    np.testing.assert_allclose(trace["eta"][::3], np.minimum(0.5, 1 / trace["sharpness"][::3]))
-    plain = experiments.carry_on(dataclasses.replace(DESCENT, test_n=0, schedule="constant")).trace
+    np.testing.assert_allclose(trace["eta"][::3], np.minimum(4, 1 / trace["sharpness"][::3]))
+    assert trace["eta"].min() < 4
+    plain = experiments.carry_on(changed(STABLE, measurements=(), schedule=GD.schedule)).trace
     assert not {"test_loss", "eta"} & set(plain)
 
 
@@ -228,7 +435,7 @@ def test_a_gpu_that_is_absent_is_an_error_not_a_cpu(monkeypatch):
         with pytest.raises(RuntimeError, match=f"'{name}' was asked for, but PyTorch sees no GPU"):
             experiments.carry_on(GD)
     monkeypatch.delenv("EOSLIB_DEVICE")
-    assert experiments.device() == torch.device("cpu")
+    assert store.default_device() == CPU
 
 
 # --- collect ---------------------------------------------------------------------------------------------
@@ -236,7 +443,7 @@ def test_a_gpu_that_is_absent_is_an_error_not_a_cpu(monkeypatch):
 
 def test_collect_computes_what_is_missing_in_order(shown):
     collected = experiments.collect([SGD, GD, LANDSCAPE])
-    assert [run.identity["kind"] for run in collected] == ["SGDRun", "TrainingRun", "LandscapeRun"]
+    assert [run.key for run in collected] == [e.identity.key for e in (SGD, GD, LANDSCAPE)]
     assert shown == []
 
 
@@ -246,7 +453,7 @@ def test_collect_shows_what_it_may_not_compute_with_the_command_that_does(shown,
     monkeypatch.setenv("EOSLIB_OPTIONS", "--preset paper")
     twice = [GD, dataclasses.replace(GD, seed=1)]
     collected = experiments.collect([SGD, *twice, LANDSCAPE])
-    assert [run.identity["kind"] for run in collected] == ["SGDRun", "LandscapeRun"]  # landscapes cost nothing
+    assert [run.key for run in collected] == [e.identity.key for e in (SGD, LANDSCAPE)]  # landscapes cost nothing
     assert store.status(GD.identity) == "not started"
     (box,) = shown
     record = box["data"]["application/vnd.eoslib.notrun+json"]
@@ -256,161 +463,17 @@ def test_collect_shows_what_it_may_not_compute_with_the_command_that_does(shown,
     assert command in box["data"]["text/html"] and "Not run at this preset" in box["data"]["text/html"]
 
 
-def test_provenance_says_what_the_runs_were_made_from(shown):
-    experiments.provenance(experiments.collect([GD, SGD]), experiments.collect([GD, LANDSCAPE]))
-    rows = shown[0]["data"]["application/vnd.eoslib.provenance+json"]
-    assert rows["runs"] == "3, of which 0 recorded"
-    assert datasets.fingerprint("digits")[:12] in rows["data"]
-    assert rows["precision"] == "float32"
-    assert rows["PyTorch"] == torch.__version__
-    assert store.library_sha256()[:12] in rows["library"]
-    counted = [experiments.carry_on(e).manifest["gradients"] for e in (GD, SGD, LANDSCAPE)]
-    assert rows["gradients"] == f"{sum(counted):,}"
-    assert all(name in shown[0]["data"]["text/html"] for name in rows)
-
-
-# --- cost ------------------------------------------------------------------------------------------------
-
-
-@ALL
-def test_the_estimated_cost_is_positive_and_grows_with_the_steps(experiment):
-    seconds, memory = experiment.cost()
-    assert seconds > 0 and memory > 0
-    assert dataclasses.replace(experiment, steps=120).cost()[0] > seconds
-
-
-@pytest.mark.parametrize(
-    "more",
-    [{"n": 300}, {"hidden": (60, 50)}, {"sharpness_every": 1}, {"eigenvalues": 4}, {"segment_every": 1},
-     {"segment_nodes": 30}, {"dataset": "cifar10"}, {"precision": "float64"}],
-    ids=str,
-)  # fmt: skip
-def test_the_estimated_cost_grows_with_all_that_costs(more):
-    seconds, memory = GD.cost()
-    larger = dataclasses.replace(GD, **more).cost()
-    assert larger[0] > seconds
-    assert larger[1] >= memory
-
-
-def test_the_estimated_cost_of_sgd_grows_with_the_batch():
-    assert dataclasses.replace(SGD, n=3000, batch_size=3000).cost()[0] > dataclasses.replace(SGD, n=3000).cost()[0]
-
-
-# --- audit -----------------------------------------------------------------------------------------------
-
-
-def recorded(experiment):
-    store.record(experiments.carry_on(experiment))
-    return next(run for run in store.recorded_runs() if run.identity["kind"] == experiment.kind)
-
-
-def tampered(run, name, factor, step=1):
-    trace = run.trace.copy(deep=True)
-    trace[name].values[step] *= factor
-    return dataclasses.replace(run, trace=trace)
-
-
-@ALL
-def test_a_recorded_run_is_recomputed_bit_for_bit(experiment):
-    run = recorded(experiment)
-    assert audit.audit(run) == []
-    assert audit.audit(experiments.carry_on(experiment)) == []  # the store's float64 too
-
-
-@ALL
-def test_one_unit_in_the_last_place_is_noticed_on_the_same_machine(experiment):
-    name = {"SGDRun": "batch_loss", "MapRun": "point_steps", "SizesRun": "eta"}.get(experiment.kind, "loss")
-    run = recorded(experiment)
-    begin = int(np.isfinite(run.trace.constrained_loss.values).argmax()) if experiment.kind == "StabilizationRun" else 0
-    run = tampered(run, name, 1 + 2**-23, begin + 1)
-    (difference,) = audit.audit(run)
-    assert difference.startswith(f"step {begin + 1}: {name} is ")
-    assert audit.audit(run, steps=1) == []  # only the steps asked for, of a StabilizationRun after its onset
-
-
-def test_a_vector_and_a_value_that_should_not_be_there_are_noticed():
-    run = recorded(GD)
-    trace = run.trace.copy(deep=True)
-    trace["segment_smoothness"].values[4, 1] *= 2
-    trace["accuracy"].values[2] = np.nan
-    differences = audit.audit(dataclasses.replace(run, trace=trace))
-    assert [d.split(" is ")[0] for d in differences] == ["step 2: accuracy", "step 4: segment_smoothness"]
-
-
-def test_an_observable_that_the_trace_lacks_is_named():
-    run = recorded(GD)
-    without = dataclasses.replace(run, trace=run.trace.drop_vars("accuracy"))
-    assert audit.audit(without) == ["accuracy is not in the trace"]
-
-
-def test_another_machine_may_differ_by_a_thousandth():
-    run = recorded(GD)
-    elsewhere = dataclasses.replace(run, manifest=run.manifest | {"machine": {"processor": "abacus"}})
-    assert audit.audit(tampered(elsewhere, "loss", 1.0009)) == []
-    assert len(audit.audit(tampered(elsewhere, "loss", 1.0011))) == 1
-
-
-def test_a_search_may_find_the_same_by_another_way():
-    """Its result is right to a tolerance, on this machine too; what it cost is no result."""
-    run = recorded(GD)
-    for name in ("products", "sharpness_residual"):
-        assert audit.audit(tampered(run, name, 2, step=3)) == []
-    assert audit.audit(tampered(run, "sharpness", 1.0009, step=3)) == []
-    assert len(audit.audit(tampered(run, "sharpness", 1.0011, step=3))) == 1
-    alignment = run.trace.alignment.values[3]
-    assert audit.audit(tampered(run, "alignment", 1 + 0.009 / alignment, step=3)) == []
-    assert len(audit.audit(tampered(run, "alignment", 1 + 0.011 / alignment, step=3))) == 1
-
-
-def test_a_lower_bound_may_be_raised_by_a_longer_search():
-    run = recorded(STABILIZATION)
-    onset = int(np.isfinite(run.trace.constrained_loss.values).argmax())
-    assert audit.audit(tampered(run, "rho_4", 1.09, onset)) == []
-    assert len(audit.audit(tampered(run, "rho_4", 1.12, onset))) == 1
-
-
-def test_an_audit_keeps_our_number_of_threads_and_uses_the_runs():
-    run = recorded(GD)
-    torch.set_num_threads(2)
-    try:
-        assert audit.audit(run) == []
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
-
-
-def test_a_diverged_run_can_be_audited():
-    diverging = dataclasses.replace(LANDSCAPE, landscape="linear_neuron", start=(13.0, 1.0), step_size=1.0, steps=100)
-    run = recorded(diverging)
-    assert run.diverged_at is not None and run.trace.sizes["step"] < 20
-    assert audit.audit(run) == []
-
-
-def test_a_thinned_run_can_be_audited(monkeypatch):
-    """Its first windows are compared with the mean, minimum and maximum of as many recomputed steps."""
-    monkeypatch.setattr(traces, "MAX_RECORDED_POINTS", 4)
-    monkeypatch.setattr(store.thin, "__defaults__", (4,))
-    run = recorded(GD)
-    assert run.trace.attrs["window"] == 3
-    assert audit.audit(run) == []
-    for name in ("loss", "loss_min", "loss_max"):
-        assert audit.audit(tampered(run, name, 1.01)), name
-
-
 def test_traces_are_labelled():
-    trace = experiments.carry_on(GD).trace
-    assert isinstance(trace, xr.Dataset)
-    assert all(v.attrs["long_name"] and v.attrs["units"] for v in trace.variables.values())
+    for experiment in (GD, SGD, SCHEDULED):
+        stored = experiments.carry_on(experiment).stored
+        assert isinstance(stored, xr.Dataset)
+        assert all(v.attrs["long_name"] and v.attrs["units"] for v in stored.variables.values())
 
 
-def test_many_starts_are_as_many_runs():
-    """The gradient of the summed function is each point's own."""
-    together = experiments.carry_on(STARTS).trace.theta
-    first, last = together[0].values.reshape(-1, 2), together[-1].values.reshape(-1, 2)
-    for before, after in zip(first, last, strict=True):
-        assert abs(before).max() <= STARTS.box
-        alone = LandscapeRun(
-            chapter="test", experiment="alone", step_size=STARTS.step_size, steps=STARTS.steps,
-            landscape=STARTS.landscape, start=tuple(before),
-        )  # fmt: skip
-        assert experiments.carry_on(alone).trace.theta[-1].values == pytest.approx(after, rel=1e-12)
+def test_a_declaration_cannot_be_changed_and_may_be_copied():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GD.steps = 13
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GD.problem.data.n = 13
+    assert copy.deepcopy(GD) == GD and differing(copy.deepcopy(GD)) == differing(GD)
+    assert SEGMENT in GD.measurements and isinstance(Loss(), Measurement)

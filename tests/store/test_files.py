@@ -1,4 +1,14 @@
-"""store.files"""
+"""store.files: what is written is whole, what is damaged is named and never used, and a full disk loses nothing."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from walk import IDENTITY, Walk, flip_a_bit, folder, interrupted, names, never, script, whole
+
+from eoslib import store
+from eoslib.store import files
 
 
 def test_a_file_is_replaced_only_when_all_of_the_new_one_is_on_the_disk(tmp_path, monkeypatch):
@@ -12,11 +22,7 @@ def test_a_file_is_replaced_only_when_all_of_the_new_one_is_on_the_disk(tmp_path
     assert names(tmp_path) == ["file"]
 
 
-def flip_a_bit(path, seed):
-    content = bytearray(path.read_bytes())
-    rng = np.random.default_rng(seed)
-    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
-    path.write_bytes(content)
+# --- damage ---------------------------------------------------------------------------------------------------
 
 
 def one(pattern):
@@ -90,12 +96,12 @@ def test_a_damaged_recorded_trace_is_named():
         store.recorded_runs()
 
 
+# --- a disk that will not have it -----------------------------------------------------------------------------
+
 FILL = """
-import os
-from eoslib import store
 %s
 try:
-    store.carry_on(Walk(2000), IDENTITY, checkpoint_seconds=0)
+    carried_on(Walk(2000))
 except store.StoreError as error:
     message = str(error)
 else:

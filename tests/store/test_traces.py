@@ -210,7 +210,7 @@ def test_each_table_is_thinned_by_itself_in_windows_of_its_own():
     trace = store.trace_of(rows, VARIABLES)
     thinned = store.thin(trace, 100)
     assert (store.window_of(thinned, "step"), store.window_of(thinned, "every_3")) == (11, 3)
-    assert (store.window_of(thinned, "end"), store.window_of(trace)) == (1, 1)
+    assert (store.window_of(thinned, "end"), store.window_of(trace, "step")) == (1, 1)
     assert thinned.sizes == {"step": 82, "every_3": 100, "end": 1, "coordinate": 1}
     np.testing.assert_array_equal(thinned["rare_min"], np.arange(0, 900, 9))
     np.testing.assert_array_equal(thinned["rare"], np.arange(3, 900, 9))
@@ -226,7 +226,7 @@ def test_only_the_table_that_is_too_long_is_thinned():
     trace = store.trace_of(rows, VARIABLES)
     thinned = store.thin(trace, 30)
     assert xr.testing.assert_identical(thinned["rare"], trace["rare"]) is None
-    assert (store.window_of(thinned), store.window_of(thinned, "every_3")) == (3, 1)
+    assert (store.window_of(thinned, "step"), store.window_of(thinned, "every_3")) == (3, 1)
     rare = store.windowed(trace, 5, "every_3")
     assert xr.testing.assert_identical(rare["loss"], trace["loss"]) is None
-    assert (store.window_of(rare), store.window_of(rare, "every_3"), rare.sizes["every_3"]) == (1, 5, 6)
+    assert (store.window_of(rare, "step"), store.window_of(rare, "every_3"), rare.sizes["every_3"]) == (1, 5, 6)
