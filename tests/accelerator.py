@@ -96,8 +96,8 @@ class Accelerator(TorchDispatchMode):
                 args[0].as_strided_(args[0].memory.size(), args[0].memory.stride(), args[0].memory.storage_offset())
         if not there:
             return result
-        outside = {id(x.memory): x for x in tensors if isinstance(x, DeviceTensor)}  # what an operation in place returns
-        return pytree.tree_map_only(Tensor, lambda x: outside[id(x)] if id(x) in outside else DeviceTensor(x), result)
+        given = {id(x.memory): x for x in tensors if isinstance(x, DeviceTensor)}  # an operation in place returns one
+        return pytree.tree_map_only(Tensor, lambda x: given[id(x)] if id(x) in given else DeviceTensor(x), result)
 
     def _copy(self, target: Tensor, source: Tensor) -> Tensor:
         self.transfers += isinstance(source, DeviceTensor) and not isinstance(target, DeviceTensor)
@@ -114,8 +114,9 @@ def _refuse_others(name: str, func, args: tuple, tensors: list[Tensor]) -> None:
 
     It takes indices into a tensor of its own, and a single number where the operation goes number by number.
     """
-    indices = [id(x) for x in args[1] if x is not None] if name in INDEXING and isinstance(args[0], DeviceTensor) else []
-    numbers = torch.Tag.pointwise in func.tags or name in INDEXING
+    into_device = name in INDEXING and isinstance(args[0], DeviceTensor)
+    indices = [id(x) for x in args[1]] if into_device else []
+    numbers = torch.Tag.pointwise in func.tags or into_device
     for x in tensors:
         if not (isinstance(x, DeviceTensor) or id(x) in indices or (numbers and x.dim() == 0)):
             raise RuntimeError(f"{name}: a tensor of shape {tuple(x.shape)} on the CPU met one on {DEVICE}")
