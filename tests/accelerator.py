@@ -51,6 +51,13 @@ class DeviceTensor(Tensor):
         return self.cpu().tolist()
 
     @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.autograd.grad:
+            _refuse_vectors_of_the_cpu(*args, **kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs or {})
+
+    @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         raise RuntimeError(f"{func} on a tensor of {DEVICE}, which exists only inside `with Accelerator()`")
 
@@ -107,6 +114,14 @@ class Accelerator(TorchDispatchMode):
 
 def _memory(x):
     return x.memory if isinstance(x, DeviceTensor) else x
+
+
+def _refuse_vectors_of_the_cpu(outputs, inputs, grad_outputs=None, *_, **__) -> None:
+    """PyTorch looks whether a product's vector is on the device of the function, except of subclasses: there the
+    process would end."""
+    for output, vector in zip(pytree.tree_leaves(outputs), pytree.tree_leaves(grad_outputs), strict=False):
+        if isinstance(output, DeviceTensor) and isinstance(vector, Tensor) and not isinstance(vector, DeviceTensor):
+            raise RuntimeError(f"grad: a vector of shape {tuple(vector.shape)} on the CPU met one on {DEVICE}")
 
 
 def _refuse_others(name: str, func, args: tuple, tensors: list[Tensor]) -> None:

@@ -268,6 +268,9 @@ def test_a_mixture_in_the_backward_pass_is_found():
         x = torch.zeros(3, device=DEVICE, requires_grad=True)
         with pytest.raises(RuntimeError, match="on the CPU met one on pretend:0"):
             Mixing.apply(x).sum().backward()
+        point = Objective(lambda x: x.exp().sum()).expand(x.detach())
+        with pytest.raises(RuntimeError, match="on the CPU met one on pretend:0"):
+            point.hvp(torch.ones(3))
 
 
 def test_what_cuda_takes_from_the_cpu_is_taken():
