@@ -55,7 +55,9 @@ class DeviceTensor(Tensor):
         if func is torch.autograd.grad:
             _refuse_vectors_of_the_cpu(*args, **kwargs or {})
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs or {})
+            result = func(*args, **kwargs or {})
+        Accelerator.raise_refused()
+        return result
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -65,12 +67,21 @@ class DeviceTensor(Tensor):
 class Accelerator(TorchDispatchMode):
     """While entered, there is a device. transfers: how often the host waited for it so far."""
 
+    refused: RuntimeError | None = None  # in a backward pass, which it would end together with the process
+
+    @classmethod
+    def raise_refused(cls) -> None:
+        """Raise what was refused in the backward pass that has just ended."""
+        refused, cls.refused = cls.refused, None
+        if refused:
+            raise refused
+
     def __init__(self):
         super().__init__()
         self.transfers = 0
 
     def __enter__(self):
-        # An exception in a device's own autograd thread would end the process: all happens in the caller's thread.
+        # In the caller's thread, as on the CPU, and not in one of the device's.
         self._threads = torch.autograd.set_multithreading_enabled(False)
         self._threads.__enter__()
         return super().__enter__()
@@ -93,7 +104,12 @@ class Accelerator(TorchDispatchMode):
         if name == "_to_copy":
             self.transfers += here and not there
         elif here:
-            _refuse_others(name, func, args, tensors)
+            try:
+                _refuse_others(name, func, args, tensors)
+            except RuntimeError as error:
+                if torch._C._current_graph_task_id() == -1:
+                    raise
+                Accelerator.refused = error
             self.transfers += name in WAITING or _selects(name, args)
         if there and kwargs.get("generator") is not None:
             raise RuntimeError(f"{name}: a generator of the CPU draws no numbers on {DEVICE}")

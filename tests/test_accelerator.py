@@ -268,6 +268,11 @@ def test_a_mixture_in_the_backward_pass_is_found():
         x = torch.zeros(3, device=DEVICE, requires_grad=True)
         with pytest.raises(RuntimeError, match="on the CPU met one on pretend:0"):
             Mixing.apply(x).sum().backward()
+        y = x.exp()
+        y.register_hook(lambda gradient: gradient * 2)
+        y.grad_fn.register_prehook(lambda gradients: (gradients[0] + torch.ones(3),))
+        with pytest.raises(RuntimeError, match="on the CPU met one on pretend:0"):
+            torch.autograd.grad(y.sum(), x)
         point = Objective(lambda x: x.exp().sum()).expand(x.detach())
         with pytest.raises(RuntimeError, match="on the CPU met one on pretend:0"):
             point.hvp(torch.ones(3))
