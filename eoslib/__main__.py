@@ -15,7 +15,7 @@ import typer
 from eoslib import store
 from eoslib.chapter import audit as audits
 from eoslib.chapter import claims as ledger
-from eoslib.chapter import costs, execution, experiments, presets
+from eoslib.chapter import costs, execution, experiments, presets, selftest
 from eoslib.problems import datasets
 
 app = typer.Typer(
@@ -177,6 +177,27 @@ def data(
             if entry[field] not in (None, []):
                 value = ", ".join(entry[field]) if isinstance(entry[field], list) else entry[field]
                 print(f"    {field.replace('_', ' '):<12} {value}")
+
+
+@app.command("selftest", epilog="Example: python -m eoslib selftest --device cuda")
+def selftest_command(
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Is this machine fit: its device, and a few steps of each kind of experiment on it, against the CPU."""
+    if device:
+        os.environ["EOSLIB_DEVICE"] = device
+    done = []
+    for check in selftest.run(experiments.device()):
+        done.append(check)
+        if not as_json:
+            print(
+                f"{'ok' if check['ok'] else 'FAILED':<6} {check['seconds']:6.1f} s  {check['check']}: {check['seen']}"
+            )
+    if as_json:
+        print(json.dumps(done, indent=1, ensure_ascii=False))
+    if not all(check["ok"] for check in done):
+        raise typer.Exit(1)
 
 
 def main() -> None:

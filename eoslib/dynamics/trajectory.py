@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eoslib.dynamics.rules import Rule, Schedule
+from eoslib.measure import host
 from eoslib.measure.progress import Loss, Progress, accuracy
 from eoslib.measure.variables import Measurement, Variable
 from eoslib.problems.batches import Batches
@@ -175,7 +176,7 @@ class Trajectory:
             point = self._point(any(m.products for m, _ in due))
             if along:
                 numbers = numbers | along(point.gradient)
-        arrived = to_host(numbers | (point.numbers if point else {}))
+        arrived = host.numbers(numbers | (point.numbers if point else {}))
         if point:
             self._numbers, self._gradient = {name: arrived[name] for name in point.numbers}, point.gradient
             point.numbers = self._numbers
@@ -208,7 +209,7 @@ class Trajectory:
                 metric = self.rule.metric(point.theta, point.gradient)
                 at = point if metric is None else Scaled(point, metric**-0.5)
             rows.setdefault(m.table, {}).update(live.measure(at, self.schedule.step_size))
-        return {table: to_host(row) for table, row in rows.items()}
+        return {table: host.numbers(row) for table, row in rows.items()}
 
     def _end(self) -> None:
         """What is kept and measured of the last iterate."""
@@ -217,7 +218,7 @@ class Trajectory:
         ending = [(m, live) for m, live in self.measurements if m.every == "end"]
         if ending and self.diverged_at is None:
             point = self._point(any(m.products for m, _ in ending))
-            point.numbers = to_host(point.numbers)
+            point.numbers = host.numbers(point.numbers)
             self._rows = self._rows | self._measure(ending, point)
 
 
@@ -244,12 +245,3 @@ def asked(measurements: Sequence[Measurement], whole: bool) -> Sequence[Measurem
     if any(isinstance(m, Loss) for m in measurements):
         return measurements
     return [Progress() if whole else Loss(every="epoch"), *measurements]
-
-
-def to_host(numbers: dict[str, Any]) -> dict[str, Any]:
-    """The same with its scalar tensors as floats, in one transfer; what is no tensor stays."""
-    tensors = {name: x for name, x in numbers.items() if isinstance(x, Tensor)}
-    if not tensors:
-        return numbers
-    values = torch.stack([x.detach().double() for x in tensors.values()]).tolist()
-    return numbers | dict(zip(tensors, values, strict=True))
