@@ -116,7 +116,7 @@ class Trajectory:
 
         own = {} if batch_loss is None else {"batch_loss": batch_loss}
         numbers = self._arrive(own, inner_products if along else None)
-        if self.rule.plain and self.whole and seen is gradient and along:
+        if self.rule.plain and seen is gradient and along:
             numbers["slope"] = step_size * before["gradient_norm"] ** 2  # which is ⟨∇f, η∇f⟩
         for m in along:
             rows = rows | {m.table: rows[m.table] | m.compare(before, self._numbers, numbers)}

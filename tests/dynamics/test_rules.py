@@ -107,7 +107,7 @@ def test_the_step_size_of_each_step_is_the_one_that_is_handed_over():
         theta = after
 
 
-@pytest.mark.parametrize(("name", "options"), [("gd", {}), *OPTIMISERS])
+@pytest.mark.parametrize(("name", "options"), [("gd", {}), ("SGD", {"momentum": 0.9, "nesterov": True}), *OPTIMISERS])
 @pytest.mark.parametrize("foreach", [False, True])
 def test_theta_and_gradient_handed_over_are_left_alone(name, options, foreach):
     """With foreach, the default on a GPU, nesterov's momentum works inside the gradient that it is given."""
