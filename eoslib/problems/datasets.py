@@ -37,14 +37,14 @@ class DataAbsent(DataError):
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """n examples: `inputs` (n, d) float32 and standardised, or tokens (n, length) int64; `labels` (n,) int64 in
-    0 … n_classes−1; the sha256 (hex) of the raw data; why they may not be what the name promises, or None."""
+    0 … n_classes−1."""
 
     name: str
     inputs: Tensor
     labels: Tensor
     n_classes: int
-    fingerprint: str
-    warning: str | None
+    fingerprint: str  # sha256 (hex) of the raw data
+    warning: str | None  # why the data may not be what the name promises
 
 
 def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "train", **options) -> Dataset:
@@ -162,13 +162,14 @@ def _per_channel(inputs: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndar
 class _Source:
     """What the functions above need to know of a data set. As it stands here, of one that needs no files.
 
-    A subclass gives description, source, licence, how_to_get, splits, n_classes, and:
+    A subclass gives description, source, licence, how_to_get, n_classes, and:
     - d: the numbers, or tokens, in an example;
     - examples(split): all raw inputs (N, d) and labels (N,) of a split;
     - fingerprint(split): sha256 of the training set and, for the test split, of the test examples after it.
     tokens: whether the inputs are tokens; balanced: whether `load` takes equally many examples of each class.
     """
 
+    splits = ("train", "test")
     channels, tokens, balanced = 1, False, False
 
     def warning(self, split: str) -> str | None:
@@ -189,10 +190,8 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Images(_Source):
-    """A data set of images of ten classes.
-
-    classes: the labels of those to keep, which become 0, 1, … in this order; none stands for all ten.
-    """
+    """A data set of images of ten classes. classes: the labels of those to keep, which become 0, 1, … in this order;
+    none stands for all ten."""
 
     classes: tuple[int, ...] = ()
 
@@ -237,13 +236,11 @@ class Digits(_Images):
 
 @dataclass(frozen=True)
 class PowerLaw(_Source):
-    """Gaussian inputs with covariance eigenvalues k^-1.5, k = 1 … d; labels linear in the whitened inputs.
-
-    With z ~ N(0, 1) in R^d the input is H diag(k^-0.75) z and the label argmax_c (Wz)_c, W standard normal.
-    H is the orthogonal Hadamard matrix: its entries all have the same size, so all coordinates of the inputs have the
-    same variance, and standardising them one by one keeps the power law. d must be a power of two. The labels depend as
-    much on directions of small variance as of large: this makes the sharpness rise under cross-entropy as on images.
-    """
+    """Gaussian inputs with covariance eigenvalues k^-1.5, k = 1 … d; labels linear in the whitened inputs. With z ~
+    N(0, 1) in R^d the input is H diag(k^-0.75) z and the label argmax_c (Wz)_c, W standard normal. H is the orthogonal
+    Hadamard matrix: its entries all have the same size, so all coordinates of the inputs have the same variance, and
+    standardising them one by one keeps the power law. d must be a power of two. The labels depend as much on directions
+    of small variance as of large: this makes the sharpness rise under cross-entropy as on images."""
 
     d: int = 128
     n_classes: int = 10
@@ -253,7 +250,6 @@ class PowerLaw(_Source):
     source = "eoslib.problems.datasets.PowerLaw"
     licence = "that of eoslib"
     how_to_get = "generated when asked for"
-    splits = ("train", "test")
 
     def __post_init__(self):
         if self.d < 2 or self.d & (self.d - 1):
@@ -283,8 +279,6 @@ class PowerLaw(_Source):
 
 class _Files(_Source):
     """A data set in the folder `folder` of EOSLIB_DATA or of the cache; `files` are those of each split."""
-
-    splits = ("train", "test")
 
     def places(self):
         if root := os.environ.get("EOSLIB_DATA"):
@@ -338,12 +332,9 @@ _RECORD = "eoslib-verified.json"
 
 @dataclass(frozen=True)
 class Cifar10(_Files, _Images):
-    """CIFAR-10 in its official binary layout: rows of 1 label byte and 3 × 1,024 pixel bytes (R, G, B).
-
-    Files with fewer rows than the official 10,000 are taken too. The data count as official if `download`
-    left its record beside them and it names their fingerprint; otherwise they come with a warning.
-    Class 3 are cats and class 5 dogs.
-    """
+    """CIFAR-10 in its official binary layout: rows of 1 label byte and 3 × 1,024 pixel bytes (R, G, B). Files with
+    fewer rows than the official 10,000 are taken too. The data count as official if `download` left its record beside
+    them and it names their fingerprint; otherwise they come with a warning. Class 3 are cats and class 5 dogs."""
 
     name, folder = "cifar10", "cifar-10-batches-bin"  # as the archive calls it
     files = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}  # noqa: RUF012
@@ -418,12 +409,10 @@ def _cifar10_rows(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sst2(_Files):
-    """The Stanford Sentiment Treebank with two classes as GLUE gives it: phrases and their sentiment, one a line.
-
-    A phrase, in lower case, is split at spaces; each word is a token. Token 0 pads phrases to `length` (longer ones
-    are cut), token 1 stands for unknown words, the others for the most frequent words of the training split, so many
-    that there are `vocabulary` tokens. GLUE publishes no labels of its test split: "test" is its development split.
-    """
+    """The Stanford Sentiment Treebank with two classes as GLUE gives it: phrases and their sentiment, one a line. A
+    phrase, in lower case, is split at spaces; each word is a token. Token 0 pads phrases to `length` (longer ones are
+    cut), token 1 stands for unknown words, the others for the most frequent words of the training split, so many that
+    there are `vocabulary` tokens. GLUE publishes no labels of its test split: "test" is its development split."""
 
     vocabulary: int = 4096
     length: int = 52  # words of the longest phrase of the training split

@@ -16,14 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Landscape:
-    """A function f of θ = (θ₁, …, θ_d), d the `dimension`, with everything known about its minimisers.
-
-    `f` and `sharpness` take `theta` of shape (..., d) and return shape (...). `f` can be differentiated to
-    any order. `sharpness` is the largest eigenvalue of the Hessian of f **at minimisers**; elsewhere it means
-    nothing. `gradient_at(theta, out)` writes ∇f(θ) into `out`: the coordinate k of the point is `theta[k]`, that of the
-    gradient `out[k]`. It is plain arithmetic on one coordinate after another, so that Numba compiles it for one point
-    (d,) and NumPy runs the same lines for many at once (d, n).
-    """
+    """A function f of θ = (θ₁, …, θ_d), d the `dimension`, with everything known about its minimisers. `f` and
+    `sharpness` take `theta` of shape (..., d) and return shape (...). `f` can be differentiated to any order.
+    `sharpness` is the largest eigenvalue of the Hessian of f **at minimisers**; elsewhere it means nothing.
+    `gradient_at(theta, out)` writes ∇f(θ) into `out`: the coordinate k of the point is `theta[k]`, that of the gradient
+    `out[k]`. It is plain arithmetic on one coordinate after another, so that Numba compiles it for one point (d,) and
+    NumPy runs the same lines for many at once (d, n)."""
 
     name: str
     formula: str  # LaTeX
@@ -57,11 +55,9 @@ def _everywhere(number: float) -> Callable:
 @dataclass(frozen=True)
 class Polynomial(Landscape):
     """A landscape whose value f, gradient (f_x, f_y) and Hessian (f_xx, f_xy, f_yy) are also given as plain arithmetic.
-
-    The three take x and y separately and consist of +, −, · alone, so that one formula serves tensors, arrays,
-    compiled loops and intervals, and gives the same bits on all that round as IEEE 754 says. (Powers are written as
-    products, because a library's `pow` may round otherwise.)
-    """
+    The three take x and y separately and consist of +, −, · alone, so that one formula serves tensors, arrays, compiled
+    loops and intervals, and gives the same bits on all that round as IEEE 754 says. (Powers are written as products,
+    because a library's `pow` may round otherwise.)"""
 
     value: Callable
     gradient: Callable
@@ -186,8 +182,7 @@ _ALL: tuple[Landscape, ...] = (
         "f3", "x^4y^2 + x^2y^4 - 3x^2y^2 + 1", ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)), 12, 45,
         value=_f3,
         gradient=lambda x, y: (
-            2 * x * (y * y) * (2 * (x * x) + y * y - 3),
-            2 * y * (x * x) * (x * x + 2 * (y * y) - 3),
+            2 * x * (y * y) * (2 * (x * x) + y * y - 3), 2 * y * (x * x) * (x * x + 2 * (y * y) - 3)
         ),
         hessian=lambda x, y: (
             2 * (y * y) * (6 * (x * x) + y * y - 3),
