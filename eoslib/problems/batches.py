@@ -13,12 +13,11 @@ from eoslib.problems.objective import Objective, SupervisedObjective
 class Batches:
     """What a step sees.
 
-    batch_size: examples in a minibatch, drawn without replacement; the last one of an epoch holds what is left. None
-    is the whole data. repeats: so many steps in a row see the same minibatch, its images augmented alike. crop, flip:
-    each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with probability ½. noise,
-    noise_size: "uniform" on [−noise_size, noise_size], or "normal" of that standard deviation, is added to each
-    component of the gradient.
-    """
+    batch_size: examples in a minibatch, drawn without replacement; the last one of an epoch holds
+    what is left. None is the whole data. repeats: so many steps in a row see the same minibatch, its images augmented
+    alike. crop, flip: each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with
+    probability ½. noise, noise_size: "uniform" on [−noise_size, noise_size], or "normal" of that standard deviation, is
+    added to each component of the gradient."""
 
     batch_size: int | None = None
     repeats: int = 1
@@ -39,10 +38,9 @@ class Batches:
             raise ValueError("a function without data has no minibatches and nothing to augment")
         if self.batch_size is not None and not 1 <= self.batch_size <= n:
             raise ValueError(f"batch_size must be 1 to {n}, got {self.batch_size}")
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
-        if self.crop < 0:
-            raise ValueError(f"crop must be at least 0, got {self.crop}")
+        for name, least in (("repeats", 1), ("crop", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.noise not in (None, "uniform", "normal"):
             raise ValueError(f"unknown noise {self.noise!r}; there are uniform, normal")
         if (self.crop or self.flip) and getattr(objective.network, "shape", None) is None:
@@ -68,10 +66,8 @@ class _Drawn:
         return self.declared.whole or (self.position >= len(self.order) and self.seen % self.declared.repeats == 0)
 
     def see(self, theta: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The gradient (p,) that the next step follows, and the loss of its minibatch unless it sees all.
-
-        whole: ∇f of the whole data at θ, where the step sees all.
-        """
+        """The gradient (p,) that the next step follows, and the loss of its minibatch unless it sees all. whole: ∇f of
+        the whole data at θ, where the step sees all."""
         if self.declared.whole:
             if self.objective.buffers:
                 with torch.no_grad():  # the evaluation that gave the gradient has left them alone
@@ -102,9 +98,8 @@ class _Drawn:
         """By how much each of n images is shifted, plus `crop`, (2, n, 1), and which are mirrored (n, 1)."""
         generator = self.generators["augmentation"]
         shift = torch.randint(2 * self.declared.crop + 1, (2, n, 1), generator=generator)
-        mirrored = torch.zeros(n, 1, dtype=torch.bool)
-        if self.declared.flip:
-            mirrored = torch.rand(n, 1, generator=generator) < 0.5
+        none = torch.zeros(n, 1, dtype=torch.bool)
+        mirrored = torch.rand(n, 1, generator=generator) < 0.5 if self.declared.flip else none
         return {"shift": shift, "mirrored": mirrored}
 
     def _augmented(self, inputs: Tensor, shift: Tensor, mirrored: Tensor) -> Tensor:
@@ -121,29 +116,22 @@ class _Drawn:
         if self.declared.noise is None:
             return gradient
         options = {"generator": self.generators["noise"], "dtype": torch.float64}
-        if self.declared.noise == "uniform":
-            noise = 2 * torch.rand(gradient.shape, **options) - 1
-        else:
-            noise = torch.randn(gradient.shape, **options)
+        uniform = self.declared.noise == "uniform"
+        noise = 2 * torch.rand(gradient.shape, **options) - 1 if uniform else torch.randn(gradient.shape, **options)
         return gradient + (self.declared.noise_size * noise).to(gradient)
 
     def state(self) -> dict:
         """All that the next minibatches depend on."""
         generators = {name: generator.get_state() for name, generator in self.generators.items()}
-        return {
-            "order": self.order,
-            "position": self.position,
-            "seen": self.seen,
-            "augmentation": self.augmentation,
-            "generators": generators,
-        }
+        return {name: getattr(self, name) for name in _STATE} | {"generators": generators}
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
-        self.order, self.position, self.seen = state["order"], state["position"], state["seen"]
-        self.augmentation = state["augmentation"]
+        for name in _STATE:
+            setattr(self, name, state[name])
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
 
 
+_STATE = ("order", "position", "seen", "augmentation")  # of `_Drawn`, besides its generators
 _GENERATORS = {"order": 0, "augmentation": 2, "noise": 3}  # seed + 1 is that of `measure.progress.ExpectedProgress`

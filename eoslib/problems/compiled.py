@@ -7,11 +7,9 @@ from types import CellType, FunctionType
 
 @functools.cache
 def compiled(function: Callable) -> Callable:
-    """A plain function compiled, together with the plain functions that it calls.
-
-    Numba is imported here: a GPU does without it. Where all calls vanish into a loop over points (`forceinline`), it
-    runs on vectors. Dividing by zero gives what IEEE 754 says, no exception.
-    """
+    """A plain function compiled, together with the plain functions that it calls. Numba is imported here: a GPU does
+    without it. Where all calls vanish into a loop over points (`forceinline`), it runs on vectors. Dividing by zero
+    gives what IEEE 754 says, no exception."""
     import numba
 
     def known(value):

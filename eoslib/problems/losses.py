@@ -49,6 +49,4 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse-binary": mse_binary,
     "logistic": logistic,
 }
-
-
 BINARY_LOSSES = ("mse-binary", "logistic")  # of one output and two classes

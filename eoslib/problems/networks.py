@@ -13,22 +13,16 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
 # PyTorch's own kernels, each tested up to the fourth derivative in every mix of forward and reverse mode.
 # At its kink relu'(0) = 0 by convention; softplus is cut to x above 20, where the two differ by at most 2e-9.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": _identity,
+    "linear": lambda x: x,
     "tanh": torch.tanh,
     "relu": F.relu,
     "elu": F.elu,
@@ -37,40 +31,22 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
 }
 
-BiasInit = Literal["default", "zero"]
-BIAS_INITS = get_args(BiasInit)
-
-Norm = Literal["group", "batch", "none"]
-NORMS = get_args(Norm)
-
+BIAS_INITS = ("default", "zero")
+NORMS = ("group", "batch", "none")
 EPSILON = 1e-6  # added to the variance by group and layer normalisation, as in Damian et al. 2023
 
 
 class MLP(nn.Module):
-    """A fully connected network d_in → hidden[0] → … → d_out with biases; `hidden` may be empty.
+    """A fully connected network d_in → hidden[0] → … → d_out with biases; `hidden` may be empty. The activation follows
+    every layer but the last. Weights, and biases with `bias_init="default"`, are PyTorch's U(±1/√fan_in);
+    `bias_init="zero"` zeroes the biases and leaves the weights as they are. Raises ValueError on an unknown activation
+    or bias initialisation."""
 
-    The activation follows every layer but the last. Weights, and biases with `bias_init="default"`, are
-    PyTorch's U(±1/√fan_in); `bias_init="zero"` zeroes the biases and leaves the weights as they are.
-    Raises ValueError on an unknown activation or bias initialisation.
-    """
-
-    def __init__(
-        self,
-        d_in: int,
-        hidden: Sequence[int],
-        d_out: int,
-        activation: str,
-        bias_init: BiasInit = "default",
-    ):
+    def __init__(self, d_in: int, hidden: Sequence[int], d_out: int, activation: str, bias_init: str = "default"):
         super().__init__()
-        self.activation = _activation(activation)
+        self.activation, self.is_linear = _activation(activation), activation == "linear"
         self.layers = nn.ModuleList(nn.Linear(*widths) for widths in pairwise([d_in, *hidden, d_out]))
         _initialise_biases(self, bias_init)
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether there is no activation."""
-        return self.activation is ACTIVATIONS["linear"]
 
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """Inputs (n, d_in) to outputs (n, d_out). `offset` (n, hidden[0]) is added to what the first layer gives."""
@@ -89,21 +65,12 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Two 3×3 convolutions to `width` channels, each with activation and 2×2 average pooling, then a dense layer:
-    the 3-layer CNN of Damian et al. 2023, appendix D.1, by default of its width and activation.
+    """Two 3×3 convolutions to `width` channels, each with activation and 2×2 average pooling, then a dense layer: the
+    3-layer CNN of Damian et al. 2023, appendix D.1, by default of its width and activation. shape: (channels, rows,
+    columns) of an image, which comes flat; where rows or columns are not divisible by 4 the pooling drops the
+    remainder. Initialisation and errors are those of `MLP`."""
 
-    shape: (channels, rows, columns) of an image, which comes flat; where rows or columns are not divisible by 4 the
-    pooling drops the remainder. Initialisation and errors are those of `MLP`.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        d_out: int,
-        width: int = 32,
-        activation: str = "swish",
-        bias_init: BiasInit = "default",
-    ):
+    def __init__(self, shape: Sequence[int], d_out: int, width=32, activation="swish", bias_init="default"):
         super().__init__()
         self.shape, self.activation = tuple(shape), _activation(activation)
         channels, rows, columns = self.shape
@@ -122,22 +89,14 @@ class CNN(nn.Module):
 class ResNet(nn.Module):
     """A residual network: a 3×3 convolution to widths[0] channels, for each of `widths` a stage of two blocks
     (`ResidualBlock`), every stage but the first halving the image, global mean, dense layer. By default the ResNet-18
-    of Damian et al. 2023, appendix D.1; the usual one has widths 64, 128, 256, 512 and relu.
-
-    shape: as for `CNN`. norm: what follows each convolution, "group" (normalisation in `groups` of channels, which must
-    divide every width, else ValueError), "batch" (`BatchNorm`; `groups` is not used, nor is it with "none") or "none":
-    the convolutions alone, as in Mohtashami et al. 2023. These then have the biases that a normalisation makes
-    superfluous; weights and biases are PyTorch's U(±1/√fan_in). The last layer starts at zero.
-    """
+    of Damian et al. 2023, appendix D.1; the usual one has widths 64, 128, 256, 512 and relu. shape: as for `CNN`. norm:
+    what follows each convolution, "group" (normalisation in `groups` of channels, which must divide every width, else
+    ValueError), "batch" (`BatchNorm`; `groups` is not used, nor is it with "none") or "none": the convolutions alone,
+    as in Mohtashami et al. 2023. These then have the biases that a normalisation makes superfluous; weights and biases
+    are PyTorch's U(±1/√fan_in). The last layer starts at zero."""
 
     def __init__(
-        self,
-        shape: tuple[int, int, int],
-        d_out: int,
-        widths: Sequence[int] = (16, 32, 64, 128),
-        groups: int = 16,
-        activation: str = "swish",
-        norm: Norm = "group",
+        self, shape: Sequence[int], d_out: int, widths=(16, 32, 64, 128), groups=16, activation="swish", norm="group"
     ):
         super().__init__()
         _check("norm", norm, NORMS)
@@ -177,24 +136,14 @@ class ResidualBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """An encoder with learned embeddings and positions, `layers` of `TransformerLayer`, the mean over all positions
-    and a dense layer; by default that of Damian et al. 2023, appendix D.1.
-
-    A token is an integer below d_in, which picks a row of the embedding matrix, or d_in features, which that
-    matrix multiplies. No position is masked. Embeddings and positions are U(±1/√width), other weights and the
-    biases as in `MLP`; the last layer starts at zero. Raises ValueError if `heads` does not divide `width`.
-    """
+    """An encoder with learned embeddings and positions, `layers` of `TransformerLayer`, the mean over all positions and
+    a dense layer; by default that of Damian et al. 2023, appendix D.1. A token is an integer below d_in, which picks a
+    row of the embedding matrix, or d_in features, which that matrix multiplies. No position is masked. Embeddings and
+    positions are U(±1/√width), other weights and the biases as in `MLP`; the last layer starts at zero. Raises
+    ValueError if `heads` does not divide `width`."""
 
     def __init__(
-        self,
-        d_in: int,
-        length: int,
-        d_out: int,
-        width: int = 64,
-        heads: int = 2,
-        layers: int = 2,
-        activation: str = "swish",
-        bias_init: BiasInit = "default",
+        self, d_in: int, length: int, d_out: int, width=64, heads=2, layers=2, activation="swish", bias_init="default"
     ):
         super().__init__()
         bound = width**-0.5
@@ -232,10 +181,8 @@ class TransformerLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, softmax(QKᵀ/√d)V in each head of width d = width/heads.
-
-    Written out: PyTorch's scaled_dot_product_attention has no second derivative on the CPU.
-    """
+    """Multi-head self-attention, softmax(QKᵀ/√d)V in each head of width d = width/heads. Written out: PyTorch's
+    scaled_dot_product_attention has no second derivative on the CPU."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -254,11 +201,9 @@ class Attention(nn.Module):
 
 
 class LayerNorm(nn.GroupNorm):
-    """Layer normalisation of the last axis, as a group normalisation of one group.
-
-    PyTorch's F.group_norm is right to the fourth derivative in every mix of forward and reverse mode; its
-    F.layer_norm silently is not, from the second on.
-    """
+    """Layer normalisation of the last axis, as a group normalisation of one group. PyTorch's F.group_norm is right to
+    the fourth derivative in every mix of forward and reverse mode; its F.layer_norm silently is not, from the second
+    on."""
 
     def __init__(self, width: int):
         super().__init__(1, width, eps=EPSILON)
@@ -270,10 +215,8 @@ class LayerNorm(nn.GroupNorm):
 
 class BatchNorm(nn.BatchNorm2d):
     """Normalisation of each channel over examples and pixels, with the parameters, buffers and numbers of PyTorch's.
-
     Written out: F.batch_norm of training mode silently has wrong third derivatives. In evaluation mode the running
-    statistics take the place of the batch's. Raises ValueError in training where a channel has a single value.
-    """
+    statistics take the place of the batch's. Raises ValueError in training where a channel has a single value."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, width, rows, columns) to the same shape; in training mode moves the running statistics in place."""
@@ -311,10 +254,9 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
 
 def _initialise_biases(network: nn.Module, bias_init: str) -> None:
     _check("bias_init", bias_init, BIAS_INITS)
-    if bias_init == "zero":
-        for name, parameter in network.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
+    for name, parameter in network.named_parameters():
+        if bias_init == "zero" and name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
 def _check(parameter: str, value: str, valid) -> None:
@@ -362,14 +304,12 @@ def buffers(module: nn.Module) -> dict[str, Tensor]:
 def apply(
     module: nn.Module, theta: Tensor, *x: Tensor, buffers: dict[str, Tensor] | None = None, training: bool = True
 ) -> Tensor:
-    """The outputs of `module` at inputs `x`, its parameters being `theta` (p,) laid out as by `flatten`.
-
-    x: the arguments of the module's forward. `theta` is only viewed, never copied; dtype and device are those of
-    `theta` and `x`. buffers: all of the module's ({} only if it has none), which its layers move in place in training
-    mode; by default copies that are thrown away, so that the module's own never move. training: the mode of this call,
-    whichever the module is in. Raises RuntimeError if `theta` has another length than p, or if some but not all buffers
-    are given.
-    """
+    """The outputs of `module` at inputs `x`, its parameters being `theta` (p,) laid out as by `flatten`. x: the
+    arguments of the module's forward. `theta` is only viewed, never copied; dtype and device are those of `theta` and
+    `x`. buffers: all of the module's ({} only if it has none), which its layers move in place in training mode; by
+    default copies that are thrown away, so that the module's own never move. training: the mode of this call, whichever
+    the module is in. Raises RuntimeError if `theta` has another length than p, or if some but not all buffers are
+    given."""
     names, parameters = zip(*module.named_parameters(), strict=True)
     pieces = theta.split([parameter.numel() for parameter in parameters])
     views = {name: piece.view_as(p) for name, p, piece in zip(names, parameters, pieces, strict=True)}

@@ -1,7 +1,7 @@
 """f over one flat parameter vector θ of shape (p,): its value, gradient, Hessian-vector products and ∇³f(u, u).
 
-An `Objective` is any scalar function of θ. A `SupervisedObjective` is the training loss of a network on
-data; `batch` restricts it to a minibatch. Both count what they spent, in gradients and in products.
+An `Objective` is any scalar function of θ. A `SupervisedObjective` is the training loss of a network on data; `batch`
+restricts it to a minibatch. Both count what they spent, in gradients and in products.
 """
 
 import functools
@@ -22,6 +22,7 @@ torch.backends.cudnn.deterministic = True  # or a convolution's backward pass wo
 
 CHUNK = 5_000  # examples whose graph is held at once; f on more is a sum of such parts
 PRINCIPAL = 100  # directions of the inputs in a `Restriction`
+Buffers = dict[str, Tensor]
 
 
 class Evaluation(NamedTuple):
@@ -33,16 +34,13 @@ class Evaluation(NamedTuple):
 
 
 class Expansion:
-    """f at one θ with its gradient's graph kept, so that every product at θ reuses it.
+    """f at one θ with its gradient's graph kept, so that every product at θ reuses it: drop it before moving on.
+    value (), gradient (p,) and outputs are those of `Evaluation`, at no extra gradient."""
 
-    value (), gradient (p,) and outputs are those of `Evaluation`, at no extra gradient. The graph lives as
-    long as the object: drop it before moving on.
-    """
-
-    def __init__(self, objective: "Objective", theta: Tensor, moves: bool = False):
+    def __init__(self, objective: "Objective", theta: Tensor):
         self.objective = objective
         self._theta = theta.detach().requires_grad_()
-        value, outputs = objective.forward(self._theta, moves=moves)
+        value, outputs = objective.forward(self._theta)
         (self._gradient,) = torch.autograd.grad(value, self._theta, create_graph=True)
         objective.gradients += 1
         self.theta = self._theta.detach()
@@ -81,20 +79,17 @@ class ChunkedExpansion(Expansion):
     """The same where the graph of all examples would not fit into memory: for every product the graph of one part after
     the other is built anew, at about three times the cost."""
 
-    def __init__(self, objective: "SupervisedObjective", theta: Tensor, moves: bool = False):
+    def __init__(self, objective: "SupervisedObjective", theta: Tensor):
         self.objective, self.theta = objective, theta.detach()
-        self.value, self.gradient, self.outputs = objective.evaluate(theta, moves)
+        self.value, self.gradient, self.outputs = objective.evaluate(theta)
 
     def hvp(self, v: Tensor) -> Tensor:
-        """∇²f(θ)v; v and the result of shape (p,)."""
         return self._sum(1, lambda part: part.hvp(v))
 
     def third(self, u: Tensor, v: Tensor | None = None) -> Tensor:
-        """∇³f(θ)(u, v), shape (p,)."""
         return self._sum(2, lambda part: part.third(u, v))
 
     def fourth(self, u: Tensor) -> Tensor:
-        """∇⁴f(θ)(u, u, u), shape (p,)."""
         return self._sum(4, lambda part: part.fourth(u))
 
     def _sum(self, products: int, of: Callable[[Expansion], Tensor]) -> Tensor:
@@ -104,12 +99,9 @@ class ChunkedExpansion(Expansion):
 
 class Restriction(Expansion):
     """f at one θ, seen in a subspace: of the first layer's weights only the components along the leading principal
-    directions of the inputs vary.
-
-    The gradient of those weights is a sum of inputs, and so are nearly the Hessian's top eigenvectors: on CIFAR-10
-    100 of 3,072 directions hold all but about 1e-4 of their squared length. Gradient (q,) and `hvp` are those
-    of the coordinates z in the subspace; `lift` maps them to θ's.
-    """
+    directions of the inputs vary. The gradient of those weights is a sum of inputs, and so are nearly the Hessian's top
+    eigenvectors: on CIFAR-10 100 of 3,072 directions hold all but about 1e-4 of their squared length. Gradient (q,) and
+    `hvp` are those of the coordinates z in the subspace; `lift` maps them to θ's."""
 
     def __init__(self, objective: "Objective", z: Tensor, directions: Tensor, split: int):
         super().__init__(objective, z)
@@ -123,17 +115,14 @@ class Restriction(Expansion):
 
 
 class Objective:
-    """A scalar function f of θ, given as `f(theta) -> scalar tensor` that PyTorch can differentiate twice.
-
-    gradients, products: how many were computed so far (a forward and backward pass; a ∇²f·v). `moves` tells an
-    evaluation that it is a training step's, which alone moves the running statistics that f may have.
-    """
+    """A scalar function f of θ, given as `f(theta) -> scalar tensor` that PyTorch can differentiate twice. gradients,
+    products: how many were computed so far (a forward and backward pass; a ∇²f·v). `moves` tells an evaluation that it
+    is a training step's, which alone moves the running statistics that f may have."""
 
     def __init__(self, f: Callable[[Tensor], Tensor]):
         self.f = f
-        self.buffers: dict[str, Tensor] = {}  # of normalisation layers: only a training step moves them
-        self.gradients = 0
-        self.products = 0
+        self.buffers: Buffers = {}  # of normalisation layers: only a training step moves them
+        self.gradients = self.products = 0
 
     def forward(self, theta: Tensor, moves: bool = False) -> tuple[Tensor, Tensor | None]:
         """f(θ) and, where f has any, the outputs it was computed from."""
@@ -156,9 +145,9 @@ class Objective:
         """∇f(θ), shape (p,)."""
         return self.evaluate(theta).gradient
 
-    def expand(self, theta: Tensor, moves: bool = False) -> Expansion:
+    def expand(self, theta: Tensor) -> Expansion:
         """f, ∇f and the means to multiply with ∇²f(θ), see `Expansion`."""
-        return Expansion(self, theta, moves)
+        return Expansion(self, theta)
 
     def restrict(self, theta: Tensor) -> Restriction | None:
         """θ in a subspace of much cheaper products; None, since nothing is known of f."""
@@ -166,22 +155,14 @@ class Objective:
 
 
 class SupervisedObjective(Objective):
-    """f(θ) = loss(network(θ, inputs), labels).
-
-    network: a module whose forward maps inputs (n, d) to outputs (n, c), c = 1 for `BINARY_LOSSES`; only its shapes
-    are used, the parameters are those of θ in the order of `networks.flatten`. loss: a name of `LOSSES`. buffers: the
-    network's running statistics by name, by default copies of its own; minibatches hold the same tensors. f takes the
-    statistics of the examples it is evaluated on, of each part of `CHUNK` its own, and leaves `buffers` alone, unless
-    `moves`, which moves them once for every part.
-    """
+    """f(θ) = loss(network(θ, inputs), labels). network: a module whose forward maps inputs (n, d) to outputs (n, c), c
+    = 1 for `BINARY_LOSSES`; only its shapes are used, the parameters are those of θ in the order of `networks.flatten`.
+    loss: a name of `LOSSES`. buffers: the network's running statistics by name, by default copies of its own;
+    minibatches hold the same tensors. f takes the statistics of the examples it is evaluated on, of each part of
+    `CHUNK` its own, and leaves `buffers` alone, unless `moves`, which moves them once for every part."""
 
     def __init__(
-        self,
-        network: torch.nn.Module,
-        inputs: Tensor,
-        labels: Tensor,
-        loss: str,
-        buffers: dict[str, Tensor] | None = None,
+        self, network: torch.nn.Module, inputs: Tensor, labels: Tensor, loss: str, buffers: Buffers | None = None
     ):
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}; there are {', '.join(LOSSES)}")
@@ -191,19 +172,11 @@ class SupervisedObjective(Objective):
 
     @classmethod
     def of(
-        cls,
-        network: torch.nn.Module,
-        data: Dataset,
-        loss: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        buffers: dict[str, Tensor] | None = None,
-    ) -> "SupervisedObjective":
+        cls, network: torch.nn.Module, data: Dataset, loss: str, device: torch.device, dtype: torch.dtype,
+        buffers: Buffers | None = None,
+    ) -> "SupervisedObjective":  # fmt: skip
         """The loss on a whole data set, held on `device` with inputs in `dtype`; tokens stay integers. On held-out data
-        `buffers` are the training objective's.
-
-        Raises ValueError for a binary loss on other than two classes.
-        """
+        `buffers` are the training objective's. Raises ValueError for a binary loss on other than two classes."""
         if loss in BINARY_LOSSES and data.n_classes != 2:
             raise ValueError(f"the loss {loss} is for two classes; {data.name} has {data.n_classes}")
         inputs, labels = data.inputs, data.labels.to(device)
@@ -231,9 +204,8 @@ class SupervisedObjective(Objective):
         value, gradient = (sum(w * x for w, x in zip(weights, xs, strict=True)) for xs in (values, gradients))
         return Evaluation(value, gradient, torch.cat(outputs))
 
-    def expand(self, theta: Tensor, moves: bool = False) -> Expansion:
-        """f, ∇f and the means to multiply with ∇²f(θ)."""
-        return ChunkedExpansion(self, theta, moves) if len(self.inputs) > CHUNK else super().expand(theta, moves)
+    def expand(self, theta: Tensor) -> Expansion:
+        return ChunkedExpansion(self, theta) if len(self.inputs) > CHUNK else super().expand(theta)
 
     def parts(self) -> Iterator[tuple[float, "SupervisedObjective"]]:
         """f as a weighted sum: weights and objectives, each of at most `CHUNK` examples."""
@@ -260,11 +232,8 @@ class SupervisedObjective(Objective):
         weight, others = theta[: h * d].view(h, d), theta[h * d :]
         inside = weight @ directions  # (h, r)
         offset = self.inputs @ (weight - inside @ directions.T).T  # what the weights' other components contribute
-
-        def f(z: Tensor) -> Tensor:
-            return LOSSES[self.loss](networks.apply(network, z, inputs, offset, buffers={}), self.labels)
-
-        return Restriction(Objective(f), torch.cat([inside.flatten(), others]), directions, h)
+        f = Objective(lambda z: LOSSES[self.loss](networks.apply(network, z, inputs, offset, buffers={}), self.labels))
+        return Restriction(f, torch.cat([inside.flatten(), others]), directions, h)
 
     def batch(self, indices: Tensor) -> "SupervisedObjective":
         """The same loss on the examples `indices` (b,) alone, with counters of its own."""

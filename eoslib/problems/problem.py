@@ -78,9 +78,8 @@ class Data:
         if "test" in self.source.splits:
             return datasets.load(self.dataset, n, self.standardisation, "test", **self.data_options)
         if self.source.balanced:
-            raise ValueError(
-                f"{self.dataset} has no test split, and taken class by class no examples follow the others"
-            )
+            message = "has no test split, and taken class by class no examples follow the others"
+            raise ValueError(f"{self.dataset} {message}")
         both = datasets.load(self.dataset, self.n + n, self.standardisation, **self.data_options)
         return dataclasses.replace(both, inputs=both.inputs[self.n :], labels=both.labels[self.n :])
 
@@ -98,22 +97,15 @@ class Network:
 
     def build(self, source, d_out: int, seed: int) -> torch.nn.Module:
         """The network at its initialisation, for data of `source` and d_out outputs."""
-        d = source.d
-        side = math.isqrt(d // source.channels)
+        d, side = source.d, math.isqrt(source.d // source.channels)
+        image, token = (source.channels, side, side), (source.vocabulary, d) if source.tokens else (side, d // side)
+        shapes = {"mlp": (d,), "cnn": (image,), "resnet18": (image,), "transformer": token}
+        if self.architecture not in shapes:
+            raise ValueError(f"unknown architecture {self.architecture!r}; there are {', '.join(shapes)}")
         options = {"d_out": d_out, "activation": self.activation, "seed": seed, **self.sizes}
         if self.architecture != "resnet18":  # which has no biases of its own
             options["bias_init"] = self.bias_init
-        match self.architecture:
-            case "mlp":
-                return networks.mlp(d, **options)
-            case "cnn":
-                return networks.cnn((source.channels, side, side), **options)
-            case "resnet18":
-                return networks.resnet18((source.channels, side, side), **options)
-            case "transformer":
-                d_in, length = (source.vocabulary, d) if source.tokens else (side, d // side)
-                return networks.transformer(d_in, length, **options)
-        raise ValueError(f"unknown architecture {self.architecture!r}; there are mlp, cnn, resnet18, transformer")
+        return getattr(networks, self.architecture)(*shapes[self.architecture], **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +116,8 @@ class Training:
     network: Network
     loss: str
 
-    @property
-    def examples(self) -> int:
-        """How many the loss is a mean over."""
-        return self.data.n
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Of the data; None if they are absent here."""
-        return self.data.fingerprint
+    fingerprint = property(lambda self: self.data.fingerprint)
+    examples = property(lambda self: self.data.n)  # the loss is a mean over so many
 
     def begin(self, seed: int, precision: str, device: torch.device) -> tuple[SupervisedObjective, Tensor]:
         """The objective and the initial θ (p,)."""
