@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from eoslib.measure import host
 from eoslib.measure.variables import Measurement, Variable
 
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
@@ -26,7 +27,8 @@ COSINE = {"tolerance": 0.01, "absolute": True}  # the angle by which an eigenvec
 class Spectrum:
     """Top eigenpairs: values (k,) descending, vectors (k, p) orthonormal rows, residuals ‖Hu − λu‖ (k,), the
     number of Hessian-vector products they cost, and whether every residual met the tolerance. `basis` (m, p)
-    holds the vectors and, if the search had more than k directions, the next Ritz vector."""
+    holds the vectors and, if the search had more than k directions, the next Ritz vector. Values and residuals lie
+    on the CPU, where the search decides by them; the rest on the operator's device."""
 
     values: Tensor
     vectors: Tensor
@@ -69,18 +71,18 @@ def top_eigenpairs(
         products += 1
         if queue and len(rows) < needed:
             continue
-        projected = (rows @ images.T).double()
+        projected = (rows @ images.T).double().cpu()  # a device takes longer for a problem of this size
         if not projected.isfinite().all():  # f overflowed here: the spectrum does not exist, the run goes on
-            nothing = start.new_full((k,), torch.nan)
+            nothing = torch.full((k,), torch.nan, dtype=start.dtype)
             return Spectrum(nothing, torch.full_like(start[:k], torch.nan), nothing, products, False, start)
         values, mixing = torch.linalg.eigh((projected + projected.T) / 2)
         values, mixing = values.flip(0), mixing.flip(1).T.to(rows)  # descending; rows of mixing are Ritz pairs
         ritz, ritz_images = mixing[: k + 1] @ rows, mixing[: k + 1] @ images
         residual_vectors = ritz_images[:k] - values[:k, None].to(ritz) * ritz[:k]
-        residuals = residual_vectors.norm(dim=1)
+        residuals = residual_vectors.norm(dim=1).cpu()
         converged = len(rows) >= k and bool((residuals <= tolerance * values[0].abs()).all())
         if converged or len(rows) == p or products >= max_products:
-            found = values[:k].to(ritz)
+            found = values[:k].to(ritz.dtype)
             return Spectrum(found, ritz[:k], residuals, products, converged or len(rows) == p, ritz)
         if len(rows) >= MAX_BASIS + k:  # thick restart: keep the best half, which needs no new products
             keep = mixing[: MAX_BASIS // 2 + k]
@@ -171,14 +173,14 @@ class SharpnessTracker:
         row = {
             "sharpness": spectrum.values[0].item(),
             "sharpness_residual": (spectrum.residuals[0] / spectrum.values[0].abs()).item(),
-            "alignment": ((spectrum.vectors[0] @ gradient).abs() / gradient.norm()).item(),
+            "alignment": (spectrum.vectors[0] @ gradient).abs() / gradient.norm(),
             "products": float(spectrum.products),
         }
         if self.k > 1:
             unstable = spectrum.vectors[spectrum.values >= 2 / step_size]
             row["eigenvalues"] = spectrum.values.tolist()
-            row["unstable_alignment"] = ((unstable @ gradient).norm() / gradient.norm()).item()
-        return row
+            row["unstable_alignment"] = (unstable @ gradient).norm() / gradient.norm()
+        return host.numbers(row)
 
     def state(self) -> dict:
         """All that the next measurement depends on."""

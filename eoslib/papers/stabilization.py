@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eoslib.measure import directions
+from eoslib.measure import host
 from eoslib.measure.curvature import FOUND, SharpnessTracker, Spectrum, top_eigenpairs
 from eoslib.measure.variables import Variable
 from eoslib.problems.objective import Evaluation, Expansion, Objective
@@ -95,10 +95,10 @@ class CyclicTracker:
         """The spectrum at the next point; vectors in the order of the values, their signs arbitrary."""
         spectrum = top_eigenpairs(point.hvp, self._start(point.gradient), self.k, self.TOLERANCE)
         vectors = spectrum.vectors
-        if vectors.isfinite().all():
+        if spectrum.values.isfinite().all():
             if self.history:
-                left, _, right = torch.linalg.svd(self.history[-1].to(vectors) @ vectors.T)
-                vectors = left @ right @ vectors
+                left, _, right = torch.linalg.svd((self.history[-1].to(vectors) @ vectors.T).cpu())
+                vectors = (left @ right).to(vectors) @ vectors
             self.history = [*self.history[-2 * self.period :], vectors]
         return spectrum
 
@@ -140,7 +140,7 @@ def project(objective: Objective, theta: Tensor, step_size: float, tracker: Cycl
 def _to_stable_set(point: Expansion, spectrum: Spectrum, step_size: float) -> Tensor:
     """The linearised step from `point` to the stable set, shape (p,)."""
     values, vectors = spectrum.values, spectrum.vectors  # (k,), (k, p)
-    step = -(vectors @ point.gradient / values) @ vectors  # Newton's, to ∇f·uᵢ = 0
+    step = -(vectors @ point.gradient / values.to(vectors)) @ vectors  # Newton's, to ∇f·uᵢ = 0
     excess = values - 2 / step_size
     unstable = [i for i in range(len(values)) if excess[i] > 0]
     if not unstable:
@@ -150,7 +150,7 @@ def _to_stable_set(point: Expansion, spectrum: Spectrum, step_size: float) -> Te
     normals = torch.stack([point.third(vectors[i], vectors[j]) for i, j in pairs])
     normals = normals - (normals @ vectors.T) @ vectors
     wanted = torch.stack([excess[i] if i == j else torch.zeros_like(excess[i]) for i, j in pairs])
-    shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted)
+    shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted.to(normals))
     return step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan where nothing moves the eigenvalues
 
 
@@ -266,7 +266,7 @@ def central_velocity(point: Expansion, spectrum: Spectrum, step_size: float, dur
 
 
 def operator_norm(form: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-3, most: int = 100) -> Tensor:
-    """‖T‖ of a symmetric tensor of any order, by the power iteration v ← T(v, …, v)/‖T(v, …, v)‖; a scalar.
+    """‖T‖ of a symmetric tensor of any order, by the power iteration v ← T(v, …, v)/‖T(v, …, v)‖; a scalar on the CPU.
 
     form: v (p,) ↦ T(v, …, v) (p,), with one argument free. start: (p,). Returns the largest ‖T(v, …, v)‖ met until it
     changes by less than `tolerance` relative to itself, or after `most` applications: a lower bound, for the iteration
@@ -275,7 +275,7 @@ def operator_norm(form: Callable[[Tensor], Tensor], start: Tensor, tolerance: fl
     v, sizes = start / start.norm(), []
     for _ in range(most):
         image = form(v)
-        sizes.append(image.norm())
+        sizes.append(image.norm().cpu())
         settled = len(sizes) > 1 and abs(sizes[-1] - sizes[-2]) <= tolerance * sizes[-1]
         if settled or not sizes[-1] > 0:  # 0 or nan leads nowhere
             break
@@ -304,7 +304,7 @@ def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
         "third_order_ratio_gradient": size(point.third(gradient)) / rho_3,
         "second_order_ratio_v": (v @ point.hvp(v)).abs() / cubic.sharpness,
     }
-    return {name: value.item() for name, value in ratios.items()}
+    return host.numbers(ratios)
 
 
 # ------------------------------------------------------------------------------------------------------ the process
@@ -523,20 +523,21 @@ class SelfStabilization:
         row = {
             "loss": loss,
             "sharpness": sharpness,
-            "constrained_loss": point.value.item(),
-            "constrained_sharpness": spectrum.values[0].item(),
-            "constrained_residual": (spectrum.residuals[0] / spectrum.values[0].abs()).item(),
-            "distance": directions.distance(self.theta, self.constrained),
+            "constrained_loss": point.value,
+            "constrained_sharpness": spectrum.values[0],
+            "constrained_residual": spectrum.residuals[0] / spectrum.values[0].abs(),
+            "distance": (self.theta - self.constrained).norm(),
             "flow_loss": flow_loss,
             "flow_sharpness": flow_sharpness,
-            "flow_distance": directions.distance(self.flow, self.constrained),
+            "flow_distance": (self.flow - self.constrained).norm(),
         }
         if due:
-            row["next_eigenvalue"] = self.trackers["next"].at(point).values[-1].item()
+            row["next_eigenvalue"] = self.trackers["next"].at(point).values[-1]
         if self.unstable > 1:
             row["constrained_eigenvalues"] = spectrum.values.tolist()
         else:
             row |= self._predict(point, spectrum.values[0], due) | self._central_flow()
+        row = host.numbers(row)
         if _finite(row):
             self.theta = self.theta - self.step_size * gradient
             self._flow(flow_gradient, flow_sharpness)
@@ -546,14 +547,14 @@ class SelfStabilization:
             if self.unstable == 1:
                 moved = (self.constrained - before) / self.step_size
                 tangent = self.cubic.tangent(point.gradient)
-                row["projected_gradient_norm"] = tangent.norm().item()
-                row["projection_error"] = ((moved + tangent).norm() / point.gradient.norm()).item()
+                error = (moved + tangent).norm() / point.gradient.norm()
+                row |= host.numbers({"projected_gradient_norm": tangent.norm(), "projection_error": error})
         return row | {"products": float(self.objective.products - products)}
 
-    def _seen(self, name: str) -> tuple[float, Tensor, float]:
+    def _seen(self, name: str) -> tuple[Tensor, Tensor, float]:
         """f, ∇f and the sharpness at one of the points."""
         point = self.objective.expand(getattr(self, name))
-        return point.value.item(), point.gradient, self.trackers[name].at(point).values[0].item()
+        return point.value, point.gradient, self.trackers[name].at(point).values[0].item()
 
     def _flow(self, gradient: Tensor, sharpness: float) -> None:
         """Move the flow by time η: Euler's method, as many steps as keep each at most 1/S."""
@@ -561,9 +562,9 @@ class SelfStabilization:
         for i in range(parts):
             self.flow = self.flow - self.step_size / parts * (self.objective.gradient(self.flow) if i else gradient)
 
-    def _central_flow(self) -> dict[str, float]:
+    def _central_flow(self) -> dict[str, Tensor]:
         """Observe the central flow, then move it by time η."""
-        distance = directions.distance(self.central, self.constrained)
+        distance = (self.central - self.constrained).norm()
         for i in range(CENTRAL_PARTS):
             point = self.objective.expand(self.central)
             spectrum = self.trackers["central"].at(point)
@@ -571,17 +572,17 @@ class SelfStabilization:
             variance, velocity = central_velocity(point, spectrum, self.step_size, duration)
             if i == 0:
                 row = {
-                    "central_loss": (point.value + spectrum.values[0] * variance / 2).item(),
-                    "central_sharpness": spectrum.values[0].item(),
-                    "central_variance": variance.item(),
+                    "central_loss": point.value + spectrum.values[0] * variance / 2,
+                    "central_sharpness": spectrum.values[0],
+                    "central_variance": variance,
                     "central_distance": distance,
                 }
             self.central = self.central + duration * velocity
         return row
 
-    def _predict(self, point: Expansion, sharpness: Tensor, due: bool) -> dict[str, float]:
+    def _predict(self, point: Expansion, sharpness: Tensor, due: bool) -> dict[str, Tensor | float]:
         """Observe the predictions of step t beside what they predict, then move them."""
-        u = self.trackers["constrained"].history[-1][0]  # unlike `spectrum`, keeps the sign
+        u = self.trackers["constrained"].history[-1][0].to(point.gradient)  # unlike `spectrum`, keeps the sign
         self.cubic = cubic = CubicExpansion(point, sharpness, u, self.step_size)
         v = self.theta - self.constrained
         x, y = cubic.coordinates(v)
@@ -598,7 +599,6 @@ class SelfStabilization:
             self.predicted, self.generalised = v, v.clone()  # a state's tensors share no memory
         if self.predicted is not None:
             row |= self._move_predictions(cubic, v)
-        row = {name: value.item() for name, value in row.items()}
         if due:
             row |= assumption_ratios(cubic, v)
             row["limiting_sharpness"] = limiting_sharpness(self.objective, cubic)
