@@ -75,7 +75,7 @@ def test_gradient_descent_comes_to_rest_on_the_axes_of_f3():
         g, h = f3.gradient(x, y)
         x, y = x - g / 40, y - h / 40
     assert round(x, 5) == 1.98606 and abs(y) < 1e-12 and round(2 * x * x * (x * x - 3), 2) == 7.45
-    starts = (torch.tensor(v) for v in basins.pixel_centres((-3.0, 3.0, -3.0, 3.0), 400))
+    starts = basins.pixel_centres((-3.0, 3.0, -3.0, 3.0), 400)
     rest = basins.classify(f3, 1 / 20, *starts).outcome == basins.Outcome.DEGENERATE
     assert round(100 * rest.mean(), 1) == 8.4
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
@@ -141,7 +140,7 @@ def test_the_rule_is_that_of_the_library(visit):
         for fraction in (0.1, 0.3, 0.6, 0.9, 0.99):
             x, y = random.uniform(-WIDTH[name], WIDTH[name], (2, 500))
             ours = classified(page, name, fraction * LARGEST[name], x, y)
-            b = basins.classify(LANDSCAPES[name], fraction * LARGEST[name], torch.tensor(x), torch.tensor(y))
+            b = basins.classify(LANDSCAPES[name], fraction * LARGEST[name], np.array(x), np.array(y))
             equal.append(ours == [b.outcome, b.steps, b.last_rise, b.minimiser])
             outcomes.append(b.outcome)
     outcomes, equal = np.concatenate(outcomes), np.concatenate(equal, axis=1)
@@ -202,7 +201,7 @@ def test_the_map_shows_what_the_library_finds(visit, name, fraction):
     page = visit(f"#basin-explorer?f={name}&fraction={fraction}&x=0&y=0.125&half={half}&x0=0&y0=0")
     x = -half + (np.arange(400) + 0.5) * (2 * half / 400)
     y = 0.125 + half - (np.arange(400) + 0.5) * (2 * half / 400)
-    points = (torch.tensor(z) for z in np.meshgrid(x, y))
+    points = np.meshgrid(x, y)
     expected = basins.classify(LANDSCAPES[name], fraction * LARGEST[name], *points).outcome
     colours = legend(page)
     assert len(np.unique(colours, axis=0)) == len(Outcome)

@@ -1,4 +1,4 @@
-"""papers.basins: closed forms, outcomes told apart, trajectories recomputed plainly, and both ways of computing."""
+"""papers.basins: closed forms, outcomes told apart, trajectories recomputed plainly, and whole maps."""
 
 import itertools
 import math
@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw
 
 from eoslib import store
 from eoslib.chapter import experiments
-from eoslib.chapter.experiments import MapRun, SizesRun
+from eoslib.chapter.experiments import Map, Sizes
 from eoslib.papers import basins
 from eoslib.papers.basins import BasinMap, Outcome, classify, trap_radius
 from eoslib.problems import landscapes
 from eoslib.problems.landscapes import Polynomial
+from eoslib.store import journal
 
 NAMES = ("f1", "f2", "f3", "f4")
 LARGEST = {"f1": 1, "f2": 1, "f3": 1 / 6, "f4": 10 / 19}
@@ -63,7 +64,7 @@ def starts(name, count=2000, seed=0, scale=1.0):
 @settings(max_examples=30)
 @given(fraction=st.floats(0.02, 0.97), x=st.floats(-5, 5), y=st.floats(-5, 5))
 def test_a_quadratic_converges_stably_from_everywhere_below_its_limit(fraction, x, y):
-    result = classify(QUADRATIC, fraction * 2 / 4, torch.tensor([x]).double(), torch.tensor([y]).double())
+    result = classify(QUADRATIC, fraction * 2 / 4, np.array([x]), np.array([y]))
     assert result.outcome[0] == Outcome.STABLE and result.last_rise[0] == 0 and result.minimiser[0] == 0
 
 
@@ -105,7 +106,7 @@ def test_the_last_rise():
 
 
 def outcome(landscape, step_size, x, y, **options):
-    point = (torch.tensor([float(v)], dtype=torch.float64) for v in (x, y))
+    point = (np.array([float(v)]) for v in (x, y))
     return Outcome(classify(landscape, step_size, *point, **options).outcome[0])
 
 
@@ -200,20 +201,23 @@ def test_a_trap_keeps_its_points_lowers_f_and_leads_to_the_minimiser(name, fract
             assert (landscape.value(x, y) < f).all()
 
 
-# --- both ways of computing ------------------------------------------------------------------------------
+# --- by other ways of computing --------------------------------------------------------------------------
 
 
-@settings(max_examples=12)
-@given(name=st.sampled_from(NAMES), fraction=st.floats(0.15, 0.99), seed=st.integers(0, 99))
-def test_tensors_and_arrays_agree_bit_for_bit(name, fraction, seed):
-    landscape, step_size = landscapes.get(name), fraction * LARGEST[name]
-    x, y = (a.reshape(30, 50) for a in starts(name, 1500, seed, 1.3))
-    arrays = classify(landscape, step_size, x, y)
-    tensors = classify(landscape, step_size, torch.tensor(x), torch.tensor(y))
+@pytest.mark.parametrize("threads", [2, 3])
+def test_points_may_be_shared_among_threads_and_come_in_any_shape(threads, monkeypatch):
+    """More points than a block or a thread's share holds; those that leave a block let the others trade places."""
+    x, y = starts("f4", 3 * basins.SHARE + 17)
+    alone = classify(landscapes.get("f4"), 0.5, x, y)
+    assert len(np.unique(alone.outcome)) > 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    shared = classify(landscapes.get("f4"), 0.5, *(a[: 3 * basins.SHARE].reshape(64, -1) for a in (x, y)))
+    few = classify(landscapes.get("f4"), 0.5, x[-5:], y[-5:])
     for field in ("outcome", "steps", "last_rise", "minimiser"):
-        a, t = getattr(arrays, field), getattr(tensors, field)
-        assert a.dtype == t.dtype and a.shape == t.shape == (30, 50)
-        np.testing.assert_array_equal(a, t, field)
+        whole, together, last = (getattr(found, field) for found in (alone, shared, few))
+        assert together.shape == (64, 3 * basins.SHARE // 64) and together.dtype == whole.dtype
+        np.testing.assert_array_equal(together.ravel(), whole[: 3 * basins.SHARE], field)
+        np.testing.assert_array_equal(last, whole[-5:], field)
 
 
 @EACH
@@ -295,10 +299,8 @@ def test_long_doubles_change_next_to_nothing_and_only_at_a_boundary(name, fracti
 
 # --- processes -------------------------------------------------------------------------------------------
 
-MAP = MapRun(
-    chapter="test", experiment="map", step_size=0.4, steps=8, landscape="f4", box=(-2.0, 3.0, -1.0, 2.0), grid=64
-)
-SIZES = SizesRun(
+MAP = Map(chapter="test", experiment="map", step_size=0.4, steps=8, landscape="f4", box=(-2.0, 3.0, -1.0, 2.0), grid=64)
+SIZES = Sizes(
     chapter="test", experiment="sizes", step_size=0.95, steps=5, landscape="f2", box=(-1.0, 1.0, -1.0, 1.0), grid=128
 )
 
@@ -317,12 +319,13 @@ def test_a_map_is_the_classification_of_its_pixels():
 
 def test_bands_must_divide_the_rows():
     with pytest.raises(ValueError, match="7 bands do not divide 64 rows"):
-        BasinMap(landscapes.get("f1"), 0.5, (-1.0, 1.0, -1.0, 1.0), 64, 7, torch.device("cpu"))
+        BasinMap(landscapes.get("f1"), 0.5, (-1.0, 1.0, -1.0, 1.0), 64, 7)
 
 
-@pytest.mark.parametrize("experiment", [MAP, SIZES], ids=lambda e: e.kind)
+@pytest.mark.parametrize("experiment", [MAP, SIZES], ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("done", [0, 1, 3])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(experiment, done):
+def test_an_interrupted_run_ends_as_if_it_had_not_been(experiment, done, monkeypatch):
+    monkeypatch.setattr(journal, "ROWS_IN_MEMORY", 1)  # a checkpoint after every step
     whole = store.values_sha256(experiments.carry_on(experiment).trace)
 
     class Killed(Exception):

@@ -13,12 +13,11 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import carried
+from processes import step_row, step_rows
 from torch.func import grad, hessian, jacfwd
 
 from eoslib import store
 from eoslib.measure.curvature import SharpnessTracker, top_eigenpairs
-from eoslib.measure.variables import VARIABLES
 from eoslib.papers import stabilization
 from eoslib.papers.stabilization import (
     CubicExpansion,
@@ -333,7 +332,7 @@ def test_where_nothing_moves_the_sharpness_there_is_no_projection():
     objective = Objective(lambda theta: 11 * theta[0] ** 2 + theta[1] ** 4)
     assert project(objective, vector(0.1, 0.2), 0.1, CyclicTracker(1, 3)).isnan().all()
     process = SelfStabilization(objective, vector(0.1, 0.2), 0.1, 50)
-    assert len(carried(process)) == 1 and process.onset == process.diverged_at == 0
+    assert len(step_rows(process)) == 1 and process.onset == process.diverged_at == 0
 
 
 # ------------------------------------------------------------------------------- predictions, written out densely
@@ -375,7 +374,7 @@ def test_seventy_steps_against_full_tensors(precise):
     plain = generalised = (theta - constrained).numpy()
     largest = 0.0
     while True:
-        d, row = dense(objective, constrained), process.observe()
+        d, row = dense(objective, constrained), step_row(process)
         u = d.u * np.sign(d.u @ process.cubic.u.numpy())
         v = (descent - constrained).numpy()
         close = partial(pytest.approx, rel=1e-6, abs=1e-8)
@@ -421,7 +420,7 @@ def test_seventy_steps_against_full_tensors(precise):
 
 def test_on_the_toy_loss_the_prediction_is_exact():
     process = SelfStabilization(toy(0.1), vector(0.001, 0.05, 0), 0.1, 100, every=4)
-    rows = carried(process)
+    rows = step_rows(process)
     assert process.onset == 0 and len(rows) == 100
     # but for the first step, where S(θ†) is 1e-7 below 2/η, which the cycle up to x = 8 amplifies
     assert max(row["predicted_error"] for row in rows) < 1e-3
@@ -435,7 +434,7 @@ def test_on_the_toy_loss_the_prediction_is_exact():
 
 def test_with_a_quartic_term_only_the_generalised_prediction_is_exact():
     process = SelfStabilization(toy(0.1, quartic=-0.3), vector(0.3, 0.1, 0), 0.1, 100, every=4)
-    rows = carried(process)
+    rows = step_rows(process)
     assert process.onset == 0
     assert max(row["generalised_error"] for row in rows) < 1e-5
     assert max(row["predicted_error"] for row in rows) > 0.1
@@ -456,7 +455,7 @@ def test_lemma_4_is_the_recursion_6(precise):
     path = []
     while not process.finished:
         process.step()
-        if "x" in process.observe():
+        if "x" in step_row(process):
             path.append(process.cubic)
     assert len(path) == 40
     v = 0.01 * path[0].u + path[0].outside(torch.randn(37, generator=torch.Generator().manual_seed(0)).double()) * 1e-3
@@ -507,7 +506,7 @@ def test_the_assumption_ratios_against_full_tensors():
     cubic, d, tensor = cubic_at(objective, theta), dense(objective, theta), third_tensor(objective, theta)
     deviation = torch.randn(37, generator=torch.Generator().manual_seed(0)).double()
     ratios = assumption_ratios(cubic, deviation)
-    assert ratios.keys() <= VARIABLES.keys()
+    assert ratios.keys() <= stabilization.VARIABLES.keys()
 
     def f(at):
         return objective.forward(at)[0]
@@ -585,7 +584,7 @@ def network_process(steps=215, precision=torch.float32, **options):
 
 @pytest.fixture(scope="module")
 def rows():
-    return carried(network_process())
+    return step_rows(network_process())
 
 
 def tracked(rows):
@@ -600,12 +599,12 @@ def test_the_onset_is_the_first_step_whose_midpoint_is_unstable():
         if dense(objective, theta - STEP_SIZE / 2 * gradient).S >= 2 / STEP_SIZE:
             break
         process.step()
-        assert process.observe()["loss"] == objective.value(theta).item()
-        assert "sharpness" not in process.observe()
+        assert step_row(process)["loss"] == objective.value(theta).item()
+        assert "sharpness" not in step_row(process)
         theta = theta - STEP_SIZE * gradient
     assert process.onset == t > 100
     process.step()
-    row = process.observe()
+    row = step_row(process)
     assert row["loss"] == row["flow_loss"] == objective.value(theta).item()
     assert row["predicted_error"] == row["generalised_error"] == 0
 
@@ -629,7 +628,7 @@ def test_an_onset_at_the_start_is_not_missed(every):
 
 
 def test_everything_observed_has_a_label_and_is_a_number(rows):
-    assert {name for row in rows for name in row} <= VARIABLES.keys()
+    assert {name for row in rows for name in row} <= stabilization.VARIABLES.keys()
     assert all(isinstance(value, float) and math.isfinite(value) for row in rows for value in row.values())
     late = tracked(rows)
     assert [i for i, row in enumerate(late) if "rho_3" in row] == list(range(0, len(late), 20))
@@ -666,7 +665,7 @@ def test_the_first_order_form_of_the_constrained_update_holds(rows):
 
 def test_predictions_start_where_the_oscillation_is_large_enough(rows):
     threshold = max(abs(row["x"]) / row["delta"] for row in tracked(rows)) / 2
-    late = tracked(carried(network_process(predict_from=threshold)))
+    late = tracked(step_rows(network_process(predict_from=threshold)))
     start = next(i for i, row in enumerate(late) if "predicted_x" in row)
     assert 0 < start < len(late) - 1
     assert all(abs(row["x"]) < threshold * row["delta"] for row in late[:start])
@@ -690,7 +689,7 @@ def test_the_flow_takes_small_enough_steps():
 def test_it_ends_when_another_eigenvalue_becomes_unstable():
     objective = Objective(lambda q: toy_loss(q[:3], 0.1, 1.0, 1.0) + (9 + 2 * q[2]) * q[3] ** 2)  # λ₂ = 18 + 4ηt
     process = SelfStabilization(objective, vector(0.1, 0.05, 0, 0), 0.1, 100, every=2)
-    rows = carried(process)
+    rows = step_rows(process)
     values = [row["next_eigenvalue"] for row in rows if "next_eigenvalue" in row]
     assert values == pytest.approx([18 + 0.8 * i for i in range(3)], abs=0.1) and len(rows) == 5
     assert max(values[:-1]) <= 19 < values[-1]
@@ -698,12 +697,12 @@ def test_it_ends_when_another_eigenvalue_becomes_unstable():
 
 def test_it_ends_so_many_steps_after_the_onset():
     process = network_process(tracked=7)
-    assert len(tracked(carried(process))) == 7
+    assert len(tracked(step_rows(process))) == 7
 
 
 def test_divergence_is_a_result():
     process = SelfStabilization(toy(0.1, quartic=5.0), vector(1.0, 0.05, 0), 0.1, 200, every=3)
-    rows = carried(process)
+    rows = step_rows(process)
     assert process.diverged_at == len(rows) - 1 < 150
     finite = [all(math.isfinite(row[f"{name}loss"]) for name in ("", "constrained_", "flow_")) for row in rows]
     assert all(finite[:-1]) and not finite[-1]
@@ -712,7 +711,7 @@ def test_divergence_is_a_result():
 def test_divergence_before_the_onset_is_a_result():
     concave = Objective(lambda theta: theta[1] ** 2 - theta[0] ** 4)
     process = SelfStabilization(concave, vector(1, 0), 0.1, 100, every=10)
-    rows = carried(process)
+    rows = step_rows(process)
     assert process.onset is None and process.diverged_at == len(rows) - 1 < 20
     assert math.isfinite(rows[-2]["loss"]) and not math.isfinite(rows[-1]["loss"])
 
@@ -722,8 +721,8 @@ def test_two_constrained_eigenvalues():
     one, two = (
         SelfStabilization(two_toys(), vector(0.02, 0.01, 0.01, 0, 0), 0.1, 30, unstable=k, every=3) for k in (1, 2)
     )
-    rows = carried(two)
-    assert len(carried(one)) == 1  # λ₂ is past 1.9/η at once
+    rows = step_rows(two)
+    assert len(step_rows(one)) == 1  # λ₂ is past 1.9/η at once
     assert len(rows) == 30 and not any("x" in row for row in rows)
     assert all(row["constrained_sharpness"] == pytest.approx(20, rel=1e-6) for row in rows[1:])
     assert all(row["constrained_eigenvalues"] == pytest.approx([20, 20], rel=1e-6) for row in rows[1:])
@@ -759,12 +758,12 @@ def test_a_restored_process_continues_with_the_same_bits(k, rows, tmp_path):
         saved.step()
     state = saved.state()
     content = copy.deepcopy(state)
-    carried(saved)
+    step_rows(saved)
     assert json.dumps(journal._split(state)[0]) == json.dumps(journal._split(content)[0])  # no longer its concern
     restored = network_process()
     restored.load(through_files(content, tmp_path))
-    assert restored.observe() == (rows[k - 1] if k else {})
-    assert carried(restored) == rows[k:]
+    assert step_row(restored) == (rows[k - 1] if k else {})
+    assert step_rows(restored) == rows[k:]
     assert restored.state()["gradients"] == saved.state()["gradients"]
     assert restored.state()["products"] == saved.state()["products"]
     for name in SelfStabilization._POINTS:
@@ -773,17 +772,18 @@ def test_a_restored_process_continues_with_the_same_bits(k, rows, tmp_path):
 
 @pytest.mark.parametrize("options", [{"unstable": 2}, {"predict_from": 0.5}])
 def test_so_does_one_with_other_options(options, tmp_path):
-    whole = carried(network_process(**options))
+    whole = step_rows(network_process(**options))
     saved = network_process(**options)
     for _ in range(len(whole) - 9):
         saved.step()
     restored = network_process(**options)
     restored.load(through_files(saved.state(), tmp_path))
-    assert carried(restored) == whole[-9:]
+    assert step_rows(restored) == whole[-9:]
 
 
 def test_a_run_can_be_interrupted_and_ends_in_a_trace(rows):
-    identity = {"chapter": "self_stabilization", "experiment": "small", "step_size": STEP_SIZE}
+    values = {"chapter": "self_stabilization", "experiment": "small", "step_size": STEP_SIZE}
+    identity = store.Identity(values, {"step_size": STEP_SIZE})
     assert store.carry_on(network_process(), identity, budget=0.5) is None
     run = store.carry_on(network_process(), identity)
     assert run.manifest["resumes"] == 1
