@@ -78,14 +78,9 @@ def trap_radius(landscape: Polynomial, step_size: float, minimiser: tuple[float,
 
 
 def classify(
-    landscape: Polynomial,
-    step_size: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    max_steps: int = 5000,
-    escape: float = 1e3,
-    trap: float = 0.5,
-) -> Basins:
+    landscape: Polynomial, step_size: float, x: np.ndarray, y: np.ndarray,
+    max_steps: int = 5000, escape: float = 1e3, trap: float = 0.5,
+) -> Basins:  # fmt: skip
     """What gradient descent with `step_size` does from the starting points (x, y), two float64 arrays of one shape.
 
     Compiled loops compute it on as many cores as PyTorch uses. An iterate that moves by less than `REST` has come to
@@ -101,14 +96,23 @@ def classify(
             f"that rounding decides whether f falls), got {step_size}"
         )
     minimisers = np.array([(*m, r * r) for m, r in zip(landscape.minimisers, radii, strict=True)])
-    decided = _advance(landscape, step_size, x, y, minimisers, max_steps, escape)
-    end_x, end_y, steps, last_rise, minimiser = decided
+    last_x, last_y = np.array(x, np.float64).ravel(), np.array(y, np.float64).ravel()
+    steps, last_rise = np.full(last_x.size, max_steps, np.int32), np.zeros(last_x.size, np.int32)
+    minimiser = np.full(last_x.size, -1, np.int8)
+    loop = _compiled(landscape)
+
+    def advance(begin: int) -> None:
+        share = (a[begin : begin + SHARE] for a in (last_x, last_y, steps, last_rise, minimiser))
+        loop(*share, minimisers, step_size, max_steps, escape * escape, REST * REST)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(advance, range(0, last_x.size, SHARE)))
     outcome = np.where(last_rise == 0, Outcome.STABLE, Outcome.UNSTABLE).astype(np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
-        outcome[~(end_x * end_x + end_y * end_y < escape * escape)] = Outcome.DIVERGED
+        outcome[~(last_x * last_x + last_y * last_y < escape * escape)] = Outcome.DIVERGED
     left = (minimiser < 0) & (outcome != Outcome.DIVERGED)
-    outcome[left] = _at_rest_or_not(landscape, step_size, end_x[left], end_y[left])
-    return Basins(outcome, steps, last_rise, minimiser)
+    outcome[left] = _at_rest_or_not(landscape, step_size, last_x[left], last_y[left])
+    return Basins(*(a.reshape(x.shape) for a in (outcome, steps, last_rise, minimiser)))
 
 
 def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -127,22 +131,6 @@ def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: n
         later_x, later_y = later_x - step_size * g, later_y - step_size * h
         moving[(np.hypot(later_x - x, later_y - y) < RETURN) & ~creeps] = Outcome.CYCLING
     return np.where(rests, at_rest, moving)
-
-
-def _advance(landscape, step_size, x, y, minimisers, max_steps, escape):
-    """Last iterate, steps, last rise and minimiser of each point, by compiled loops."""
-    shape, x, y = x.shape, np.array(x, np.float64).ravel(), np.array(y, np.float64).ravel()
-    steps, last_rise = np.full(x.size, max_steps, np.int32), np.zeros(x.size, np.int32)
-    minimiser = np.full(x.size, -1, np.int8)
-    loop = _compiled(landscape)
-
-    def advance(begin: int) -> None:
-        share = (a[begin : begin + SHARE] for a in (x, y, steps, last_rise, minimiser))
-        loop(*share, minimisers, step_size, max_steps, escape * escape, REST * REST)
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(advance, range(0, x.size, SHARE)))
-    return tuple(a.reshape(shape) for a in (x, y, steps, last_rise, minimiser))
 
 
 @functools.cache
@@ -169,12 +157,8 @@ def _compiled(landscape: Polynomial) -> Callable:
                         inside[i] = m if dx * dx + dy * dy < minimisers[m, 2] else inside[i]
                 count = 0
                 for i in range(n):
-                    decided[i] = (
-                        (inside[i] >= 0)
-                        | (not x[i] * x[i] + y[i] * y[i] < escape2)
-                        | (moved2[i] < rest2)
-                        | (k == max_steps)
-                    )
+                    away = not x[i] * x[i] + y[i] * y[i] < escape2
+                    decided[i] = (inside[i] >= 0) | away | (moved2[i] < rest2) | (k == max_steps)
                     count += decided[i]
                 i = 0 if count > 0 else n
                 while i < n:
@@ -203,8 +187,11 @@ def _compiled(landscape: Polynomial) -> Callable:
 # ------------------------------------------------------------------------------------------------- whole pictures
 
 
-def pixel_centres(box: tuple[float, float, float, float], grid: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and y, each (grid, grid), of the pixels of box = (left, right, bottom, top); row 0 is the lowest."""
+Box = tuple[float, float, float, float]  # left, right, bottom, top
+
+
+def pixel_centres(box: Box, grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """x and y, each (grid, grid), of the pixels of a box; row 0 is the lowest."""
     left, right, bottom, top = box
     fractions = (np.arange(grid) + 0.5) / grid
     return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom)))
@@ -230,15 +217,8 @@ class _OnPixels:
     device = torch.device("cpu")
     kept: ClassVar = {}  # no θ
 
-    def __init__(
-        self,
-        landscape: Polynomial,
-        step_size: float,
-        box: tuple[float, float, float, float],
-        grid: int,
-        steps: int,
-    ):
-        self.landscape, self.step_size, self.steps = landscape, step_size, steps
+    def __init__(self, landscape: Polynomial, step_size: float, box: Box, grid: int, steps: int):
+        self.landscape, self.step_size, self.steps, self.box = landscape, step_size, steps, box
         self.x, self.y = pixel_centres(box, grid)
         self.t = self.gradients = 0
         self._row: dict = {}
@@ -295,21 +275,18 @@ class BasinSizes(_OnPixels):
     Step t classifies the whole grid at η = (t + 1) / steps · step_size.
     """
 
-    def __init__(self, landscape, step_size, box, grid, steps):
-        super().__init__(landscape, step_size, box, grid, steps)
-        left, right, bottom, top = box
-        self.area = (right - left) * (top - bottom)
-
     def step(self) -> None:
         """Measure at the next step size."""
         self.t += 1
         eta = self.t / self.steps * self.step_size
         basins = classify(self.landscape, eta, self.x, self.y)
         stable, convergent = basins.outcome == Outcome.STABLE, basins.outcome <= Outcome.UNSTABLE
+        left, right, bottom, top = self.box
+        area = (right - left) * (top - bottom)
         self._row = {
             "eta": eta,
-            "stable_area": self.area * stable.mean(),
-            "convergent_area": self.area * convergent.mean(),
+            "stable_area": area * stable.mean(),
+            "convergent_area": area * convergent.mean(),
             "stable_boxes": box_counts(boundary(stable)),
             "convergent_boxes": box_counts(boundary(convergent)),
         }
@@ -343,19 +320,3 @@ def box_counts(cells: np.ndarray, largest: int = 64) -> np.ndarray:
             marked = marked.reshape(rows // 2, 2, columns // 2, 2).any((1, 3))
             counts[-1].append(marked.sum())
     return np.mean(counts, 0)
-
-
-def box_dimension(counts: np.ndarray) -> tuple[float, float]:
-    """The box-counting dimension and its standard error, from `box_counts` (number of sizes,).
-
-    The slope of log₂ N against −log₂ size, by least squares; its error by the jackknife over sizes. Boxes of one
-    and two cells are left out: where the set is thinner than a pixel, its boundary crosses cells unseen. Two nan
-    where the boundary meets fewer than ten of the largest boxes: there it is too short to have a slope.
-    """
-    counts = np.asarray(counts, dtype=float)[2:]
-    if counts[-1] < 10:
-        return float("nan"), float("nan")
-    size, n = np.arange(len(counts)), len(counts)
-    slopes = [-np.polyfit(np.delete(size, i), np.log2(np.delete(counts, i)), 1)[0] for i in range(n)]
-    error = np.sqrt((n - 1) / n * np.sum((slopes - np.mean(slopes)) ** 2))
-    return float(-np.polyfit(size, np.log2(counts), 1)[0]), float(error)
