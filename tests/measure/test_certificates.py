@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import cells
 import numpy as np
 import pytest
 from flint import arb
@@ -12,17 +13,17 @@ from hypothesis import strategies as st
 from eoslib.measure.certificates import (
     certify,
     certify_directly,
-    closed_curve,
     construct,
     largest_curvature,
-    openness_radius,
     prove,
-    share_kept,
     single,
-    smallest_descent,
 )
 from eoslib.papers import basins
 from eoslib.problems import landscapes
+
+closed_curve, openness_radius, share_kept, smallest_descent = cells.functions(
+    "forward_invariance", "closed_curve", "openness_radius", "share_kept", "smallest_descent"
+)
 
 LARGEST = {"f1": 1, "f2": 1, "f3": 1 / 6, "f4": 10 / 19}  # step size, as the paper states it
 FRACTIONS = [0.1, 0.5, 0.9, 0.99]
