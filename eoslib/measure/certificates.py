@@ -62,11 +62,6 @@ class Construction:
     radius: float
     level: float
 
-    @property
-    def descent(self) -> float:
-        """C = 1 − ηM/2: a step of size α ≤ η from N_{t′} lowers f by at least Cα‖∇f‖²."""
-        return 1 - self.step_size * self.bound / 2
-
     def contains(self, x, y):
         """Whether points lie in U."""
         return (self.minima.gap(x, y) < self.radius**2) & (self.landscape.value(x, y) < self.level)
@@ -171,11 +166,10 @@ def certify(construction: Construction) -> dict[str, Proof]:
     large, small = _square(construction, construction.outer), _square(construction, construction.radius)
     tau = outer * arb(0.5, 0.5)  # α = ητ/t₁, so that all sides of a box are lengths of one scale
 
-    def curvature(x, y):
-        return [*_above(f.hessian(x, y), M), 2 - eta * M]
-
     return {
-        "curvature": prove(large, lambda x, y: outer * outer - d(x, y), curvature),
+        "curvature": prove(
+            large, lambda x, y: outer * outer - d(x, y), lambda x, y: [*_above(f.hessian(x, y), M), 2 - eta * M]
+        ),
         "step": prove(
             (*small, tau),
             lambda x, y, _: radius * radius - d(x, y),
@@ -199,6 +193,7 @@ def certify_directly(construction: Construction) -> dict[str, Proof]:
     """
     f, d, eta = construction.landscape, construction.minima.gap, arb(construction.step_size)
     outer, radius, level = (arb(a) for a in (construction.outer, construction.radius, construction.level))
+    large, small = _square(construction, construction.outer), _square(construction, construction.radius)
     cx, cy = construction.minima.centre
     core, mu = (arb(a) for a in _core(construction))
     gx, gy = f.gradient(arb(cx), arb(cy))
@@ -211,21 +206,20 @@ def certify_directly(construction: Construction) -> dict[str, Proof]:
         bounds = _above(hessian, 2 / eta - mu) + _above([-h for h in hessian], -mu)
         return [*bounds, level - _value(f, x, y), radius - core, mu * mu * core * core - gx * gx - gy * gy]
 
-    def in_u(x, y):
-        return (radius * radius - d(x, y)).min(level - _value(f, x, y))
-
-    def image(x, y):
-        x, y = _step(f, x, y, eta)
+    def in_u(x, y):  # where both are positive
         return [radius * radius - d(x, y), level - _value(f, x, y)]
+
+    def in_u_not_core(x, y):
+        inside, below = in_u(x, y)
+        return inside.min(below).min(-in_core(x, y))
 
     def outwards(x, y):
         gx, gy = f.gradient(x, y)
         return [gx * (x - cx) + gy * (y - cy)]
 
-    large, small = _square(construction, construction.outer), _square(construction, construction.radius)
     return {
         "core": prove(small, in_core, contracts),
-        "image": prove(small, lambda x, y: in_u(x, y).min(-in_core(x, y)), image),
+        "image": prove(small, in_u_not_core, lambda x, y: in_u(*_step(f, x, y, eta))),
         "alone": prove(large, lambda x, y: (outer * outer - d(x, y)).min(-in_core(x, y)), outwards),
     }
 

@@ -6,8 +6,8 @@ minimiser lies a ball that settles it, see `trap_radius`: an iterate inside stay
 each step from there on. So a point is decided as soon as its iterate enters a trap, far from where rounding hides
 whether f falls. This settles ties near the minimum; anywhere else a step that leaves f as it was is no fall.
 
-`BasinMap` makes the map of a whole picture, `BasinSizes` measures how large the two sets are and how rough their
-boundaries, over a range of step sizes. Both are processes of `runs`.
+Two processes: `BasinMap` makes the map of a whole picture, `BasinSizes` measures how large the two sets are and how
+rough their boundaries, over a range of step sizes.
 """
 
 import enum
@@ -29,6 +29,7 @@ RETURN = 1e-9  # distance within which an iterate has returned to where it was
 SMALLEST_TRAP = 1e-5  # in a smaller one f changes in a step by less than rounding: η is too close to 2/λ_max
 BLOCK = 1024  # points that advance side by side: their arrays fit a core's nearest caches
 SHARE = 8 * BLOCK  # points that a thread takes at a time
+Box = tuple[float, float, float, float]  # left, right, bottom, top
 
 
 class Outcome(enum.IntEnum):
@@ -62,9 +63,8 @@ def trap_radius(landscape: Polynomial, step_size: float, minimiser: tuple[float,
     """The largest radius r (to 1 %) such that all eigenvalues of ∇²f lie in (0, 2/η) on the ball B(θ*, r).
 
     On the ball ‖I − η∇²f‖ < 1, hence F(θ) = θ − η∇f(θ) contracts it into itself and the iterates converge to θ*; and
-    by Taylor's formula f falls in each step by at least η(1 − ηM/2)‖∇f‖² with M < 2/η the largest eigenvalue
-    (Chen et al. 2024, Lemma 1). The eigenvalues are examined on `grid` rings of as many points. 0 if there is no
-    such ball: η is too large for this minimiser.
+    by Taylor's formula f falls in each step by at least η(1 − ηM/2)‖∇f‖², M < 2/η the largest eigenvalue (Chen et al.
+    2024, Lemma 1). They are examined on `grid` rings of as many points. 0 if no ball is: η is too large for θ*.
     """
     x, y = minimiser
     radius, angle = np.meshgrid(np.linspace(0, 1, grid), np.linspace(0, 2 * np.pi, grid, endpoint=False))
@@ -86,8 +86,7 @@ def classify(
     Compiled loops compute it on as many cores as PyTorch uses. An iterate that moves by less than `REST` has come to
     rest. escape: an iterate at that distance from the origin, or beyond what floats hold, counts as diverged. trap: the
     part of `trap_radius` that is used. Raises ValueError unless 0 < step_size < 2/λ_max(θ*) for every minimiser θ*,
-    which is condition (6) of Chen et al., and where an iterate comes to rest at a strict minimum that the landscape
-    does not list.
+    condition (6) of Chen et al., and where an iterate comes to rest at a strict minimum that is not listed.
     """
     radii = [trap * trap_radius(landscape, step_size, m) if step_size > 0 else 0.0 for m in landscape.minimisers]
     if min(radii) < SMALLEST_TRAP:
@@ -122,7 +121,6 @@ def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: n
     rests = x_step * x_step + y_step * y_step < REST * REST
     for i in np.flatnonzero(rests & (smallest > 1e-6)):
         raise ValueError(f"({x[i]}, {y[i]}) is a strict minimum of {landscape.name}, but not among its minimisers")
-    at_rest = np.where(smallest < -1e-6, Outcome.SADDLE, Outcome.DEGENERATE)
     moving = np.full(len(x), Outcome.WANDERING)
     creeps = np.hypot(x_step, y_step) < RETURN  # on its way to a point, too slowly to say which
     later_x, later_y = x.copy(), y.copy()
@@ -130,7 +128,7 @@ def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: n
         g, h = landscape.gradient(later_x, later_y)
         later_x, later_y = later_x - step_size * g, later_y - step_size * h
         moving[(np.hypot(later_x - x, later_y - y) < RETURN) & ~creeps] = Outcome.CYCLING
-    return np.where(rests, at_rest, moving)
+    return np.where(rests, np.where(smallest < -1e-6, Outcome.SADDLE, Outcome.DEGENERATE), moving)
 
 
 @functools.cache
@@ -174,8 +172,7 @@ def _compiled(landscape: Polynomial) -> Callable:
                 for i in range(n):
                     gx, gy = gradient(x[i], y[i])
                     x_step, y_step = step_size * gx, step_size * gy
-                    x[i] -= x_step
-                    y[i] -= y_step
+                    x[i], y[i] = x[i] - x_step, y[i] - y_step
                     moved2[i] = x_step * x_step + y_step * y_step
                     after = value(x[i], y[i])
                     rise[i] = rise[i] if after < f[i] else k
@@ -187,14 +184,35 @@ def _compiled(landscape: Polynomial) -> Callable:
 # ------------------------------------------------------------------------------------------------- whole pictures
 
 
-Box = tuple[float, float, float, float]  # left, right, bottom, top
-
-
 def pixel_centres(box: Box, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """x and y, each (grid, grid), of the pixels of a box; row 0 is the lowest."""
     left, right, bottom, top = box
     fractions = (np.arange(grid) + 0.5) / grid
     return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom)))
+
+
+def boundary(inside: np.ndarray) -> np.ndarray:
+    """The cells between pixels that the boundary of a set crosses, (n, n) bool → (n − 1, n − 1) bool: of the four
+    pixels at its corners some lie inside the set and some do not."""
+    corners = np.stack([inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]])
+    return corners.any(0) & ~corners.all(0)
+
+
+def box_counts(cells: np.ndarray, largest: int = 64) -> np.ndarray:
+    """The number of boxes of 1, 2, 4, …, `largest` cells a side that hold a marked cell, (number of sizes,).
+
+    The mean over four positions of the boxes, shifted along the diagonal by quarters of the largest.
+    """
+    counts = []
+    for shift in range(0, largest, largest // 4):
+        padding = [(shift, -(n + shift) % largest) for n in cells.shape]
+        marked = np.pad(cells, padding)
+        counts.append([marked.sum()])
+        while len(counts[-1]) < largest.bit_length():
+            rows, columns = marked.shape
+            marked = marked.reshape(rows // 2, 2, columns // 2, 2).any((1, 3))
+            counts[-1].append(marked.sum())
+    return np.mean(counts, 0)
 
 
 VARIABLES = {
@@ -220,8 +238,7 @@ class _OnPixels:
     def __init__(self, landscape: Polynomial, step_size: float, box: Box, grid: int, steps: int):
         self.landscape, self.step_size, self.steps, self.box = landscape, step_size, steps, box
         self.x, self.y = pixel_centres(box, grid)
-        self.t = self.gradients = 0
-        self._row: dict = {}
+        self.t, self.gradients, self._row = 0, 0, {}
 
     @property
     def finished(self) -> bool:
@@ -244,9 +261,8 @@ class _OnPixels:
 class BasinMap(_OnPixels):
     """`classify` for each pixel of a box, as a process whose step is a band of rows, from the bottom up.
 
-    box, grid: see `pixel_centres`. steps: the number of bands, which divides grid. Every band observes
-    the outcomes of its pixels (grid / steps, grid), how many there are of each, and how many steps its points took
-    together.
+    box, grid: see `pixel_centres`. steps: the number of bands, which divides grid. Every band observes the outcomes of
+    its pixels (grid / steps, grid), how many there are of each, and how many steps its points took together.
     """
 
     def __init__(self, landscape, step_size, box, grid, steps):
@@ -291,32 +307,3 @@ class BasinSizes(_OnPixels):
             "convergent_boxes": box_counts(boundary(convergent)),
         }
         self.gradients += int(basins.steps.sum(dtype=np.int64))
-
-
-# ---------------------------------------------------------------------------------------- roughness of a boundary
-
-
-def boundary(inside: np.ndarray) -> np.ndarray:
-    """The cells between pixels that the boundary of a set crosses: (n, n) bool → (n − 1, n − 1) bool.
-
-    A cell has four pixels at its corners; the boundary crosses it if some lie inside the set and some do not.
-    """
-    corners = np.stack([inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]])
-    return corners.any(0) & ~corners.all(0)
-
-
-def box_counts(cells: np.ndarray, largest: int = 64) -> np.ndarray:
-    """The number of boxes of 1, 2, 4, …, `largest` cells a side that hold a marked cell, (number of sizes,).
-
-    The mean over four positions of the boxes, shifted along the diagonal by quarters of the largest.
-    """
-    counts = []
-    for shift in range(0, largest, largest // 4):
-        padding = [(shift, -(n + shift) % largest) for n in cells.shape]
-        marked = np.pad(cells, padding)
-        counts.append([marked.sum()])
-        while len(counts[-1]) < largest.bit_length():
-            rows, columns = marked.shape
-            marked = marked.reshape(rows // 2, 2, columns // 2, 2).any((1, 3))
-            counts[-1].append(marked.sum())
-    return np.mean(counts, 0)

@@ -19,16 +19,20 @@ from eoslib.measure.curvature import FOUND, SharpnessTracker, Spectrum, top_eige
 from eoslib.measure.variables import Variable
 from eoslib.problems.objective import Evaluation, Expansion, Objective
 
+REPETITIONS = 3  # of the linearised step in `project`, as in the authors' code
+CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
+NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
+LOWER_BOUND = 0.1  # a power iteration may stop some per cent below its limit
+
 # ------------------------------------------------------------------------------------- the constrained trajectory
 
 
 class CyclicTracker:
     """The k top eigenpairs, to a residual of 1e-6 λ₁, at points that come in cycles: `period` of them at each step.
 
-    From one point to the next the eigenvectors turn much as they did at the same place of the last cycles. Continuing
-    the last two turns linearly starts the search so close that it takes less than half of the products which it takes
-    from the eigenvectors of the point before. A start cannot see an eigenvalue that is missing from it: compare with
-    a `SharpnessTracker` now and then.
+    The eigenvectors turn much as they did at the same place of the last cycles. A search that starts from the last two
+    turns, continued linearly, takes less than half of the products of one from the point before. No start can see an
+    eigenvalue that is missing from it: compare with a `SharpnessTracker` now and then.
 
     history: the eigenvectors (k, p) at the last 2·period + 1 points, each turned within its span to be nearest to those
     before; for k = 1 the eigenvector with a sign that it keeps.
@@ -69,9 +73,6 @@ class CyclicTracker:
         self.history = [state[str(i)] for i in range(len(state))]
 
 
-REPETITIONS = 3  # of the linearised step in `project`, as in the authors' code
-
-
 def project(objective: Objective, theta: Tensor, step_size: float, tracker: CyclicTracker | SharpnessTracker) -> Tensor:
     """The projection of θ (p,) to the stable set M, by three linearised steps, each from a new expansion.
 
@@ -82,25 +83,21 @@ def project(objective: Objective, theta: Tensor, step_size: float, tracker: Cycl
     """
     for _ in range(REPETITIONS):
         point = objective.expand(theta)
-        theta = theta + _to_stable_set(point, tracker.at(point), step_size)
+        spectrum = tracker.at(point)
+        values, vectors = spectrum.values, spectrum.vectors  # (k,), (k, p)
+        step = -(vectors @ point.gradient / values.to(vectors)) @ vectors  # Newton's, to ∇f·uᵢ = 0
+        excess = values - 2 / step_size
+        unstable = [i for i in range(len(values)) if excess[i] > 0]
+        if unstable:
+            # uᵢᵀ∇²f uⱼ changes by ∇³f(uᵢ, uⱼ)·Δ: the shortest Δ that takes the excess and leaves the matrix diagonal
+            pairs = list(combinations_with_replacement(unstable, 2))
+            normals = torch.stack([point.third(vectors[i], vectors[j]) for i, j in pairs])
+            normals = normals - (normals @ vectors.T) @ vectors
+            wanted = torch.stack([excess[i] if i == j else torch.zeros_like(excess[i]) for i, j in pairs])
+            shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted.to(normals))
+            step = step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan: nothing moves the eigenvalues
+        theta = theta + step
     return theta
-
-
-def _to_stable_set(point: Expansion, spectrum: Spectrum, step_size: float) -> Tensor:
-    """The linearised step from `point` to the stable set, shape (p,)."""
-    values, vectors = spectrum.values, spectrum.vectors  # (k,), (k, p)
-    step = -(vectors @ point.gradient / values.to(vectors)) @ vectors  # Newton's, to ∇f·uᵢ = 0
-    excess = values - 2 / step_size
-    unstable = [i for i in range(len(values)) if excess[i] > 0]
-    if not unstable:
-        return step
-    # uᵢᵀ∇²f uⱼ changes by ∇³f(uᵢ, uⱼ)·Δ: the shortest Δ that takes away the excess and leaves the matrix diagonal
-    pairs = list(combinations_with_replacement(unstable, 2))
-    normals = torch.stack([point.third(vectors[i], vectors[j]) for i, j in pairs])
-    normals = normals - (normals @ vectors.T) @ vectors
-    wanted = torch.stack([excess[i] if i == j else torch.zeros_like(excess[i]) for i, j in pairs])
-    shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted.to(normals))
-    return step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan where nothing moves the eigenvalues
 
 
 # ------------------------------------------------------------------------------------------ predicted dynamics
@@ -141,15 +138,13 @@ class CubicExpansion:
 
         v − η[½(x² − δ²)∇S⊥ + ∇²f v + xyu]. Since ∇²f u = (2/η)u, its component along u is −(1 + ηy)x: definition 7,
         except that (6) then turns u into the next point's u; the authors' code does not, and the difference is of the
-        order of the terms that both neglect.
-        displaced: f at θ† + xu. With it, the generalised prediction of appendix F: along u the true gradient
-        u·∇f(θ† + xu) takes the place of the linear (2/η)x.
+        order of the terms that both neglect. displaced: f at θ† + xu. With it, the generalised prediction of appendix
+        F: along u the true gradient u·∇f(θ† + xu) takes the place of the linear (2/η)x.
         """
         x, y = self.coordinates(v)
-        if displaced is None:
-            linear = self.point.hvp(v)
-        else:
-            linear = self.point.hvp(self.outside(v)) + self.u * (self.u @ displaced.gradient)
+        linear = self.point.hvp(v if displaced is None else self.outside(v))
+        if displaced is not None:
+            linear = linear + self.u * (self.u @ displaced.gradient)
         return v - self.step_size * ((x**2 - self.delta_square) / 2 * self.perpendicular + linear + x * y * self.u)
 
 
@@ -167,9 +162,7 @@ def limiting_sharpness(objective: Objective, cubic: CubicExpansion) -> float:
     return (2 / cubic.step_size + (sum(second) - sum(first)) / 2).item()
 
 
-# ------------------------------------------------------------------------------------------------ the central flow
-
-CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
+# -------------------------------------------------------------------------------- the central flow, the assumptions
 
 
 def central_velocity(point: Expansion, spectrum: Spectrum, step_size: float, duration: float) -> tuple[Tensor, Tensor]:
@@ -185,15 +178,12 @@ def central_velocity(point: Expansion, spectrum: Spectrum, step_size: float, dur
     return variance, -point.gradient - variance / 2 * normal
 
 
-# -------------------------------------------------------------------------------------------------- assumptions
-
-
 def operator_norm(form: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-3, most: int = 100) -> Tensor:
     """‖T‖ of a symmetric tensor of any order, by the power iteration v ← T(v, …, v)/‖T(v, …, v)‖; a scalar on the CPU.
 
-    form: v (p,) ↦ T(v, …, v) (p,), with one argument free. start: (p,). Returns the largest ‖T(v, …, v)‖ met until it
-    changes by less than `tolerance` relative to itself, or after `most` applications: a lower bound, for the iteration
-    may end in a local maximum, and converges so slowly that it may stop some per cent below it.
+    form: v (p,) ↦ T(v, …, v) (p,), with one argument free. start: (p,). The largest ‖T(v, …, v)‖ met until it changes
+    by less than `tolerance` relative to itself, or after `most` applications: a lower bound, for the iteration may end
+    in a local maximum, and converges so slowly that it may stop some per cent below it.
     """
     v, sizes = start / start.norm(), []
     for _ in range(most):
@@ -214,8 +204,7 @@ def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
     point, size = cubic.point, torch.linalg.vector_norm
     rho_3 = operator_norm(point.third, cubic.u)
     rho_4 = operator_norm(point.fourth, cubic.u)
-    gradient, v = cubic.outside(point.gradient), cubic.outside(v)
-    gradient, v = gradient / size(gradient), v / size(v)
+    gradient, v = (w / size(w) for w in (cubic.outside(point.gradient), cubic.outside(v)))
     strength = size(cubic.perpendicular)
     ratios = {
         "rho_3": rho_3,
@@ -232,8 +221,6 @@ def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
 
 # ------------------------------------------------------------------------------------------------------ the process
 
-
-LOWER_BOUND = 0.1  # a power iteration may stop some per cent below its limit
 VARIABLES = {
     "loss": Variable("training loss f(θ)"),
     "sharpness": Variable("sharpness λ_max(∇²f(θ))", tolerance=FOUND),
@@ -284,8 +271,6 @@ VARIABLES = {
     "second_order_ratio_v": Variable("|v⊥·∇²f v⊥| / (S‖v⊥‖²), v = θ − θ†"),
 }
 
-NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
-
 
 class SelfStabilization:
     """Gradient descent, and from its onset of instability on the constrained trajectory, flows and predictions.
@@ -324,7 +309,7 @@ class SelfStabilization:
         self.objective, self.approach = objective, approach or objective
         self.step_size, self.steps, self.tracked = step_size, steps, tracked
         self.unstable, self.every, self.predict_from = unstable, every, predict_from
-        self.theta = theta.detach()
+        self.theta, self.device = theta.detach(), theta.device
         self.constrained = self.flow = self.central = self.predicted = self.generalised = None
         self.trackers = {
             "theta": SharpnessTracker(),
@@ -333,17 +318,10 @@ class SelfStabilization:
             "central": CyclicTracker(1, CENTRAL_PARTS),
             "next": SharpnessTracker(k=unstable + 1, audit_every=4),  # what the former missed, exceeds 1.9/η here
         }
-        self.t = 0
-        self.onset: int | None = None
-        self.diverged_at: int | None = None
+        self.t, self.onset, self.diverged_at = 0, None, None
         self.cubic: CubicExpansion | None = None
         self._approaching: list[dict] = []  # rows of the steps before the onset that are already taken
         self._row: dict = {}
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.theta.device
 
     @property
     def finished(self) -> bool:
@@ -495,8 +473,7 @@ class SelfStabilization:
         if self.predicted is not None:
             row |= self._move_prediction("predicted", v) | self._move_prediction("generalised", v)
         if due:
-            row |= assumption_ratios(cubic, v)
-            row["limiting_sharpness"] = limiting_sharpness(self.objective, cubic)
+            row |= assumption_ratios(cubic, v) | {"limiting_sharpness": limiting_sharpness(self.objective, cubic)}
         return row
 
     def _move_prediction(self, name: str, v: Tensor) -> dict[str, Tensor]:
