@@ -152,7 +152,7 @@ from eoslib.chapter.claims import Ledger
 from eoslib.chapter.experiments import collect
 from eoslib.chapter.figures import BLUE, ORANGE, PURPLE, SKY, VERMILION, colours, panels
 from eoslib.chapter.provenance import provenance
-from eoslib.papers.basins import Outcome, box_dimension, classify, pixel_centres
+from eoslib.papers.basins import Outcome, classify, pixel_centres
 from eoslib.problems import landscapes
 
 claims = Ledger("forward_invariance", preset)
@@ -522,6 +522,11 @@ certified = {key: certificates.certify(c) for key, c in constructions.items()}
 certified_directly = {key: certificates.certify_directly(c) for key, c in constructions.items()}
 
 
+def descent(c):
+    """C = 1 − ηM/2: a step of size α ≤ η from N_{t′} lowers f by at least Cα‖∇f‖²."""
+    return 1 - c.step_size * c.bound / 2
+
+
 def theorem_case(key):
     return f"{key[0]}, η = {key[1]:g} η_max"
 
@@ -534,7 +539,7 @@ display(
                 "function": key[0],
                 "η / η_max": f"{key[1]:g}",
                 "M": f"{c.bound:.4g}",
-                "C": f"{c.descent:.3g}",
+                "C": f"{descent(c):.3g}",
                 "t₁": f"{c.outer:.3g}",
                 "t′": f"{c.radius:.3g}",
                 "f* − f(θ*)": f"{c.level - c.landscape.value(*minimisers[key[0]]):.3g}",
@@ -549,14 +554,23 @@ display(
 # %% tags=["hide-input"]
 
 
+def smallest_descent(c, grid=64):
+    """The smallest (f(θ) − f(θ − α∇f)) / (α‖∇f‖²) on a sample of θ ∈ N_{t′} and α ∈ (0, η]."""
+    f, r = c.landscape, c.radius * np.arange(1, grid + 1)[:, None] / grid
+    x, y = c.minima.at(np.concatenate([-r, r]), np.linspace(0, 2 * np.pi, 2 * grid))
+    gx, gy = f.gradient(x, y)
+    return min(
+        ((f.value(x, y) - f.value(x - a * gx, y - a * gy)) / (a * (gx * gx + gy * gy))).min()
+        for a in c.step_size * np.arange(1, 9) / 8
+    )
+
+
 def false_bound(c):
     """The same construction with M below the largest curvature on the ball."""
     return dataclasses.replace(c, bound=0.98 * certificates.largest_curvature(c.landscape, c.minima, c.outer))
 
 
-claims.measure(
-    "lem1/descent", {theorem_case(k): certificates.smallest_descent(c) / c.descent for k, c in constructions.items()}
-)
+claims.measure("lem1/descent", {theorem_case(k): smallest_descent(c) / descent(c) for k, c in constructions.items()})
 claims.measure(
     "lem1/certified", {theorem_case(k): p["curvature"].proved and p["step"].proved for k, p in certified.items()}
 )
@@ -592,13 +606,24 @@ claims.measure(
 # %% tags=["hide-input"]
 
 
+def share_kept(c, grid=256):
+    """The share of the points of U on a grid that one step of gradient descent maps into U."""
+    reach = c.minima.size + c.radius
+    x, y = (centre + np.linspace(-reach, reach, grid) for centre in c.minima.centre)
+    x, y = np.meshgrid(x, y)
+    inside = c.contains(x, y)
+    x, y = x[inside], y[inside]
+    gx, gy = c.landscape.gradient(x, y)
+    return c.contains(x - c.step_size * gx, y - c.step_size * gy).mean()
+
+
 def enlarged(c):
     """The same construction with f* above the least value on the sphere."""
     lowest = c.landscape.value(*c.minima.centre)
     return dataclasses.replace(c, level=lowest + 1.1 * (c.level - lowest))
 
 
-claims.measure("thm2/invariant", {theorem_case(k): certificates.share_kept(c) for k, c in constructions.items()})
+claims.measure("thm2/invariant", {theorem_case(k): share_kept(c) for k, c in constructions.items()})
 claims.measure(
     "thm2/certified", {theorem_case(k): all(p.proved for p in proofs.values()) for k, proofs in certified.items()}
 )
@@ -727,6 +752,32 @@ claims.measure("thm2/shrinks", {name: [shares[name, s] for s in sorted(step_frac
 ring_radii = np.logspace(-9, 0.5, 96)
 
 
+def openness_radius(c, x, y, stable):
+    """K and log₁₀ ε of the ball B(θ₀, ε) by (42), θ₀ = (x, y); M₁, M₂ and ε′ are taken over samples.
+
+    Of a start that is not `stable`, the condition that keeps f falling drops out. ValueError if U is not reached in
+    10,000 steps.
+    """
+    f, eta, path = c.landscape, c.step_size, [(x, y)]
+    while not c.contains(x, y):
+        gx, gy = f.gradient(x, y)
+        x, y = x - eta * gx, y - eta * gy
+        path.append((x, y))
+        if len(path) > 10_000:
+            raise ValueError(f"gradient descent from {path[0]} does not reach U in 10,000 steps")
+    rho, angle = np.meshgrid(np.linspace(0, 1, 17), np.linspace(0, 2 * np.pi, 65))
+    disc_x, disc_y = rho * np.cos(angle), rho * np.sin(angle)
+    xs, ys = np.array(path).T
+    around = xs[:, None, None] + disc_x, ys[:, None, None] + disc_y
+    M1 = np.hypot(*f.gradient(*around)).max()  # of ‖∇f‖, where (36) prints ‖f‖
+    M2 = np.abs(f.eigenvalues(*around)).max()
+    slack = [1.0, certificates.largest_radius(lambda r: c.contains(x + r * disc_x, y + r * disc_y).all(), 2.0)]
+    if stable and len(path) > 1:
+        slack.append(-np.diff(f.value(xs, ys)).max() / (2 * M1))
+    K = len(path) - 1
+    return K, np.log10(min(slack)) - K * np.log10(1 + eta * M2)
+
+
 def ball_radii(c, x, y, kinds):
     """The radius, for each start (x, y), of the largest ball seen in which all starts are of one of the `kinds`."""
     angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)
@@ -746,7 +797,7 @@ def sampled_balls(name, kind, count=12):
     x, y = x.flat[chosen], y.flat[chosen]
     stable = kind == basins.Outcome.STABLE
     kinds = [basins.Outcome.STABLE] if stable else [basins.Outcome.STABLE, basins.Outcome.UNSTABLE]
-    by_proof = np.array([certificates.openness_radius(c, *start, stable) for start in zip(x, y, strict=True)])
+    by_proof = np.array([openness_radius(c, *start, stable) for start in zip(x, y, strict=True)])
     return ball_radii(c, x, y, kinds), by_proof.reshape(-1, 2)
 
 
@@ -803,17 +854,26 @@ claims.measure(
 # itself. The same intervals as above prove both cases.
 
 # %%
+def closed_curve(landscape, degree):
+    """The minimisers of (p − 1)², where p(x, y) = |x|ᵏ + |y|ᵏ with k = `degree`, and where f itself serves as d."""
+
+    def at(r, angle):
+        c, s = np.cos(angle), np.sin(angle)
+        scale = (np.maximum(1 + r, 0) / (abs(c) ** degree + abs(s) ** degree)) ** (1 / degree)
+        return scale * c, scale * s
+
+    return certificates.Minima(gap=landscape.value, at=at, centre=(0, 0), size=1)
+
+
 curves = {
     name: certificates.construct(
         landscapes.get(name),
-        certificates.closed_curve(landscapes.get(name), degree),
+        closed_curve(landscapes.get(name), degree),
         extension_fraction * largest_on_curve,
     )
     for name, degree, largest_on_curve in (("circle", 2, 2 / 8), ("rounded_square", 4, 2 / 32))
 }
-claims.measure(
-    "ext/compact-descent", {name: certificates.smallest_descent(c) / c.descent for name, c in curves.items()}
-)
+claims.measure("ext/compact-descent", {name: smallest_descent(c) / descent(c) for name, c in curves.items()})
 claims.measure(
     "ext/compact-certified",
     {name: all(p.proved for p in certificates.certify(c).values()) for name, c in curves.items()},
@@ -925,6 +985,22 @@ def area(run, of):
     left, right, bottom, top = run["box"]
     pixel = (right - left) * (top - bottom) / run["grid"] ** 2
     return run.trace[f"{of}_area"].values, pixel * np.sqrt(run.trace[f"{of}_boxes"].values[:, 0]) / 2
+
+
+def box_dimension(counts):
+    """The box-counting dimension and its standard error, from `box_counts` (number of sizes,).
+
+    The slope of log₂ N against −log₂ size, by least squares; its error by the jackknife over sizes. Boxes of one
+    and two cells are left out: where the set is thinner than a pixel, its boundary crosses cells unseen. Two nan
+    where the boundary meets fewer than ten of the largest boxes: there it is too short to have a slope.
+    """
+    counts = np.asarray(counts, dtype=float)[2:]
+    if counts[-1] < 10:
+        return float("nan"), float("nan")
+    size, n = np.arange(len(counts)), len(counts)
+    slopes = [-np.polyfit(np.delete(size, i), np.log2(np.delete(counts, i)), 1)[0] for i in range(n)]
+    error = np.sqrt((n - 1) / n * np.sum((slopes - np.mean(slopes)) ** 2))
+    return float(-np.polyfit(size, np.log2(counts), 1)[0]), float(error)
 
 
 def dimension(run, of):

@@ -224,13 +224,15 @@ experiments = {
 }  # fmt: skip
 
 # %% tags=["hide-input", "gallery"]
+import math
 from itertools import islice, pairwise
 
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import HTML, display
-from scipy.optimize import minimize
+from scipy.integrate import solve_ivp
+from scipy.optimize import brentq, minimize
 from scipy.stats import spearmanr
 
 from eoslib.chapter.claims import Ledger
@@ -250,18 +252,7 @@ from eoslib.chapter.figures import (
 )
 from eoslib.chapter.provenance import provenance
 from eoslib.measure.curvature import top_eigenpairs
-from eoslib.papers.stabilization import (
-    CubicExpansion,
-    CyclicTracker,
-    conserved_quantity,
-    flow_extremes,
-    operator_norm,
-    project,
-    restoring_strengths,
-    simplified_flow,
-    toy_loss,
-    transported,
-)
+from eoslib.papers.stabilization import CubicExpansion, CyclicTracker, operator_norm, project
 from eoslib.problems import networks
 from eoslib.problems.objective import Objective
 
@@ -463,6 +454,12 @@ claims.measure("lem2/gradient-of-sharpness", {"": lemma_2_error()})
 # $|x|$ grows. *Self-stabilization*: $|x| > \delta$, $y$ falls. *Return to stability*: $y < 0$, $|x|$ shrinks.
 
 # %%
+def toy_loss(theta, step_size, alpha, beta):
+    """L(x, y, z)."""
+    x, y, z = theta
+    return (2 / step_size + beta**0.5 * y) * x**2 / 2 - alpha / beta**0.5 * y - z
+
+
 toy_step_size, toy_alpha, toy_beta = 0.02, 1.0, 1.0
 toy = Objective(lambda theta: toy_loss(theta, toy_step_size, toy_alpha, toy_beta))
 theta = torch.tensor([0.1, -1.5, 0.0], dtype=torch.float64)
@@ -549,6 +546,31 @@ claims.measure("fig2/constrained", {"": toy_constrained_error()})
 # [errata](../book/errata.md)).
 
 # %%
+def simplified_flow(times, x0, alpha, beta):
+    """X and Y of the flow at increasing times ≥ 0 (n,), from X(0) = x0 > 0 and Y(0) = 0, to a relative 1e-10 or so."""
+
+    def derivative(_, state):
+        log_x, y = state  # log X, because X may shrink by many orders of magnitude
+        return y, alpha - beta * math.exp(2 * log_x) / 2
+
+    start = (math.log(x0), 0.0)
+    solution = solve_ivp(derivative, (0, times[-1]), start, "DOP853", t_eval=times, rtol=1e-12, atol=1e-12)
+    return np.exp(solution.y[0]), solution.y[1]
+
+
+def conserved_quantity(x, y, alpha, beta):
+    """h(q) + Y²/α, for numbers or arrays."""
+    q = beta * x**2 / (2 * alpha)
+    return q - np.log(q) - 1 + y**2 / alpha
+
+
+def flow_extremes(x0, alpha, beta):
+    """The largest X and |Y| on the orbit through (x0, 0), 0 < x0 ≤ δ, exactly."""
+    c = float(conserved_quantity(x0, 0.0, alpha, beta))
+    q = brentq(lambda q: q - math.log(q) - 1 - c, 1, (2 + math.sqrt(c)) ** 2)
+    return math.sqrt(q * 2 * alpha / beta), math.sqrt(alpha * c)
+
+
 starts = [0.9, 0.5, 0.1, 0.01]  # X(0), for α = β = 1
 times = np.linspace(0, 40, 4001)
 orbits = {x0: simplified_flow(times, x0, 1.0, 1.0) for x0 in starts}
@@ -863,6 +885,13 @@ def constrained_trajectory(objective):
         constrained = project(objective, constrained - point.gradient, 1.0, tracker)
 
 
+def transported(v, u, u_next):
+    """v (p,) with its component along u put along u_next, and the rest made orthogonal to u_next, as in (6)."""
+    x = u @ v
+    rest = v - x * u
+    return rest - u_next * (u_next @ rest) + x * u_next
+
+
 def theorem_1_errors(s):
     """ε, and the largest errors of loss, sharpness and deviation at t ≤ 1/ε, from x = δ/2."""
     objective, errors, before = Objective(lambda theta: polynomial(theta, s)), [], None
@@ -931,6 +960,20 @@ for name, exponent in zip(("loss", "sharpness", "deviation"), exponents, strict=
 # On the polynomial, over 40 steps:
 
 # %%
+
+
+def restoring_strengths(path):
+    """β_{s→t}, (T, T) and zero where s > t, from T + 1 consecutive points; costs T²/2 products, and holds T + 1 graphs."""
+    steps = len(path) - 1
+    strengths = path[0].u.new_zeros(steps, steps)
+    for s in range(steps):
+        push = path[s].perpendicular
+        for t in range(s, steps):
+            if t > s:
+                push = path[t].outside(push)
+                push = push - path[t].step_size * path[t].point.hvp(push)
+            strengths[s, t] = path[t + 1].perpendicular @ push
+    return strengths
 
 
 def lemma_4_errors(s=0.2 / 4**3, steps=40):

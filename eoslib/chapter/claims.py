@@ -65,19 +65,15 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
 
     def judge(self, preset: str, cases: Sequence[Case]) -> str:
         """The verdict on measured cases: all, some or none of them meet the criterion. A nan meets none."""
-        if preset not in self.criteria:
-            return NOT_RUN
-        return _verdict([criteria.met(self.criteria[preset], case) for case in cases])
+        return _verdict([criteria.met(self.criteria[preset], case) for case in cases if preset in self.criteria])
 
     def possible(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float]) -> set[str]:
         """The verdicts that another kind of machine may reach: a case near its bound may fall on either side.
 
         cases, errors: label → value and, for those that have one, standard error.
         """
-        if preset not in self.criteria:
-            return {NOT_RUN}
         met = {frozenset()}  # the sets of outcomes there may be among the cases so far
-        for label, case in cases.items():
+        for label, case in cases.items() if preset in self.criteria else ():
             outcomes = criteria.outcomes(self.criteria[preset], case, errors.get(label))
             met = {before | {outcome} for before in met for outcome in outcomes}
         return {_verdict(outcomes) for outcomes in met}
@@ -90,8 +86,7 @@ def _verdict(met: Collection[bool]) -> str:
 class Ledger:
     """The claims of one chapter at one preset, and the means to measure them.
 
-    chapter: its name; the file is that of `ledger_path` unless `path` says otherwise.
-    Raises ClaimError if the file is malformed.
+    path: of its file, if not `ledger_path`. Raises ClaimError if the file is malformed.
     """
 
     def __init__(self, chapter: str, preset: str, path: Path | None = None):
@@ -99,13 +94,9 @@ class Ledger:
         self.claims = read(path or ledger_path(chapter))
 
     def measure(
-        self,
-        name: str,
-        cases: Mapping[str, Case],
-        from_runs: Sequence[store.Run] = (),
-        note: str | None = None,
+        self, name: str, cases: Mapping[str, Case], from_runs: Sequence[store.Run] = (), note: str | None = None,
         errors: Mapping[str, float] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Judge a claim on the measured `cases` (label → value) and show the verdict.
 
         name: the claim's id without the paper, e.g. "exp3/rp-near-zero". Without cases (nothing was run) the
@@ -128,13 +119,15 @@ class Ledger:
         errors = {str(label): plain(error) for label, error in (errors or {}).items()}
         if unknown := set(errors) - set(cases):
             raise ClaimError(f"{claim.id}: a standard error of no case: {', '.join(sorted(unknown))}")
+        shown = {label: as_json(case) for label, case in cases.items()}
+        numbers = [x for x in shown.values() if isinstance(x, float | int) and not isinstance(x, bool)]  # all finite
         return claim.model_dump(exclude={"criteria"}) | {
             "preset": self.preset,
             "verdict": claim.judge(self.preset, list(cases.values())),
             "value": _summary(cases, errors),
-            "cases": (shown := {label: as_json(case) for label, case in cases.items()}),
+            "cases": shown,
             "standard_error": {label: as_json(error) for label, error in errors.items()},
-            "spread": _spread(shown),
+            "spread": [min(numbers), max(numbers)] if len(numbers) > 1 else None,
             "criterion": claim.criterion(self.preset),
             "amended": claim.amended.get(self.preset),
             "note": note,
@@ -157,10 +150,9 @@ def read(path: Path) -> dict[str, Claim]:
     """The claims of a ledger file by full id (paper/item/name). Raises ClaimError naming what is wrong."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        ledger = _FILE.validate_python(content)
     except yaml.YAMLError as error:
         raise ClaimError(f"{path}: {error}") from error
-    try:
-        ledger = _FILE.validate_python(content)
     except pydantic.ValidationError as error:
         raise ClaimError(f"{path}: {'; '.join(_complaints(error, content))}") from error
     claims: dict[str, Claim] = {}
@@ -208,13 +200,12 @@ def changed(verdicts: Sequence[dict], chapter: str, preset: str) -> list[str]:
     stated = read(ledger_path(chapter)) if before else {}
     for v in verdicts:
         machines = before.get(v["id"], {}).get("machines", {})
-        known, possible, elsewhere = set(machines.values()), {v["verdict"]}, " on other kinds of machine"
-        if here in machines:
-            known, elsewhere = {machines[here]}, ""
-        elif v["id"] in stated and not possible & known:
+        known, possible = {machines[here]} if here in machines else set(machines.values()), {v["verdict"]}
+        if here not in machines and v["id"] in stated and not possible & known:
             cases = {label: from_json(case) for label, case in v["cases"].items()}
             possible |= stated[v["id"]].possible(preset, cases, v["standard_error"])
         if known and not possible & known:
+            elsewhere = "" if here in machines else " on other kinds of machine"
             changes.append(
                 f"{v['id']} at {preset} was {' or '.join(map(repr, sorted(known)))}{elsewhere} and is now "
                 f"{v['verdict']!r} ({v['value']}; criterion: {v['criterion']})"
@@ -274,9 +265,3 @@ def _summary(cases: Mapping[str, Case], errors: Mapping[str, float]) -> str | No
         return f"yes in {sum(values)} of {len(values)} cases"
     low, high = min(values), max(values)
     return f"median {text(statistics.median(values))} ({text(low)} to {text(high)} over {len(values)} cases)"
-
-
-def _spread(cases: Mapping[str, Case | str]) -> list[float] | None:
-    """The smallest and largest case, where there are several finite numbers."""
-    numbers = [c for c in cases.values() if isinstance(c, float | int) and not isinstance(c, bool)]
-    return [min(numbers), max(numbers)] if len(numbers) > 1 else None

@@ -49,29 +49,22 @@ class _Kind(NamedTuple):
     near: Callable[[Any, Any, float | None], bool]
 
 
+def _ordered(word: str, turn: int) -> _Kind:
+    """The kind of a list whose values [::turn] increase."""
+    words = f"not {word}", word
+    return _Kind(bool, words, lambda x, a: _increasing(x[::turn]) == a, lambda x, a, e: _hangs_on_a_tie(x[::turn]))
+
+
 # A case is a number, for `increasing` and `decreasing` a list of them in order.
 KINDS = {
     "within": _Kind(Pair, "between {} and {}", lambda x, a: a[0] <= x <= a[1], _near),
     "at_most": _Kind(Bound, "at most {}", operator.le, lambda x, a, e: _near(x, [a], e)),
     "at_least": _Kind(Bound, "at least {}", operator.ge, lambda x, a, e: _near(x, [a], e)),
-    "equals": _Kind(
-        Pair,
-        "{}, to within {}",
-        lambda x, a: abs(x - a[0]) <= a[1],
-        lambda x, a, e: _near(abs(x - a[0]), a[1:], e),  # the bound is the tolerance
+    "equals": _Kind(  # the bound is the tolerance
+        Pair, "{}, to within {}", lambda x, a: abs(x - a[0]) <= a[1], lambda x, a, e: _near(abs(x - a[0]), a[1:], e)
     ),
-    "increasing": _Kind(
-        bool,
-        ("not increasing", "increasing"),
-        lambda x, a: _increasing(x) == a,
-        lambda x, a, e: _hangs_on_a_tie(x),
-    ),
-    "decreasing": _Kind(
-        bool,
-        ("not decreasing", "decreasing"),
-        lambda x, a: _increasing(x[::-1]) == a,
-        lambda x, a, e: _hangs_on_a_tie(x[::-1]),
-    ),
+    "increasing": _ordered("increasing", 1),
+    "decreasing": _ordered("decreasing", -1),
     "holds": _Kind(bool, ("false", "true"), lambda x, a: bool(x) == a, lambda x, a, e: False),
 }
 

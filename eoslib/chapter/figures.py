@@ -21,16 +21,9 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442",
 )  # fmt: skip
 STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": "medium",
-    "figure.dpi": 100,
-    "font.size": 10,
-    "legend.frameon": False,
-    "lines.linewidth": 1.3,
-    "savefig.dpi": 160,
-    "axes.formatter.useoffset": False,
-}
+    "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "axes.formatter.useoffset": False,
+    "figure.dpi": 100, "savefig.dpi": 160, "font.size": 10, "legend.frameon": False, "lines.linewidth": 1.3,
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -43,6 +36,8 @@ def panels(
     reader who cannot see it should know. height of a row and width of the figure in inches. options: of
     `plt.subplots`. A figure in which nothing was drawn, because nothing was run, is not shown.
     """
+    from IPython.display import display
+
     with sns.axes_style("ticks"), plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             rows, columns, figsize=(width, rows * height), squeeze=False, layout="constrained", **options
@@ -51,7 +46,10 @@ def panels(
         try:
             yield axes
             if any(ax.has_data() for ax in axes):
-                _show(figure, name, caption, alt)
+                figure.savefig(png := io.BytesIO(), format="png", facecolor="white")
+                shown = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": caption}
+                shown[MIME] = {"name": name, "caption": caption, "alt": alt}
+                display(shown, metadata={"image/png": {"alt": alt}}, raw=True)
         finally:
             plt.close(figure)
 
@@ -77,19 +75,3 @@ def threshold(ax: Axes, step_size: float, colour: str = "0.3", label: bool = Tru
             r"$2/\eta$", (1, 2 / step_size), xycoords=("axes fraction", "data"), xytext=(3, 0),
             textcoords="offset points", va="center", color=colour, annotation_clip=False,
         )  # fmt: skip
-
-
-def _show(figure, name: str, caption: str, alt: str) -> None:
-    from IPython.display import display
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    display(
-        {
-            "image/png": base64.b64encode(buffer.getvalue()).decode(),
-            "text/plain": caption,
-            MIME: {"name": name, "caption": caption, "alt": alt},
-        },
-        metadata={"image/png": {"alt": alt}},
-        raw=True,
-    )

@@ -46,17 +46,6 @@ def single(x: float, y: float) -> Minima:
     )
 
 
-def closed_curve(landscape: Polynomial, degree: int) -> Minima:
-    """The minimisers of (p − 1)², where p(x, y) = |x|ᵏ + |y|ᵏ with k = `degree`, and where f itself serves as d."""
-
-    def at(r, angle):
-        c, s = np.cos(angle), np.sin(angle)
-        scale = (np.maximum(1 + r, 0) / (abs(c) ** degree + abs(s) ** degree)) ** (1 / degree)
-        return scale * c, scale * s
-
-    return Minima(gap=landscape.value, at=at, centre=(0, 0), size=1)
-
-
 @dataclass(frozen=True)
 class Construction:
     """What the proofs of Lemma 1 and Theorem 2 construct for one function, its minimisers and one step size.
@@ -72,11 +61,6 @@ class Construction:
     outer: float
     radius: float
     level: float
-
-    @property
-    def descent(self) -> float:
-        """C = 1 − ηM/2: a step of size α ≤ η from N_{t′} lowers f by at least Cα‖∇f‖²."""
-        return 1 - self.step_size * self.bound / 2
 
     def contains(self, x, y):
         """Whether points lie in U."""
@@ -120,57 +104,6 @@ def construct(landscape: Polynomial, minima: Minima, step_size: float) -> Constr
     angle = np.linspace(0, 2 * np.pi, 32 * RAYS)  # dense, lest a narrow valley slips through
     rim = min(landscape.value(*minima.at(r, angle)).min() for r in (-radius, radius))
     return Construction(landscape, minima, step_size, bound, outer, radius, lowest + ROOM * (rim - lowest))
-
-
-def smallest_descent(construction: Construction, grid: int = 64) -> float:
-    """The smallest (f(θ) − f(θ − α∇f)) / (α‖∇f‖²) on a sample of θ ∈ N_{t′} and α ∈ (0, η]; Lemma 1 says it is ≥ C."""
-    f, r = construction.landscape, construction.radius * np.arange(1, grid + 1)[:, None] / grid
-    x, y = construction.minima.at(np.concatenate([-r, r]), np.linspace(0, 2 * np.pi, 2 * grid))
-    gx, gy = f.gradient(x, y)
-    return min(
-        ((f.value(x, y) - f.value(x - a * gx, y - a * gy)) / (a * (gx * gx + gy * gy))).min()
-        for a in construction.step_size * np.arange(1, 9) / 8
-    )
-
-
-def share_kept(construction: Construction, grid: int = 256) -> float:
-    """The share of the points of U on a grid that one step of gradient descent maps into U; Theorem 2 says 1."""
-    reach = construction.minima.size + construction.radius
-    x, y = (c + np.linspace(-reach, reach, grid) for c in construction.minima.centre)
-    x, y = np.meshgrid(x, y)
-    inside = construction.contains(x, y)
-    x, y = x[inside], y[inside]
-    gx, gy = construction.landscape.gradient(x, y)
-    return construction.contains(x - construction.step_size * gx, y - construction.step_size * gy).mean()
-
-
-def openness_radius(construction: Construction, x: float, y: float, stable: bool) -> tuple[int, float]:
-    """K and log₁₀ ε of the ball B(θ₀, ε) that the proof of Theorem 3 constructs around θ₀ = (x, y).
-
-    K is the step at which the iterate enters U. `stable`: θ₀ is a stable start, and so are all in the ball, by (42);
-    otherwise θ₀ merely converges, as do all in the ball, and the condition in (42) that keeps f falling drops out.
-    The maxima in (36), with ‖∇f‖ in place of the printed ‖f‖, and the distance ε′ of θ_K from the boundary of U are
-    taken over samples.
-    Raises ValueError if U is not reached in 10,000 steps.
-    """
-    f, eta, path = construction.landscape, construction.step_size, [(x, y)]
-    while not construction.contains(x, y):
-        gx, gy = f.gradient(x, y)
-        x, y = x - eta * gx, y - eta * gy
-        path.append((x, y))
-        if len(path) > 10_000:
-            raise ValueError(f"gradient descent from {path[0]} does not reach U in 10,000 steps")
-    rho, angle = np.meshgrid(np.linspace(0, 1, 17), np.linspace(0, 2 * np.pi, 65))
-    disc_x, disc_y = rho * np.cos(angle), rho * np.sin(angle)
-    xs, ys = np.array(path).T
-    around = xs[:, None, None] + disc_x, ys[:, None, None] + disc_y
-    M1 = np.hypot(*f.gradient(*around)).max()
-    M2 = np.abs(f.eigenvalues(*around)).max()
-    slack = [1.0, largest_radius(lambda r: construction.contains(x + r * disc_x, y + r * disc_y).all(), 2.0)]
-    if stable and len(path) > 1:
-        slack.append(-np.diff(f.value(xs, ys)).max() / (2 * M1))
-    K = len(path) - 1
-    return K, np.log10(min(slack)) - K * np.log10(1 + eta * M2)
 
 
 @dataclass(frozen=True)
@@ -233,11 +166,10 @@ def certify(construction: Construction) -> dict[str, Proof]:
     large, small = _square(construction, construction.outer), _square(construction, construction.radius)
     tau = outer * arb(0.5, 0.5)  # α = ητ/t₁, so that all sides of a box are lengths of one scale
 
-    def curvature(x, y):
-        return [*_above(f.hessian(x, y), M), 2 - eta * M]
-
     return {
-        "curvature": prove(large, lambda x, y: outer * outer - d(x, y), curvature),
+        "curvature": prove(
+            large, lambda x, y: outer * outer - d(x, y), lambda x, y: [*_above(f.hessian(x, y), M), 2 - eta * M]
+        ),
         "step": prove(
             (*small, tau),
             lambda x, y, _: radius * radius - d(x, y),
@@ -261,6 +193,7 @@ def certify_directly(construction: Construction) -> dict[str, Proof]:
     """
     f, d, eta = construction.landscape, construction.minima.gap, arb(construction.step_size)
     outer, radius, level = (arb(a) for a in (construction.outer, construction.radius, construction.level))
+    large, small = _square(construction, construction.outer), _square(construction, construction.radius)
     cx, cy = construction.minima.centre
     core, mu = (arb(a) for a in _core(construction))
     gx, gy = f.gradient(arb(cx), arb(cy))
@@ -273,21 +206,20 @@ def certify_directly(construction: Construction) -> dict[str, Proof]:
         bounds = _above(hessian, 2 / eta - mu) + _above([-h for h in hessian], -mu)
         return [*bounds, level - _value(f, x, y), radius - core, mu * mu * core * core - gx * gx - gy * gy]
 
-    def in_u(x, y):
-        return (radius * radius - d(x, y)).min(level - _value(f, x, y))
-
-    def image(x, y):
-        x, y = _step(f, x, y, eta)
+    def in_u(x, y):  # where both are positive
         return [radius * radius - d(x, y), level - _value(f, x, y)]
+
+    def in_u_not_core(x, y):
+        inside, below = in_u(x, y)
+        return inside.min(below).min(-in_core(x, y))
 
     def outwards(x, y):
         gx, gy = f.gradient(x, y)
         return [gx * (x - cx) + gy * (y - cy)]
 
-    large, small = _square(construction, construction.outer), _square(construction, construction.radius)
     return {
         "core": prove(small, in_core, contracts),
-        "image": prove(small, lambda x, y: in_u(x, y).min(-in_core(x, y)), image),
+        "image": prove(small, in_u_not_core, lambda x, y: in_u(*_step(f, x, y, eta))),
         "alone": prove(large, lambda x, y: (outer * outer - d(x, y)).min(-in_core(x, y)), outwards),
     }
 
@@ -307,28 +239,24 @@ def _core(construction: Construction) -> tuple[float, float]:
     return largest_radius(holds, 2.0) / 2, mu
 
 
-def _about_middle(x, y):
-    """The middle of a box, and the box about its middle."""
-    return x.mid(), y.mid(), x - x.mid(), y - y.mid()
+def _about_middle(f: Polynomial, x: arb, y: arb) -> tuple:
+    """The middle of a box, the box about its middle, ∇f in the middle, and an enclosure of ∇²f on the box."""
+    middle = x.mid(), y.mid()
+    return middle, (x - middle[0], y - middle[1]), f.gradient(*middle), f.hessian(x, y)
 
 
 def _value(f: Polynomial, x: arb, y: arb) -> arb:
     """Encloses f on a box by Taylor's formula: much tighter than f.value on small boxes, which subtracts intervals as
     if they were independent."""
-    mx, my, u, v = _about_middle(x, y)
-    gx, gy = f.gradient(mx, my)
-    xx, xy, yy = f.hessian(x, y)
-    return f.value(mx, my) + gx * u + gy * v + (xx * u * u + 2 * xy * u * v + yy * v * v) / 2
+    middle, (u, v), (gx, gy), (xx, xy, yy) = _about_middle(f, x, y)
+    return f.value(*middle) + gx * u + gy * v + (xx * u * u + 2 * xy * u * v + yy * v * v) / 2
 
 
 def _step(f: Polynomial, x: arb, y: arb, alpha: arb) -> tuple[arb, arb]:
     """Encloses θ − α∇f(θ) on a box by the mean value theorem."""
-    mx, my, u, v = _about_middle(x, y)
-    gx, gy = f.gradient(mx, my)
-    xx, xy, yy = f.hessian(x, y)
+    (mx, my), (u, v), (gx, gy), (xx, xy, yy) = _about_middle(f, x, y)
     new_x = mx - alpha * gx + (1 - alpha * xx) * u - alpha * xy * v
-    new_y = my - alpha * gy + (1 - alpha * yy) * v - alpha * xy * u
-    return new_x, new_y
+    return new_x, my - alpha * gy + (1 - alpha * yy) * v - alpha * xy * u
 
 
 def _square(construction: Construction, r: float) -> tuple[arb, arb]:

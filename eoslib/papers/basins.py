@@ -6,8 +6,8 @@ minimiser lies a ball that settles it, see `trap_radius`: an iterate inside stay
 each step from there on. So a point is decided as soon as its iterate enters a trap, far from where rounding hides
 whether f falls. This settles ties near the minimum; anywhere else a step that leaves f as it was is no fall.
 
-`BasinMap` makes the map of a whole picture, `BasinSizes` measures how large the two sets are and how rough their
-boundaries, over a range of step sizes. Both are processes of `runs`.
+Two processes: `BasinMap` makes the map of a whole picture, `BasinSizes` measures how large the two sets are and how
+rough their boundaries, over a range of step sizes.
 """
 
 import enum
@@ -29,6 +29,7 @@ RETURN = 1e-9  # distance within which an iterate has returned to where it was
 SMALLEST_TRAP = 1e-5  # in a smaller one f changes in a step by less than rounding: η is too close to 2/λ_max
 BLOCK = 1024  # points that advance side by side: their arrays fit a core's nearest caches
 SHARE = 8 * BLOCK  # points that a thread takes at a time
+Box = tuple[float, float, float, float]  # left, right, bottom, top
 
 
 class Outcome(enum.IntEnum):
@@ -62,9 +63,8 @@ def trap_radius(landscape: Polynomial, step_size: float, minimiser: tuple[float,
     """The largest radius r (to 1 %) such that all eigenvalues of ∇²f lie in (0, 2/η) on the ball B(θ*, r).
 
     On the ball ‖I − η∇²f‖ < 1, hence F(θ) = θ − η∇f(θ) contracts it into itself and the iterates converge to θ*; and
-    by Taylor's formula f falls in each step by at least η(1 − ηM/2)‖∇f‖² with M < 2/η the largest eigenvalue
-    (Chen et al. 2024, Lemma 1). The eigenvalues are examined on `grid` rings of as many points. 0 if there is no
-    such ball: η is too large for this minimiser.
+    by Taylor's formula f falls in each step by at least η(1 − ηM/2)‖∇f‖², M < 2/η the largest eigenvalue (Chen et al.
+    2024, Lemma 1). They are examined on `grid` rings of as many points. 0 if no ball is: η is too large for θ*.
     """
     x, y = minimiser
     radius, angle = np.meshgrid(np.linspace(0, 1, grid), np.linspace(0, 2 * np.pi, grid, endpoint=False))
@@ -78,21 +78,15 @@ def trap_radius(landscape: Polynomial, step_size: float, minimiser: tuple[float,
 
 
 def classify(
-    landscape: Polynomial,
-    step_size: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    max_steps: int = 5000,
-    escape: float = 1e3,
-    trap: float = 0.5,
-) -> Basins:
+    landscape: Polynomial, step_size: float, x: np.ndarray, y: np.ndarray,
+    max_steps: int = 5000, escape: float = 1e3, trap: float = 0.5,
+) -> Basins:  # fmt: skip
     """What gradient descent with `step_size` does from the starting points (x, y), two float64 arrays of one shape.
 
     Compiled loops compute it on as many cores as PyTorch uses. An iterate that moves by less than `REST` has come to
     rest. escape: an iterate at that distance from the origin, or beyond what floats hold, counts as diverged. trap: the
     part of `trap_radius` that is used. Raises ValueError unless 0 < step_size < 2/λ_max(θ*) for every minimiser θ*,
-    which is condition (6) of Chen et al., and where an iterate comes to rest at a strict minimum that the landscape
-    does not list.
+    condition (6) of Chen et al., and where an iterate comes to rest at a strict minimum that is not listed.
     """
     radii = [trap * trap_radius(landscape, step_size, m) if step_size > 0 else 0.0 for m in landscape.minimisers]
     if min(radii) < SMALLEST_TRAP:
@@ -101,14 +95,23 @@ def classify(
             f"that rounding decides whether f falls), got {step_size}"
         )
     minimisers = np.array([(*m, r * r) for m, r in zip(landscape.minimisers, radii, strict=True)])
-    decided = _advance(landscape, step_size, x, y, minimisers, max_steps, escape)
-    end_x, end_y, steps, last_rise, minimiser = decided
+    last_x, last_y = np.array(x, np.float64).ravel(), np.array(y, np.float64).ravel()
+    steps, last_rise = np.full(last_x.size, max_steps, np.int32), np.zeros(last_x.size, np.int32)
+    minimiser = np.full(last_x.size, -1, np.int8)
+    loop = _compiled(landscape)
+
+    def advance(begin: int) -> None:
+        share = (a[begin : begin + SHARE] for a in (last_x, last_y, steps, last_rise, minimiser))
+        loop(*share, minimisers, step_size, max_steps, escape * escape, REST * REST)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(advance, range(0, last_x.size, SHARE)))
     outcome = np.where(last_rise == 0, Outcome.STABLE, Outcome.UNSTABLE).astype(np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
-        outcome[~(end_x * end_x + end_y * end_y < escape * escape)] = Outcome.DIVERGED
+        outcome[~(last_x * last_x + last_y * last_y < escape * escape)] = Outcome.DIVERGED
     left = (minimiser < 0) & (outcome != Outcome.DIVERGED)
-    outcome[left] = _at_rest_or_not(landscape, step_size, end_x[left], end_y[left])
-    return Basins(outcome, steps, last_rise, minimiser)
+    outcome[left] = _at_rest_or_not(landscape, step_size, last_x[left], last_y[left])
+    return Basins(*(a.reshape(x.shape) for a in (outcome, steps, last_rise, minimiser)))
 
 
 def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -118,7 +121,6 @@ def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: n
     rests = x_step * x_step + y_step * y_step < REST * REST
     for i in np.flatnonzero(rests & (smallest > 1e-6)):
         raise ValueError(f"({x[i]}, {y[i]}) is a strict minimum of {landscape.name}, but not among its minimisers")
-    at_rest = np.where(smallest < -1e-6, Outcome.SADDLE, Outcome.DEGENERATE)
     moving = np.full(len(x), Outcome.WANDERING)
     creeps = np.hypot(x_step, y_step) < RETURN  # on its way to a point, too slowly to say which
     later_x, later_y = x.copy(), y.copy()
@@ -126,23 +128,7 @@ def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: n
         g, h = landscape.gradient(later_x, later_y)
         later_x, later_y = later_x - step_size * g, later_y - step_size * h
         moving[(np.hypot(later_x - x, later_y - y) < RETURN) & ~creeps] = Outcome.CYCLING
-    return np.where(rests, at_rest, moving)
-
-
-def _advance(landscape, step_size, x, y, minimisers, max_steps, escape):
-    """Last iterate, steps, last rise and minimiser of each point, by compiled loops."""
-    shape, x, y = x.shape, np.array(x, np.float64).ravel(), np.array(y, np.float64).ravel()
-    steps, last_rise = np.full(x.size, max_steps, np.int32), np.zeros(x.size, np.int32)
-    minimiser = np.full(x.size, -1, np.int8)
-    loop = _compiled(landscape)
-
-    def advance(begin: int) -> None:
-        share = (a[begin : begin + SHARE] for a in (x, y, steps, last_rise, minimiser))
-        loop(*share, minimisers, step_size, max_steps, escape * escape, REST * REST)
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(advance, range(0, x.size, SHARE)))
-    return tuple(a.reshape(shape) for a in (x, y, steps, last_rise, minimiser))
+    return np.where(rests, np.where(smallest < -1e-6, Outcome.SADDLE, Outcome.DEGENERATE), moving)
 
 
 @functools.cache
@@ -169,12 +155,8 @@ def _compiled(landscape: Polynomial) -> Callable:
                         inside[i] = m if dx * dx + dy * dy < minimisers[m, 2] else inside[i]
                 count = 0
                 for i in range(n):
-                    decided[i] = (
-                        (inside[i] >= 0)
-                        | (not x[i] * x[i] + y[i] * y[i] < escape2)
-                        | (moved2[i] < rest2)
-                        | (k == max_steps)
-                    )
+                    away = not x[i] * x[i] + y[i] * y[i] < escape2
+                    decided[i] = (inside[i] >= 0) | away | (moved2[i] < rest2) | (k == max_steps)
                     count += decided[i]
                 i = 0 if count > 0 else n
                 while i < n:
@@ -190,8 +172,7 @@ def _compiled(landscape: Polynomial) -> Callable:
                 for i in range(n):
                     gx, gy = gradient(x[i], y[i])
                     x_step, y_step = step_size * gx, step_size * gy
-                    x[i] -= x_step
-                    y[i] -= y_step
+                    x[i], y[i] = x[i] - x_step, y[i] - y_step
                     moved2[i] = x_step * x_step + y_step * y_step
                     after = value(x[i], y[i])
                     rise[i] = rise[i] if after < f[i] else k
@@ -203,11 +184,35 @@ def _compiled(landscape: Polynomial) -> Callable:
 # ------------------------------------------------------------------------------------------------- whole pictures
 
 
-def pixel_centres(box: tuple[float, float, float, float], grid: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and y, each (grid, grid), of the pixels of box = (left, right, bottom, top); row 0 is the lowest."""
+def pixel_centres(box: Box, grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """x and y, each (grid, grid), of the pixels of a box; row 0 is the lowest."""
     left, right, bottom, top = box
     fractions = (np.arange(grid) + 0.5) / grid
     return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom)))
+
+
+def boundary(inside: np.ndarray) -> np.ndarray:
+    """The cells between pixels that the boundary of a set crosses, (n, n) bool → (n − 1, n − 1) bool: of the four
+    pixels at its corners some lie inside the set and some do not."""
+    corners = np.stack([inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]])
+    return corners.any(0) & ~corners.all(0)
+
+
+def box_counts(cells: np.ndarray, largest: int = 64) -> np.ndarray:
+    """The number of boxes of 1, 2, 4, …, `largest` cells a side that hold a marked cell, (number of sizes,).
+
+    The mean over four positions of the boxes, shifted along the diagonal by quarters of the largest.
+    """
+    counts = []
+    for shift in range(0, largest, largest // 4):
+        padding = [(shift, -(n + shift) % largest) for n in cells.shape]
+        marked = np.pad(cells, padding)
+        counts.append([marked.sum()])
+        while len(counts[-1]) < largest.bit_length():
+            rows, columns = marked.shape
+            marked = marked.reshape(rows // 2, 2, columns // 2, 2).any((1, 3))
+            counts[-1].append(marked.sum())
+    return np.mean(counts, 0)
 
 
 VARIABLES = {
@@ -230,18 +235,10 @@ class _OnPixels:
     device = torch.device("cpu")
     kept: ClassVar = {}  # no θ
 
-    def __init__(
-        self,
-        landscape: Polynomial,
-        step_size: float,
-        box: tuple[float, float, float, float],
-        grid: int,
-        steps: int,
-    ):
-        self.landscape, self.step_size, self.steps = landscape, step_size, steps
+    def __init__(self, landscape: Polynomial, step_size: float, box: Box, grid: int, steps: int):
+        self.landscape, self.step_size, self.steps, self.box = landscape, step_size, steps, box
         self.x, self.y = pixel_centres(box, grid)
-        self.t = self.gradients = 0
-        self._row: dict = {}
+        self.t, self.gradients, self._row = 0, 0, {}
 
     @property
     def finished(self) -> bool:
@@ -264,9 +261,8 @@ class _OnPixels:
 class BasinMap(_OnPixels):
     """`classify` for each pixel of a box, as a process whose step is a band of rows, from the bottom up.
 
-    box, grid: see `pixel_centres`. steps: the number of bands, which divides grid. Every band observes
-    the outcomes of its pixels (grid / steps, grid), how many there are of each, and how many steps its points took
-    together.
+    box, grid: see `pixel_centres`. steps: the number of bands, which divides grid. Every band observes the outcomes of
+    its pixels (grid / steps, grid), how many there are of each, and how many steps its points took together.
     """
 
     def __init__(self, landscape, step_size, box, grid, steps):
@@ -295,67 +291,19 @@ class BasinSizes(_OnPixels):
     Step t classifies the whole grid at η = (t + 1) / steps · step_size.
     """
 
-    def __init__(self, landscape, step_size, box, grid, steps):
-        super().__init__(landscape, step_size, box, grid, steps)
-        left, right, bottom, top = box
-        self.area = (right - left) * (top - bottom)
-
     def step(self) -> None:
         """Measure at the next step size."""
         self.t += 1
         eta = self.t / self.steps * self.step_size
         basins = classify(self.landscape, eta, self.x, self.y)
         stable, convergent = basins.outcome == Outcome.STABLE, basins.outcome <= Outcome.UNSTABLE
+        left, right, bottom, top = self.box
+        area = (right - left) * (top - bottom)
         self._row = {
             "eta": eta,
-            "stable_area": self.area * stable.mean(),
-            "convergent_area": self.area * convergent.mean(),
+            "stable_area": area * stable.mean(),
+            "convergent_area": area * convergent.mean(),
             "stable_boxes": box_counts(boundary(stable)),
             "convergent_boxes": box_counts(boundary(convergent)),
         }
         self.gradients += int(basins.steps.sum(dtype=np.int64))
-
-
-# ---------------------------------------------------------------------------------------- roughness of a boundary
-
-
-def boundary(inside: np.ndarray) -> np.ndarray:
-    """The cells between pixels that the boundary of a set crosses: (n, n) bool → (n − 1, n − 1) bool.
-
-    A cell has four pixels at its corners; the boundary crosses it if some lie inside the set and some do not.
-    """
-    corners = np.stack([inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]])
-    return corners.any(0) & ~corners.all(0)
-
-
-def box_counts(cells: np.ndarray, largest: int = 64) -> np.ndarray:
-    """The number of boxes of 1, 2, 4, …, `largest` cells a side that hold a marked cell, (number of sizes,).
-
-    The mean over four positions of the boxes, shifted along the diagonal by quarters of the largest.
-    """
-    counts = []
-    for shift in range(0, largest, largest // 4):
-        padding = [(shift, -(n + shift) % largest) for n in cells.shape]
-        marked = np.pad(cells, padding)
-        counts.append([marked.sum()])
-        while len(counts[-1]) < largest.bit_length():
-            rows, columns = marked.shape
-            marked = marked.reshape(rows // 2, 2, columns // 2, 2).any((1, 3))
-            counts[-1].append(marked.sum())
-    return np.mean(counts, 0)
-
-
-def box_dimension(counts: np.ndarray) -> tuple[float, float]:
-    """The box-counting dimension and its standard error, from `box_counts` (number of sizes,).
-
-    The slope of log₂ N against −log₂ size, by least squares; its error by the jackknife over sizes. Boxes of one
-    and two cells are left out: where the set is thinner than a pixel, its boundary crosses cells unseen. Two nan
-    where the boundary meets fewer than ten of the largest boxes: there it is too short to have a slope.
-    """
-    counts = np.asarray(counts, dtype=float)[2:]
-    if counts[-1] < 10:
-        return float("nan"), float("nan")
-    size, n = np.arange(len(counts)), len(counts)
-    slopes = [-np.polyfit(np.delete(size, i), np.log2(np.delete(counts, i)), 1)[0] for i in range(n)]
-    error = np.sqrt((n - 1) / n * np.sum((slopes - np.mean(slopes)) ** 2))
-    return float(-np.polyfit(size, np.log2(counts), 1)[0]), float(error)

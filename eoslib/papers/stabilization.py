@@ -7,11 +7,10 @@ directions above all: x = u·v, which instability blows up, and y = ∇S⊥·v, 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import combinations_with_replacement
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,55 +19,10 @@ from eoslib.measure.curvature import FOUND, SharpnessTracker, Spectrum, top_eige
 from eoslib.measure.variables import Variable
 from eoslib.problems.objective import Evaluation, Expansion, Objective
 
-# ------------------------------------------------------------------------- toy loss and simplified dynamics
-
-
-def toy_loss(theta: Tensor, step_size: float, alpha: float, beta: float) -> Tensor:
-    """(2/η + √β y) x²/2 − (α/√β) y − z at θ = (x, y, z), Damian et al., appendix B.
-
-    At x = y = 0 it has S = 2/η, u = (1, 0, 0), ∇S = (0, √β, 0), and the given α = −∇L·∇S and β = ‖∇S‖². The
-    constrained trajectory from 0 is (0, 0, ηt), and gradient descent on x and √β y is the map (3).
-    """
-    x, y, z = theta
-    return (2 / step_size + beta**0.5 * y) * x**2 / 2 - alpha / beta**0.5 * y - z
-
-
-def simplified_flow(times: np.ndarray, x0: float, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
-    """X and Y at increasing times ≥ 0 (n,), for X′ = XY, Y′ = α − βX²/2, X(0) = x0 > 0, Y(0) = 0: equation (4).
-
-    To a relative 1e-10 or so. |x_t| and y_t of the map (3) are X(ηt) and Y(ηt) up to O(η).
-    """
-    from scipy.integrate import solve_ivp  # here, because training needs no SciPy
-
-    def derivative(_, state):
-        log_x, y = state  # log X, because X may shrink by many orders of magnitude
-        return y, alpha - beta * math.exp(2 * log_x) / 2
-
-    start = (math.log(x0), 0.0)
-    solution = solve_ivp(derivative, (0, times[-1]), start, "DOP853", t_eval=times, rtol=1e-12, atol=1e-12)
-    return np.exp(solution.y[0]), solution.y[1]
-
-
-def conserved_quantity(x, y, alpha: float, beta: float):
-    """h(βX²/2α) + Y²/α with h(q) = q − log q − 1, which the flow (4) conserves (lemma 3); numbers or arrays."""
-    q = beta * x**2 / (2 * alpha)
-    return q - np.log(q) - 1 + y**2 / alpha
-
-
-def flow_extremes(x0: float, alpha: float, beta: float) -> tuple[float, float]:
-    """The largest X and |Y| on the orbit of (4) through (x0, 0), 0 < x0 ≤ δ = √(2α/β).
-
-    Corollary 1, exactly. With c = h(x0²/δ²): Y²/α = c − h is largest where h = 0, at X = δ; and X is largest where
-    Y = 0 again, at the root q > 1 of h(q) = c. Since c ≤ 2 log(δ/x0) and h(q) ≥ (√q − 1)² for q ≥ 1,
-    max X ≤ δ (1 + √(2 log(δ/x0))) and max |Y| ≤ √(2α log(δ/x0)). The paper prints both without the 2, and then
-    they do not hold.
-    """
-    from scipy.optimize import brentq  # here, because training needs no SciPy
-
-    c = float(conserved_quantity(x0, 0.0, alpha, beta))
-    q = brentq(lambda q: q - math.log(q) - 1 - c, 1, (2 + math.sqrt(c)) ** 2)
-    return math.sqrt(q * 2 * alpha / beta), math.sqrt(alpha * c)
-
+REPETITIONS = 3  # of the linearised step in `project`, as in the authors' code
+CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
+NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
+LOWER_BOUND = 0.1  # a power iteration may stop some per cent below its limit
 
 # ------------------------------------------------------------------------------------- the constrained trajectory
 
@@ -76,10 +30,9 @@ def flow_extremes(x0: float, alpha: float, beta: float) -> tuple[float, float]:
 class CyclicTracker:
     """The k top eigenpairs, to a residual of 1e-6 λ₁, at points that come in cycles: `period` of them at each step.
 
-    From one point to the next the eigenvectors turn much as they did at the same place of the last cycles. Continuing
-    the last two turns linearly starts the search so close that it takes less than half of the products which it takes
-    from the eigenvectors of the point before. A start cannot see an eigenvalue that is missing from it: compare with
-    a `SharpnessTracker` now and then.
+    The eigenvectors turn much as they did at the same place of the last cycles. A search that starts from the last two
+    turns, continued linearly, takes less than half of the products of one from the point before. No start can see an
+    eigenvalue that is missing from it: compare with a `SharpnessTracker` now and then.
 
     history: the eigenvectors (k, p) at the last 2·period + 1 points, each turned within its span to be nearest to those
     before; for k = 1 the eigenvector with a sign that it keeps.
@@ -120,9 +73,6 @@ class CyclicTracker:
         self.history = [state[str(i)] for i in range(len(state))]
 
 
-REPETITIONS = 3  # of the linearised step in `project`, as in the authors' code
-
-
 def project(objective: Objective, theta: Tensor, step_size: float, tracker: CyclicTracker | SharpnessTracker) -> Tensor:
     """The projection of θ (p,) to the stable set M, by three linearised steps, each from a new expansion.
 
@@ -133,25 +83,21 @@ def project(objective: Objective, theta: Tensor, step_size: float, tracker: Cycl
     """
     for _ in range(REPETITIONS):
         point = objective.expand(theta)
-        theta = theta + _to_stable_set(point, tracker.at(point), step_size)
+        spectrum = tracker.at(point)
+        values, vectors = spectrum.values, spectrum.vectors  # (k,), (k, p)
+        step = -(vectors @ point.gradient / values.to(vectors)) @ vectors  # Newton's, to ∇f·uᵢ = 0
+        excess = values - 2 / step_size
+        unstable = [i for i in range(len(values)) if excess[i] > 0]
+        if unstable:
+            # uᵢᵀ∇²f uⱼ changes by ∇³f(uᵢ, uⱼ)·Δ: the shortest Δ that takes the excess and leaves the matrix diagonal
+            pairs = list(combinations_with_replacement(unstable, 2))
+            normals = torch.stack([point.third(vectors[i], vectors[j]) for i, j in pairs])
+            normals = normals - (normals @ vectors.T) @ vectors
+            wanted = torch.stack([excess[i] if i == j else torch.zeros_like(excess[i]) for i, j in pairs])
+            shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted.to(normals))
+            step = step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan: nothing moves the eigenvalues
+        theta = theta + step
     return theta
-
-
-def _to_stable_set(point: Expansion, spectrum: Spectrum, step_size: float) -> Tensor:
-    """The linearised step from `point` to the stable set, shape (p,)."""
-    values, vectors = spectrum.values, spectrum.vectors  # (k,), (k, p)
-    step = -(vectors @ point.gradient / values.to(vectors)) @ vectors  # Newton's, to ∇f·uᵢ = 0
-    excess = values - 2 / step_size
-    unstable = [i for i in range(len(values)) if excess[i] > 0]
-    if not unstable:
-        return step
-    # uᵢᵀ∇²f uⱼ changes by ∇³f(uᵢ, uⱼ)·Δ: the shortest Δ that takes away the excess and leaves the matrix diagonal
-    pairs = list(combinations_with_replacement(unstable, 2))
-    normals = torch.stack([point.third(vectors[i], vectors[j]) for i, j in pairs])
-    normals = normals - (normals @ vectors.T) @ vectors
-    wanted = torch.stack([excess[i] if i == j else torch.zeros_like(excess[i]) for i, j in pairs])
-    shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted.to(normals))
-    return step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan where nothing moves the eigenvalues
 
 
 # ------------------------------------------------------------------------------------------ predicted dynamics
@@ -191,43 +137,15 @@ class CubicExpansion:
         """The deviation after the next step, predicted from v (p,); all of shape (p,).
 
         v − η[½(x² − δ²)∇S⊥ + ∇²f v + xyu]. Since ∇²f u = (2/η)u, its component along u is −(1 + ηy)x: definition 7,
-        except that (6) then turns u into the next point's u, see `transported`; the authors' code does
-        not, and the difference is of the order of the terms that both neglect.
-        displaced: f at θ† + xu. With it, the generalised prediction of appendix F: along u the true gradient
-        u·∇f(θ† + xu) takes the place of the linear (2/η)x.
+        except that (6) then turns u into the next point's u; the authors' code does not, and the difference is of the
+        order of the terms that both neglect. displaced: f at θ† + xu. With it, the generalised prediction of appendix
+        F: along u the true gradient u·∇f(θ† + xu) takes the place of the linear (2/η)x.
         """
         x, y = self.coordinates(v)
-        if displaced is None:
-            linear = self.point.hvp(v)
-        else:
-            linear = self.point.hvp(self.outside(v)) + self.u * (self.u @ displaced.gradient)
+        linear = self.point.hvp(v if displaced is None else self.outside(v))
+        if displaced is not None:
+            linear = linear + self.u * (self.u @ displaced.gradient)
         return v - self.step_size * ((x**2 - self.delta_square) / 2 * self.perpendicular + linear + x * y * self.u)
-
-
-def transported(v: Tensor, u: Tensor, u_next: Tensor) -> Tensor:
-    """v (p,) with its component along u put along u_next, and the rest made orthogonal to u_next, as in (6)."""
-    x = u @ v
-    rest = v - x * u
-    return rest - u_next * (u_next @ rest) + x * u_next
-
-
-def restoring_strengths(path: Sequence[CubicExpansion]) -> Tensor:
-    """β_{s→t} of definition 4, shape (T, T), zero where s > t, from T + 1 consecutive points θ†₀ … θ†_T.
-
-    β_{s→t} = ∇S⊥_{t+1}·A_t … A_{s+1} ∇S⊥_s with A_k = (I − η∇²f_k)P⊥_k: how much a push along ∇S⊥ at step s changes
-    the sharpness at step t + 1. By lemma 4, y_{t+1} = η Σ_{s≤t} β_{s→t} (δ_s² − x_s²)/2, to which the orthogonal
-    part of v₀ adds ∇S⊥_{t+1}·A_t … A_0 v₀. Costs T²/2 products, and holds T + 1 graphs: for small problems.
-    """
-    steps = len(path) - 1
-    strengths = path[0].u.new_zeros(steps, steps)
-    for s in range(steps):
-        push = path[s].perpendicular
-        for t in range(s, steps):
-            if t > s:
-                push = path[t].outside(push)
-                push = push - path[t].step_size * path[t].point.hvp(push)
-            strengths[s, t] = path[t + 1].perpendicular @ push
-    return strengths
 
 
 def limiting_sharpness(objective: Objective, cubic: CubicExpansion) -> float:
@@ -244,9 +162,7 @@ def limiting_sharpness(objective: Objective, cubic: CubicExpansion) -> float:
     return (2 / cubic.step_size + (sum(second) - sum(first)) / 2).item()
 
 
-# ------------------------------------------------------------------------------------------------ the central flow
-
-CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
+# -------------------------------------------------------------------------------- the central flow, the assumptions
 
 
 def central_velocity(point: Expansion, spectrum: Spectrum, step_size: float, duration: float) -> tuple[Tensor, Tensor]:
@@ -262,15 +178,12 @@ def central_velocity(point: Expansion, spectrum: Spectrum, step_size: float, dur
     return variance, -point.gradient - variance / 2 * normal
 
 
-# -------------------------------------------------------------------------------------------------- assumptions
-
-
 def operator_norm(form: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-3, most: int = 100) -> Tensor:
     """‖T‖ of a symmetric tensor of any order, by the power iteration v ← T(v, …, v)/‖T(v, …, v)‖; a scalar on the CPU.
 
-    form: v (p,) ↦ T(v, …, v) (p,), with one argument free. start: (p,). Returns the largest ‖T(v, …, v)‖ met until it
-    changes by less than `tolerance` relative to itself, or after `most` applications: a lower bound, for the iteration
-    may end in a local maximum, and converges so slowly that it may stop some per cent below it.
+    form: v (p,) ↦ T(v, …, v) (p,), with one argument free. start: (p,). The largest ‖T(v, …, v)‖ met until it changes
+    by less than `tolerance` relative to itself, or after `most` applications: a lower bound, for the iteration may end
+    in a local maximum, and converges so slowly that it may stop some per cent below it.
     """
     v, sizes = start / start.norm(), []
     for _ in range(most):
@@ -291,8 +204,7 @@ def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
     point, size = cubic.point, torch.linalg.vector_norm
     rho_3 = operator_norm(point.third, cubic.u)
     rho_4 = operator_norm(point.fourth, cubic.u)
-    gradient, v = cubic.outside(point.gradient), cubic.outside(v)
-    gradient, v = gradient / size(gradient), v / size(v)
+    gradient, v = (w / size(w) for w in (cubic.outside(point.gradient), cubic.outside(v)))
     strength = size(cubic.perpendicular)
     ratios = {
         "rho_3": rho_3,
@@ -309,8 +221,6 @@ def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
 
 # ------------------------------------------------------------------------------------------------------ the process
 
-
-LOWER_BOUND = 0.1  # a power iteration may stop some per cent below its limit
 VARIABLES = {
     "loss": Variable("training loss f(θ)"),
     "sharpness": Variable("sharpness λ_max(∇²f(θ))", tolerance=FOUND),
@@ -361,48 +271,36 @@ VARIABLES = {
     "second_order_ratio_v": Variable("|v⊥·∇²f v⊥| / (S‖v⊥‖²), v = θ − θ†"),
 }
 
-NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
-
 
 class SelfStabilization:
     """Gradient descent, and from its onset of instability on the constrained trajectory, flows and predictions.
 
     The onset is the first θ_t for which the sharpness at the midpoint of θ_t and θ_{t+1} is at least 2/η. Of
     each `every` steps the last is checked for it; all are checked at the start, where the last is unstable, and where
-    the last before was at least 1.5/η. At the onset
-    θ† = project(θ), gradient flow and central flow start from θ; both predictions start from θ − θ†, there or later.
+    the last before was at least 1.5/η. At the onset θ† = project(θ), gradient flow and central flow start from θ; both
+    predictions start from θ − θ†, there or later.
 
     objective: f in float64. theta: start (p,). approach: f in the precision of `theta`, for the steps before the
-    onset; by default `objective`. The paper has float32 there, and it matters: while gradient descent is stable,
-    its oscillation along u decays to the rounding errors, and the instability grows from what is left. steps: at
-    most so many in all. tracked: at most so many after the onset. unstable: k, how many eigenvalues are constrained
-    to 2/η; predictions and the central flow are made for k = 1 only. every: what costs more is observed at the
-    steps after the onset that are divisible by it. predict_from: the predictions start at the first step with |x| ≥
-    predict_from · δ; 0, the onset, is the paper's. While |x| ≪ δ, x is not so much an oscillation as a smooth
-    offset that the theory neglects, and theorem 1 does not hold; a prediction from there errs in the time of the
-    first blow-up. Ends too when λ_{k+1}(θ†), observed with the costly, exceeds 1.9/η, or when a loss is not finite
-    (`diverged_at`).
+    onset; by default `objective`. The paper has float32 there, and it matters: while gradient descent is stable, its
+    oscillation along u decays to the rounding errors, and the instability grows from what is left. steps: at most so
+    many in all. tracked: at most so many after the onset. unstable: k, how many eigenvalues are constrained to 2/η;
+    predictions and the central flow are made for k = 1 only. every: what costs more is observed at the steps after the
+    onset that are divisible by it. predict_from: the predictions start at the first step with |x| ≥ predict_from · δ;
+    0, the onset, is the paper's. While |x| ≪ δ, x is not so much an oscillation as a smooth offset that the theory
+    neglects, and theorem 1 does not hold; a prediction from there errs in the time of the first blow-up. Ends too when
+    λ_{k+1}(θ†), observed with the costly, exceeds 1.9/η, or when a loss is not finite (`diverged_at`).
 
     onset: its step, None before. cubic: f's `CubicExpansion` at the θ† of the last step, if k = 1.
     """
 
     variables: ClassVar = VARIABLES
     kept: ClassVar = {}  # no θ
-    # tensors (p,), None until the onset
-    _POINTS = ("theta", "constrained", "flow", "central", "predicted", "generalised")
+    _POINTS = ("theta", "constrained", "flow", "central", "predicted", "generalised")  # (p,), None until the onset
 
     def __init__(
-        self,
-        objective: Objective,
-        theta: Tensor,
-        step_size: float,
-        steps: int,
-        approach: Objective | None = None,
-        tracked: int = 2000,
-        unstable: int = 1,
-        every: int = 50,
-        predict_from: float = 0.0,
-    ):
+        self, objective: Objective, theta: Tensor, step_size: float, steps: int, approach: Objective | None = None,
+        tracked: int = 2000, unstable: int = 1, every: int = 50, predict_from: float = 0.0,
+    ):  # fmt: skip
         if not step_size > 0:
             raise ValueError(f"step_size must be positive, got {step_size}")
         for name, number in {"tracked": tracked, "unstable": unstable, "every": every}.items():
@@ -411,7 +309,7 @@ class SelfStabilization:
         self.objective, self.approach = objective, approach or objective
         self.step_size, self.steps, self.tracked = step_size, steps, tracked
         self.unstable, self.every, self.predict_from = unstable, every, predict_from
-        self.theta = theta.detach()
+        self.theta, self.device = theta.detach(), theta.device
         self.constrained = self.flow = self.central = self.predicted = self.generalised = None
         self.trackers = {
             "theta": SharpnessTracker(),
@@ -420,17 +318,10 @@ class SelfStabilization:
             "central": CyclicTracker(1, CENTRAL_PARTS),
             "next": SharpnessTracker(k=unstable + 1, audit_every=4),  # what the former missed, exceeds 1.9/η here
         }
-        self.t = 0
-        self.onset: int | None = None
-        self.diverged_at: int | None = None
+        self.t, self.onset, self.diverged_at = 0, None, None
         self.cubic: CubicExpansion | None = None
         self._approaching: list[dict] = []  # rows of the steps before the onset that are already taken
         self._row: dict = {}
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.theta.device
 
     @property
     def finished(self) -> bool:
@@ -475,9 +366,8 @@ class SelfStabilization:
         self._approaching, self._row = state["approaching"], state["row"]
         self.approach.gradients = self.approach.products = 0
         self.objective.gradients, self.objective.products = state["gradients"], state["products"]
-        device = self.theta.device
         for name, point in state["points"].items():
-            setattr(self, name, None if point is None else point.to(device))
+            setattr(self, name, None if point is None else point.to(self.device))
         for name, tracker in self.trackers.items():
             tracker.load(state["trackers"][name])
 
@@ -515,21 +405,15 @@ class SelfStabilization:
         """Observe everything at step t after the onset, then move it."""
         products = self.objective.products
         self.cubic = None  # frees its graph
-        loss, gradient, sharpness = self._seen("theta")
-        flow_loss, flow_gradient, flow_sharpness = self._seen("flow")
+        gradient, row = self._seen("theta", "")
+        flow_gradient, flow_row = self._seen("flow", "flow_")
         point = self.objective.expand(self.constrained)
         spectrum = self.trackers["constrained"].at(point)
         due = (self.t - self.onset) % self.every == 0
-        row = {
-            "loss": loss,
-            "sharpness": sharpness,
+        row |= flow_row | {
             "constrained_loss": point.value,
             "constrained_sharpness": spectrum.values[0],
             "constrained_residual": spectrum.residuals[0] / spectrum.values[0].abs(),
-            "distance": (self.theta - self.constrained).norm(),
-            "flow_loss": flow_loss,
-            "flow_sharpness": flow_sharpness,
-            "flow_distance": (self.flow - self.constrained).norm(),
         }
         if due:
             row["next_eigenvalue"] = self.trackers["next"].at(point).values[-1]
@@ -540,9 +424,11 @@ class SelfStabilization:
         row = host.numbers(row)
         if _finite(row):
             self.theta = self.theta - self.step_size * gradient
-            self._flow(flow_gradient, flow_sharpness)
-            ahead = self.constrained - self.step_size * point.gradient
-            before = self.constrained
+            parts = max(1, math.ceil(self.step_size * row["flow_sharpness"]))  # Euler steps of at most 1/S, in time η
+            for i in range(parts):
+                slope = self.objective.gradient(self.flow) if i else flow_gradient
+                self.flow = self.flow - self.step_size / parts * slope
+            before, ahead = self.constrained, self.constrained - self.step_size * point.gradient
             self.constrained = project(self.objective, ahead, self.step_size, self.trackers["constrained"])
             if self.unstable == 1:
                 moved = (self.constrained - before) / self.step_size
@@ -551,32 +437,26 @@ class SelfStabilization:
                 row |= host.numbers({"projected_gradient_norm": tangent.norm(), "projection_error": error})
         return row | {"products": float(self.objective.products - products)}
 
-    def _seen(self, name: str) -> tuple[Tensor, Tensor, float]:
-        """f, ∇f and the sharpness at one of the points."""
+    def _seen(self, name: str, prefix: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """∇f at one of the points; and its loss, sharpness and distance to θ†, by names with the prefix."""
         point = self.objective.expand(getattr(self, name))
-        return point.value, point.gradient, self.trackers[name].at(point).values[0].item()
-
-    def _flow(self, gradient: Tensor, sharpness: float) -> None:
-        """Move the flow by time η: Euler's method, as many steps as keep each at most 1/S."""
-        parts = max(1, math.ceil(self.step_size * sharpness))
-        for i in range(parts):
-            self.flow = self.flow - self.step_size / parts * (self.objective.gradient(self.flow) if i else gradient)
+        sharpness, distance = self.trackers[name].at(point).values[0], (point.theta - self.constrained).norm()
+        row = {"loss": point.value, "sharpness": sharpness, "distance": distance}
+        return point.gradient, {prefix + quantity: value for quantity, value in row.items()}
 
     def _central_flow(self) -> dict[str, Tensor]:
         """Observe the central flow, then move it by time η."""
-        distance = (self.central - self.constrained).norm()
-        for i in range(CENTRAL_PARTS):
+        row, duration = {}, self.step_size / CENTRAL_PARTS
+        for _ in range(CENTRAL_PARTS):
             point = self.objective.expand(self.central)
             spectrum = self.trackers["central"].at(point)
-            duration = self.step_size / CENTRAL_PARTS
             variance, velocity = central_velocity(point, spectrum, self.step_size, duration)
-            if i == 0:
-                row = {
-                    "central_loss": point.value + spectrum.values[0] * variance / 2,
-                    "central_sharpness": spectrum.values[0],
-                    "central_variance": variance,
-                    "central_distance": distance,
-                }
+            row = row or {
+                "central_loss": point.value + spectrum.values[0] * variance / 2,
+                "central_sharpness": spectrum.values[0],
+                "central_variance": variance,
+                "central_distance": (self.central - self.constrained).norm(),
+            }
             self.central = self.central + duration * velocity
         return row
 
@@ -586,47 +466,30 @@ class SelfStabilization:
         self.cubic = cubic = CubicExpansion(point, sharpness, u, self.step_size)
         v = self.theta - self.constrained
         x, y = cubic.coordinates(v)
-        row = {
-            "alpha": cubic.alpha,
-            "beta": cubic.beta,
-            "delta": cubic.delta_square.sqrt(),
-            "epsilon": cubic.epsilon,
-            "sharpness_slope": cubic.slope,
-            "x": x,
-            "y": y,
-        }
+        row = {"alpha": cubic.alpha, "beta": cubic.beta, "delta": cubic.delta_square.sqrt(), "epsilon": cubic.epsilon}
+        row |= {"sharpness_slope": cubic.slope, "x": x, "y": y}
         if self.predicted is None and x.abs() >= self.predict_from * row["delta"]:
             self.predicted, self.generalised = v, v.clone()  # a state's tensors share no memory
         if self.predicted is not None:
-            row |= self._move_predictions(cubic, v)
+            row |= self._move_prediction("predicted", v) | self._move_prediction("generalised", v)
         if due:
-            row |= assumption_ratios(cubic, v)
-            row["limiting_sharpness"] = limiting_sharpness(self.objective, cubic)
+            row |= assumption_ratios(cubic, v) | {"limiting_sharpness": limiting_sharpness(self.objective, cubic)}
         return row
 
-    def _move_predictions(self, cubic: CubicExpansion, v: Tensor) -> dict[str, Tensor]:
-        """Observe the predictions of v, then move them."""
-        predicted_x, predicted_y = cubic.coordinates(self.predicted)
-        generalised_x, generalised_y = cubic.coordinates(self.generalised)
-        displaced = self.objective.expand(self.constrained + generalised_x * cubic.u)
-        row = {
-            "predicted_x": predicted_x,
-            "predicted_y": predicted_y,
-            "predicted_loss": cubic.point.value + predicted_x**2 / self.step_size,
-            "predicted_sharpness": 2 / self.step_size + predicted_y + cubic.slope * predicted_x,
-            "predicted_distance": self.predicted.norm(),
-            "predicted_error": (self.predicted - v).norm(),
-            "generalised_x": generalised_x,
-            "generalised_y": generalised_y,
-            # f(θ†) + x²/η + F(x) and 2/η + y + F″(x), see `limiting_sharpness`
-            "generalised_loss": displaced.value,
-            "generalised_sharpness": generalised_y + displaced.hvp(cubic.u) @ cubic.u,
-            "generalised_distance": self.generalised.norm(),
-            "generalised_error": (self.generalised - v).norm(),
-        }
-        self.predicted = cubic.predict(self.predicted)
-        self.generalised = cubic.predict(self.generalised, displaced)
-        return row
+    def _move_prediction(self, name: str, v: Tensor) -> dict[str, Tensor]:
+        """Observe one of the predictions of v, then move it."""
+        cubic, predicted, displaced = self.cubic, getattr(self, name), None
+        x, y = cubic.coordinates(predicted)
+        if name == "predicted":
+            loss = cubic.point.value + x**2 / self.step_size
+            sharpness = 2 / self.step_size + y + cubic.slope * x
+        else:  # f(θ†) + x²/η + F(x) and 2/η + y + F″(x), see `limiting_sharpness`
+            displaced = self.objective.expand(self.constrained + x * cubic.u)
+            loss, sharpness = displaced.value, y + displaced.hvp(cubic.u) @ cubic.u
+        distance, error = predicted.norm(), (predicted - v).norm()
+        setattr(self, name, cubic.predict(predicted, displaced))
+        row = {"x": x, "y": y, "loss": loss, "sharpness": sharpness, "distance": distance, "error": error}
+        return {f"{name}_{quantity}": value for quantity, value in row.items()}
 
 
 def _finite(row: dict[str, float]) -> bool:

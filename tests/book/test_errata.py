@@ -2,11 +2,12 @@
 
 import math
 
+import cells
 import numpy as np
 import pytest
 import torch
 
-from eoslib.papers import basins, stabilization
+from eoslib.papers import basins
 from eoslib.problems import landscapes
 
 
@@ -82,7 +83,8 @@ def test_gradient_descent_comes_to_rest_on_the_axes_of_f3():
 
 def test_corollary_1_of_self_stabilization():
     delta = math.sqrt(2)  # α = β = 1
-    x, y = stabilization.flow_extremes(delta / 10, 1.0, 1.0)
+    _, flow_extremes = cells.functions("self_stabilization", "conserved_quantity", "flow_extremes")
+    x, y = flow_extremes(delta / 10, 1.0, 1.0)
     assert round(y, 2) == 1.90 and round(math.sqrt(math.log(10)), 2) == 1.52
     assert round(x / delta, 2) == 2.55 and round(1 + math.sqrt(math.log(10)), 2) == 2.52
     assert y <= math.sqrt(2 * math.log(10)) and x / delta <= 1 + math.sqrt(2 * math.log(10))

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import cells
 import numpy as np
 import pytest
 from flint import arb
@@ -12,17 +13,17 @@ from hypothesis import strategies as st
 from eoslib.measure.certificates import (
     certify,
     certify_directly,
-    closed_curve,
     construct,
     largest_curvature,
-    openness_radius,
     prove,
-    share_kept,
     single,
-    smallest_descent,
 )
 from eoslib.papers import basins
 from eoslib.problems import landscapes
+
+closed_curve, descent, openness_radius, share_kept, smallest_descent = cells.functions(
+    "forward_invariance", "closed_curve", "descent", "openness_radius", "share_kept", "smallest_descent"
+)
 
 LARGEST = {"f1": 1, "f2": 1, "f3": 1 / 6, "f4": 10 / 19}  # step size, as the paper states it
 FRACTIONS = [0.1, 0.5, 0.9, 0.99]
@@ -57,7 +58,7 @@ def test_construction_on_a_quadratic():
     """Curvature 4 everywhere: M is the middle of (4, 2/η), no radius is too large, and f* = ½ t′² on the flat side."""
     c = construct(bowl(), single(0, 0), 0.4)
     assert c.bound == pytest.approx(4.5)
-    assert c.descent == pytest.approx(1 - 0.4 * 4.5 / 2)
+    assert descent(c) == pytest.approx(1 - 0.4 * 4.5 / 2)
     assert 1.85 < c.outer < 2
     assert 0.9 * c.outer < c.radius < c.outer
     assert 0.9 * c.radius**2 / 2 < c.level < c.radius**2 / 2
@@ -82,10 +83,10 @@ def test_largest_curvature_of_f1_on_a_ball():
 @pytest.mark.parametrize("fraction", FRACTIONS)
 def test_lemma_1_and_theorem_2_on_a_dense_sample(name, fraction):
     c = construction(name, fraction)
-    assert c.descent == pytest.approx((1 - fraction) / 2)
+    assert descent(c) == pytest.approx((1 - fraction) / 2)
     assert largest_curvature(c.landscape, c.minima, c.outer) <= c.bound
     assert 0 < c.radius < c.outer
-    assert smallest_descent(c) >= c.descent
+    assert smallest_descent(c) >= descent(c)
     assert share_kept(c) == 1
 
 
@@ -235,7 +236,7 @@ def test_another_stationary_point_is_noticed():
 @pytest.mark.parametrize("name", ["circle", "rounded_square"])
 def test_a_curve_of_minimisers(name):
     c = around_curve(name, 0.25)
-    assert smallest_descent(c) >= c.descent
+    assert smallest_descent(c) >= descent(c)
     assert share_kept(c) == 1
     assert all(proof.proved for proof in certify(c).values())
     too_low = dataclasses.replace(c, bound=0.98 * largest_curvature(c.landscape, c.minima, c.outer))

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
+import cells
 import numpy as np
 import pytest
 import safetensors.torch
@@ -25,19 +26,18 @@ from eoslib.papers.stabilization import (
     SelfStabilization,
     assumption_ratios,
     central_velocity,
-    conserved_quantity,
-    flow_extremes,
     limiting_sharpness,
     operator_norm,
     project,
-    restoring_strengths,
-    simplified_flow,
-    toy_loss,
-    transported,
 )
 from eoslib.problems import networks
 from eoslib.problems.objective import Objective, SupervisedObjective
 from eoslib.store import journal
+
+toy_loss, simplified_flow, conserved_quantity, flow_extremes, transported, restoring_strengths = cells.functions(
+    "self_stabilization",
+    *("toy_loss", "simplified_flow", "conserved_quantity", "flow_extremes", "transported", "restoring_strengths"),
+)
 
 STEP_SIZE = 2 / 8  # the small network reaches sharpness 8 after some 170 steps
 
