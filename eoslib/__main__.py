@@ -188,7 +188,7 @@ def selftest_command(
     if device:
         os.environ["EOSLIB_DEVICE"] = device
     done = []
-    for check in selftest.run(experiments.device()):
+    for check in selftest.run(store.default_device()):
         done.append(check)
         if not as_json:
             print(

@@ -1,9 +1,11 @@
 """How far the same steps agree when they are computed twice, with other roundings."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 
-from eoslib.chapter.audit import COSINE_TOLERANCE, COSINES, DIAGNOSTICS, TOLERANCES
+from eoslib.measure.variables import Variable
 
 RATIOS = ("relative_progress", "expected_relation")  # of differences of f to what they are to first order: about 1
 EXTREMES = ("last_rise",)  # the largest of thousands of starting points is one point's affair
@@ -24,12 +26,14 @@ def error(name: str, seen, expected, within: float, scale: float | None = None) 
     return float(np.max(errors))
 
 
-def errors(seen: xr.Dataset, expected: xr.Dataset, within: float) -> dict[str, float]:
-    """By variable; what a search found may differ by the search's own tolerance, see `audit`."""
+def errors(
+    seen: xr.Dataset, expected: xr.Dataset, variables: Mapping[str, Variable], within: float
+) -> dict[str, float]:
+    """By variable; what a search found may differ by its own tolerance, and what it cost by any amount."""
     found = {}
     for name in map(str, expected.data_vars):
-        if name not in (*DIAGNOSTICS, *EXTREMES):
-            allowed = max(within, TOLERANCES.get(name, 0), COSINE_TOLERANCE * (name in COSINES))
-            scale = 1.0 if name in COSINES or any(ratio in name for ratio in RATIOS) else None
-            found[name] = error(name, seen[name], expected[name], allowed, scale)
+        variable = variables[name]
+        if variable.tolerance < np.inf and name not in EXTREMES:
+            scale = 1.0 if variable.absolute or any(ratio in name for ratio in RATIOS) else None
+            found[name] = error(name, seen[name], expected[name], max(within, variable.tolerance), scale)
     return found

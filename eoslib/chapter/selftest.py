@@ -31,16 +31,22 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], str]]]:
     paths = map(presets.chapter_path, presets.chapters())
     declared = [es for path in paths for es in presets.declared_experiments(path, presets.parameters(path)).values()]
     listed = [e for es in declared for e in es][::-1]  # so that of each kind the first is kept
-    trained = {getattr(e, "architecture", "mlp"): e for e in listed if hasattr(e, "dataset")}
+    trained = {e.problem.network.architecture: e for e in listed if hasattr(e, "problem") and e.fingerprint}
     # a float32 sum of 512 products errs by 1e-6 of the largest; TF32, with 11 bits of each factor, by 4e-4
     yield "float32 matrix product", lambda: _product(device, torch.float32, 1e-5)
     yield "float64 matrix product", lambda: _product(device, torch.float64, 1e-13)
     yield "convolutions repeat their bits", lambda: _repeats(trained["resnet18"].process(device))
     for name, e in trained.items():  # in float64, so that nothing but a wrong derivative is as far off as 1e-9
         yield f"derivatives: {name}", lambda e=e: _derivatives(device, dataclasses.replace(e, precision="float64"))
-    yield "memory", lambda: f"{torch.ones(int(max(e.cost()[1] for e in listed)) // 4, device=device).nbytes:,} bytes"
-    for e in list({(e.chapter, type(e)): e for e in listed}.values())[::-1]:
+    yield "memory", lambda: f"{torch.ones(int(max(e.work()[1] for e in listed)) // 4, device=device).nbytes:,} bytes"
+    for e in list({_kind(e): e for e in listed}.values())[::-1]:
         yield f"{e.chapter} {e.experiment}: {type(e).__name__}", lambda e=e: _steps(device, e)
+
+
+def _kind(e) -> tuple:
+    """What tells experiments apart as computations."""
+    parts = [getattr(e, name, None) for name in ("problem", "rule", "schedule", "batches")]
+    return e.chapter, type(e), type(parts[0]), *map(str, parts[1:]), *map(type, getattr(e, "measurements", ()))
 
 
 def _product(device: torch.device, dtype: torch.dtype, within: float) -> str:
@@ -73,15 +79,17 @@ def _steps(device: torch.device, experiment) -> str:
     here, there = experiment.process(torch.device("cpu")), experiment.process(device)
     while hasattr(here, "onset") and not here.finished and (here.onset is None or here.t < here.onset):
         here.step()
-    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, EOSLIB_RUNS=folder):
+    with tempfile.TemporaryDirectory() as x, mock.patch.dict(os.environ, EOSLIB_RUNS=x, EOSLIB_RECORDED=x):
         for process in (here, there):  # given no time the one saves its state and stops, and the other loads it
-            store.carry_on(process, experiment.identity | {"chapter": "selftest"}, budget=0)
+            store.carry_on(process, experiment.identity, budget=0, mix=True)
     rows = []
     while not there.finished and len(rows) < STEPS:
+        t = here.t
         here.step()
         there.step()
-        rows.append((there.observe(), here.observe()))
+        rows.append(((t, there.observe()), (t, here.observe())))
     single = getattr(there, "theta", torch.ones(1).double()).dtype == torch.float32
-    errors = agreement.errors(*map(store.trace_of, zip(*rows, strict=True)), 1e-4 if single else 1e-9)
+    seen, expected = (store.trace_of(part, here.variables) for part in zip(*rows, strict=True))
+    errors = agreement.errors(seen, expected, here.variables, 1e-4 if single else 1e-9)
     worst = max(errors, key=errors.get)
     return f"{len(rows)} steps, {worst} {errors[worst]:.0e} off"

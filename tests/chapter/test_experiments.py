@@ -13,7 +13,17 @@ import pytest
 import torch
 import xarray as xr
 from declared import (
-    EACH, GD, LANDSCAPE, NAMED, SCHEDULED, SEGMENT, SGD, SHARPNESS, STABILIZATION, STABLE, changed,
+    EACH,
+    GD,
+    LANDSCAPE,
+    NAMED,
+    SCHEDULED,
+    SEGMENT,
+    SGD,
+    SHARPNESS,
+    STABILIZATION,
+    STABLE,
+    changed,
 )  # fmt: skip
 
 from eoslib import store
