@@ -38,7 +38,7 @@ from eoslib.chapter import experiments
 from eoslib.chapter.experiments import Data, Descent, Network, Training
 from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.measure.curvature import Sharpness
-from eoslib.measure.progress import Progress, SegmentSmoothness
+from eoslib.measure.progress import HeldOut, Progress, SegmentSmoothness
 from eoslib.problems.batches import Batches
 from eoslib.store import files, journal
 
@@ -67,7 +67,11 @@ EACH = {
     ),
     "augmentation": replace(SHORT, problem=IMAGES, batches=Batches(batch_size=10, crop=1, flip=True)),
     "batch normalisation": replace(
-        SHORT, step_size=0.05, problem=replace(TRAINING, network=NORMALISED), batches=Batches(batch_size=10)
+        SHORT,
+        step_size=0.05,
+        problem=replace(TRAINING, network=NORMALISED),
+        batches=Batches(batch_size=10),
+        measurements=(HeldOut(every="epoch", examples=20),),  # which reads the running statistics
     ),
     "noise": replace(GD, steps=130, batches=Batches(noise="normal", noise_size=1e-3), measurements=()),
 }
