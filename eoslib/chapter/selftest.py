@@ -40,7 +40,8 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"derivatives: {name}", lambda e=e: _derivatives(device, dataclasses.replace(e, precision="float64"))
     yield "memory", lambda: f"{torch.ones(int(max(e.work()[1] for e in listed)) // 4, device=device).nbytes:,} bytes"
     for e in list({_kind(e): e for e in listed}.values())[::-1]:
-        yield f"{e.chapter} {e.experiment}: {type(e).__name__}", lambda e=e: _steps(device, e)
+        names = [type(e).__name__, *(part.name for part in map(vars(e).get, ("rule", "schedule")) if part)]
+        yield f"{e.chapter} {e.experiment}: {', '.join(names)}", lambda e=e: _steps(device, e)
 
 
 def _kind(e) -> tuple:

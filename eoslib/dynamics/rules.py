@@ -70,10 +70,11 @@ class Optimiser:
     def move(self, theta: Tensor, gradient: Tensor, step_size: float) -> tuple[Tensor, None]:
         """The next θ (p,), and no v: whoever wants it subtracts."""
         self._group["lr"] = step_size
-        self._leaf.data = theta.clone()  # the optimiser moves it in place
-        self._leaf.grad = gradient.clone()  # and some work in their gradient: SGD with nesterov and foreach
+        with torch.no_grad():
+            self._leaf.copy_(theta)
+        self._leaf.grad = gradient.clone()  # some work in their gradient: SGD with nesterov and foreach
         self._optimiser.step()
-        return self._leaf.detach(), None
+        return self._leaf.detach().clone(), None  # since the optimiser goes on to move its own in place
 
     def metric(self, theta: Tensor, gradient: Tensor) -> Tensor | None:
         """The diagonal of P (p,) where the step from θ along this gradient is v = ηP⁻¹m: √ν + ε of Adam and RMSprop, in
