@@ -106,7 +106,7 @@ class Trajectory:
         step_size, theta = self.schedule.step_size, self.theta
         seen, batch_loss = self.batches.see(theta, gradient)
         metric = self.rule.metric(theta, seen) if along else None
-        self.theta, v = self.rule.move(theta, seen, step_size)
+        self.theta, v = self.rule.move(theta, seen, step_size, spent=not self.whole and not along)
         self.t += 1
         self.schedule.advance(self.batches.epoch_begins)
 

@@ -601,7 +601,7 @@ def test_buffers_are_copies_and_are_given_whole():
     assert some.keys() == {"2.running_mean", "2.running_var", "2.num_batches_tracked"}
     some.pop("2.running_var").zero_()
     assert torch.all(network[2].running_var == 1)
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(RuntimeError, match=r"all of the module.s or none; not so: 2.running_var"):
         apply(network, theta, x, buffers=some)
     assert buffers(mlp(3, (4,), 2, "tanh", seed=0)) == {}
 
