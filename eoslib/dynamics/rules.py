@@ -40,7 +40,7 @@ class GradientDescent:
     def move(
         self, theta: Tensor, gradient: Tensor, step_size: float, spent: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """The next θ and v, both (p,); spent: nobody else wants the gradient, so that θ takes its memory, and v is None,
+        """The next θ and v, both (p,); spent: nobody else wants the gradient; θ takes its memory and v is None,
         which for many parameters saves much of the time of a step on a small minibatch."""
         if spent:
             return torch.sub(theta, gradient.mul_(step_size), out=gradient), None
