@@ -32,6 +32,9 @@ class Rule:
         return Optimiser(_named(torch.optim, self.name, torch.optim.Optimizer, "rule"), theta, step_size, self.options)
 
 
+_ONE = {dtype: torch.ones((), dtype=dtype) for dtype in (torch.float32, torch.float64)}
+
+
 class GradientDescent:
     """θ − ηg, rounded twice. `torch.optim.SGD` rounds once, and a chaotic trajectory tells the two apart."""
 
@@ -44,8 +47,7 @@ class GradientDescent:
         None, which for many parameters saves a third of the time of a step on a small minibatch."""
         if spent:
             if theta.is_cpu:  # in one pass over the memory; nothing but the division keeps it from rounding once
-                one = torch.ones((), dtype=theta.dtype)
-                return torch.addcdiv(theta, gradient, one, value=-step_size, out=gradient), None
+                return torch.addcdiv(theta, gradient, _ONE[theta.dtype], value=-step_size, out=gradient), None
             return torch.sub(theta, gradient.mul_(step_size), out=gradient), None
         v = step_size * gradient
         return theta - v, v

@@ -75,6 +75,7 @@ class Trajectory:
                 raise ValueError(f"two measurements yield {', '.join(sorted(twice))}")
             self.variables |= m.variables
         self.measurements = [(m, m.begin(problem, self.theta)) for m in measurements]
+        self._along = [m for m in measurements if m.along]
         self.t = 0
         self.diverged_at: int | None = None
         self.kept = {"0": self.theta} if 0 in keep else {}
@@ -100,7 +101,7 @@ class Trajectory:
         if self._measured is None:
             self._arrive({})
         before, gradient, rows = self._numbers, self._gradient, self._measured
-        along = [m for m, _ in self._due() if m.along]
+        along = [m for m in self._along if m.due(self.t, self.batches.epoch_begins)]
         self.schedule.see(next((row["sharpness"] for row in rows.values() if "sharpness" in row), None))
         step_size, theta = self.schedule.step_size, self.theta
         seen, batch_loss = self.batches.see(theta, gradient)
@@ -245,7 +246,7 @@ def asked(measurements: Sequence[Measurement], whole: bool) -> Sequence[Measurem
 def to_host(numbers: dict[str, Any]) -> dict[str, Any]:
     """The same with its scalar tensors as floats, in one transfer; what is no tensor stays."""
     tensors = {name: x for name, x in numbers.items() if isinstance(x, Tensor)}
-    if not tensors:
-        return numbers
+    if len(tensors) < 2:  # as at most steps on minibatches: nothing to stack
+        return numbers | {name: x.item() for name, x in tensors.items()}
     values = torch.stack([x.detach().double() for x in tensors.values()]).tolist()
     return numbers | dict(zip(tensors, values, strict=True))
