@@ -1,16 +1,64 @@
-"""The README shows the benchmarks that were measured."""
+"""The README shows the benchmarks that were measured, and what they measure runs on small sizes."""
 
 import importlib.util
 import json
+import os
 from pathlib import Path
+
+import pytest
+import torch
+
+from eoslib.problems import networks
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_table_in_the_readme_is_that_of_the_results():
+@pytest.fixture(scope="module")
+def benchmarks():
     spec = importlib.util.spec_from_file_location("benchmarks_run", ROOT / "benchmarks/run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_in_the_readme_is_that_of_the_results(benchmarks):
     results = json.loads((ROOT / "benchmarks/results.json").read_text())
-    assert f"<!-- benchmarks -->\n{module.table(results)}\n<!--" in (ROOT / "README.md").read_text()
+    assert f"<!-- benchmarks -->\n{benchmarks.table(results)}\n<!--" in (ROOT / "README.md").read_text()
     assert len(results["rows"]) > 10
+
+
+def test_a_row_says_its_data_its_bound_and_whether_it_holds(benchmarks):
+    row = {"id": "a", "value": 2.345, "unit": "times", "bound": "<= 2", "holds": False, "data": "digits, n = 9"}
+    machine = {"processor": "abacus", "threads": 2, "torch": "1", "data": "generated"}
+    lines = benchmarks.table({"rows": [row], "machine": machine}).splitlines()
+    assert lines[2] == "| a (digits, n = 9) | 2.35 | times | ≤ 2, does not hold |"
+
+
+def test_minibatches_are_compared_with_the_loop_that_they_equal(benchmarks):
+    """Both have come to the same θ, else the comparison stops."""
+    network = networks.mlp(3072, (3,), 10, "tanh", seed=0)
+    compared = benchmarks.Minibatches(network, 40, 0.01, 16, momentum=0.9)
+    assert len(compared.epoch) == 3 and "n = 40" in compared.what and "minibatches of 16" in compared.what
+    assert 0 < compared.compare(rounds=1, repeats=1) < 100
+    assert compared.trajectory.observe()["step"].keys() == {"batch_loss"}  # nothing else was due
+    astray = benchmarks.Minibatches(network, 40, 0.01, 16)
+    with torch.no_grad():
+        next(astray.module.parameters()).add_(0.1)
+    with pytest.raises(AssertionError):
+        astray.compare(rounds=1, repeats=1)
+
+
+def test_the_networks_of_the_rows_have_the_sizes_that_the_rows_say(benchmarks):
+    sizes = {name: len(networks.flatten(network)) for name, network in benchmarks.minibatch_networks().items()}
+    assert sizes == {"mlp": 656_810, "cnn": 30_634}
+    resnet = benchmarks.narrow_resnet(130)
+    assert resnet.trajectory.objective.buffers and "n = 130" in resnet.what and len(resnet.epoch) == 2
+    (group,) = resnet.optimiser.param_groups
+    assert (group["momentum"], group["weight_decay"]) == (0.9, 5e-4)
+
+
+def test_the_share_of_checkpoints_is_measured_and_leaves_nothing_behind(benchmarks, monkeypatch):
+    store, before = os.environ["EOSLIB_RUNS"], set(benchmarks.FOLDER.iterdir())
+    share, parameters = benchmarks.checkpoint_share(3, (5, 5), checkpoint_seconds=0)
+    assert 0 < share < 100 and parameters == 3072 * 5 + 5 + 5 * 5 + 5 + 5 * 10 + 10
+    assert os.environ["EOSLIB_RUNS"] == store and set(benchmarks.FOLDER.iterdir()) == before

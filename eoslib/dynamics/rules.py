@@ -32,6 +32,8 @@ class Rule:
         return Optimiser(_named(torch.optim, self.name, torch.optim.Optimizer, "rule"), theta, step_size, self.options)
 
 
+
+
 class GradientDescent:
     """θ − ηg, rounded twice. `torch.optim.SGD` rounds once, and a chaotic trajectory tells the two apart."""
 

@@ -76,6 +76,7 @@ class Trajectory:
                 raise ValueError(f"two measurements yield {', '.join(sorted(twice))}")
             self.variables |= m.variables
         self.measurements = [(m, m.begin(problem, self.theta)) for m in measurements]
+        self._along = [m for m in measurements if m.along]
         self.t = 0
         self.diverged_at: int | None = None
         self.kept = {"0": self.theta} if 0 in keep else {}
@@ -101,7 +102,7 @@ class Trajectory:
         if self._measured is None:
             self._arrive({})
         before, gradient, rows = self._numbers, self._gradient, self._measured
-        along = [m for m, _ in self._due() if m.along]
+        along = [m for m in self._along if m.due(self.t, self.batches.epoch_begins)]
         self.schedule.see(next((row["sharpness"] for row in rows.values() if "sharpness" in row), None))
         step_size, theta = self.schedule.step_size, self.theta
         seen, batch_loss = self.batches.see(theta, gradient)

@@ -25,6 +25,7 @@ from eoslib.store.identity import Identity, canonical, commit, home, library_sha
 from eoslib.store.traces import Columns, columns, labelled, netcdf, values_sha256
 
 CHECKPOINT_SECONDS = 20.0
+BYTES_A_SECOND = 1e8  # of a checkpoint, on a slow disk
 ROWS_IN_MEMORY = 50_000  # a checkpoint is due then too
 
 
@@ -57,9 +58,9 @@ def carry_on(
 
     identity: says all that determines the run. budget: seconds after which it stops cleanly. fresh: forget what
     is stored. mix: go on with what another kind of machine has begun, which the manifest then says. Checkpoints are
-    at least so many seconds apart, and fifty times what the last one cost. Returns the finished run, or None if the
-    budget ended first. A second process that wants the same run says who holds it, waits, and returns the result.
-    Raises Damaged, StoreError.
+    at least so many seconds apart, and fifty times what the last one cost; before the first, what its size lets expect.
+    Returns the finished run, or None if the budget ended first. A second process that wants the same run says who holds
+    it, waits, and returns the result. Raises Damaged, StoreError.
     """
     deadline = None if budget is None else time.monotonic() + budget
     folder = home() / identity.key
@@ -72,16 +73,18 @@ def carry_on(
             return found
         journal = _Journal(folder, identity, process)
         with journal.resumed(mix), _bar(process, identity.values) as bar:
-            saved, interval = time.monotonic(), checkpoint_seconds
+            saved, interval, sized = time.monotonic(), checkpoint_seconds, False
             try:
                 while not process.finished:
                     now = time.monotonic()
                     if deadline is not None and now >= deadline:
                         journal.save()
                         return None
+                    if now - saved >= interval and not sized:  # only now is the state as large as it will be
+                        interval, sized = max(interval, 50 * journal.expected_seconds()), True
                     if now - saved >= interval or len(journal.rows) >= ROWS_IN_MEMORY:
                         journal.save()
-                        saved = time.monotonic()
+                        saved, sized = time.monotonic(), True
                         interval = max(checkpoint_seconds, 50 * (saved - now))
                     journal.step()
                     bar.update(process.t - bar.n)
@@ -155,6 +158,11 @@ class _Journal:
             content = safetensors.torch.save({"theta": theta.detach().cpu().contiguous()})
             write_atomically(self.folder / f"theta-{name}.safetensors", content)
             self.kept[f"theta-{name}.safetensors"] = sha256(content)
+
+    def expected_seconds(self) -> float:
+        """What a checkpoint may cost, to tenths, by the size of the state."""
+        _, tensors = _split(self.process.state())
+        return round(sum(t.nbytes for t in tensors.values()) / BYTES_A_SECOND, 1)
 
     def save(self) -> None:
         """Make all so far survive: rows first, then the state, then the checkpoint that names both."""

@@ -372,6 +372,18 @@ def test_heavy_ball_for_a_cnn_with_minibatches_is_the_loop_that_pytorch_users_wr
     assert not torch.allclose(experiments.carry_on(momentum).theta("last"), run.theta("last"), rtol=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_what_is_measured_along_a_step_on_a_minibatch_does_not_change_the_step(precision):
+    """Where nobody looks, θ takes the gradient's memory and is computed in one pass: rounded twice all the same."""
+    alone = dataclasses.replace(SGD, steps=40, keep=("last", 7), precision=precision)
+    seen = dataclasses.replace(alone, measurements=(Progress(),))
+    alone, seen = experiments.carry_on(alone), experiments.carry_on(seen)
+    np.testing.assert_array_equal(alone.trace.batch_loss, seen.trace.batch_loss)
+    for at in ("last", 7):
+        assert torch.equal(alone.theta(at), seen.theta(at))
+    assert not torch.equal(alone.theta("last"), alone.theta(7))
+
+
 # --- networks of any architecture ---------------------------------------------------------------------------
 
 SIZES_OF = {
