@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from eoslib import store
 from eoslib.dynamics.rules import Rule, Schedule
-from eoslib.dynamics.trajectory import Trajectory, to_host
+from eoslib.dynamics.trajectory import Trajectory
+from eoslib.measure import host
 from eoslib.measure.curvature import PreconditionedSharpness, SegmentSharpness, Sharpness
 from eoslib.measure.progress import (
     ExpectedProgress,
@@ -748,18 +749,18 @@ def test_measuring_changes_neither_the_trajectory_nor_a_generator(rule, batches)
 # --- one transfer ----------------------------------------------------------------------------------------
 
 
-def test_to_host_gives_the_floats_of_item_and_keeps_what_is_no_tensor():
+def test_numbers_on_the_host_are_the_floats_of_item_and_keeps_what_is_no_tensor():
     numbers = {
         "a": torch.tensor(0.1), "b": 3.5, "c": torch.tensor(0.1, dtype=torch.float64), "d": [1.0],
         "e": torch.tensor(math.nan), "f": torch.tensor(1e-45), "g": torch.tensor(2.0, requires_grad=True),
     }  # fmt: skip
-    arrived = to_host(numbers)
+    arrived = host.numbers(numbers)
     assert list(arrived) == list(numbers)
     assert all(type(arrived[name]) is float for name in "abcefg") and arrived["d"] is numbers["d"]
     for name in "acfg":
         assert arrived[name] == numbers[name].item()
     assert math.isnan(arrived["e"]) and arrived["b"] == 3.5
-    assert to_host({"x": 1.0}) == {"x": 1.0} and to_host({}) == {}
+    assert host.numbers({"x": 1.0}) == {"x": 1.0} and host.numbers({}) == {}
 
 
 def counted_transfers(monkeypatch):
