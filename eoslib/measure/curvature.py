@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from eoslib.measure import host
-from eoslib.measure.variables import Measurement, Variable
+from eoslib.measure.variables import Measurement, Stateful, Variable
 
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
 FOUND = 1e-3  # to which an eigenvalue is found
@@ -56,8 +56,7 @@ def top_eigenpairs(
     p = start.shape[1]
     if not 1 <= k <= p:
         raise ValueError(f"k = {k} eigenpairs were asked of an operator of size {p}")
-    rows = torch.zeros(0, p, dtype=start.dtype, device=start.device)  # orthonormal basis Q
-    images = rows.clone()  # HQ
+    rows = images = start[:0]  # orthonormal basis Q, and HQ
     queue = list(start)
     needed = min(p, max(k, len(start) if eager is None else eager))
     products = 0
@@ -105,52 +104,49 @@ def _random_rows(count: int, like: Tensor, seed: int) -> Tensor:
     return torch.randn(count, like.shape[-1], generator=generator, dtype=torch.float64).to(like)
 
 
-class SharpnessTracker:
+class SharpnessTracker(Stateful):
     """Measures the k top eigenpairs whenever the trajectory asks, starting from those of earlier measurements.
 
     At the edge of stability the iterates alternate, and so do the eigenvectors: those of the measurement before
     last are the better start, and often enough by themselves. Next come the last ones, and the spare (the next
     eigenvector known), which every fourth measurement uses anyway.
 
-    tolerance: on the residuals, relative to λ₁. audit_every: at
-    each so many measurements a cold search is run beside the warm one, and its result taken if it found a
-    larger eigenvalue; `missed` counts those.
+    tolerance: on the residuals, relative to λ₁. audit_every: at each so many measurements a cold search is run
+    beside the warm one, and its result taken if it found a larger eigenvalue; `missed` counts those. top: λ₁'s name.
     """
 
     SPARE_EVERY = 4
+    carries = ("measurements", "missed", "older", "newer", "spare")
 
-    def __init__(self, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0):
-        self.k, self.tolerance, self.audit_every, self.seed = k, tolerance, audit_every, seed
-        self.measurements = 0
-        self.missed = 0
+    def __init__(self, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0, top="sharpness"):
+        self.k, self.tolerance, self.audit_every, self.seed, self.top = k, tolerance, audit_every, seed, top
+        self.measurements = self.missed = 0
         self.older: Tensor | None = None  # eigenvectors (k, p) of the measurement before last
         self.newer: Tensor | None = None  # of the last one
         self.spare: Tensor | None = None  # (≤ 1, p)
 
     def track(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
         """The spectrum at the next point of the trajectory; `like` gives size, type and device."""
-        audit = self.measurements % self.audit_every == 0
-        spectrum = top_eigenpairs(hvp, self._cold_start(like), self.k, self.tolerance) if audit else None
-        better = False
+        found = []
+        if self.measurements % self.audit_every == 0:
+            cold = _random_rows(self.k, like, self.seed + self.measurements)
+            found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance))
         if self.newer is not None:
-            warm = self._warm_search(hvp, like)
-            spent = warm.products + (spectrum.products if audit else 0)
-            better = audit and bool(spectrum.values[0] > warm.values[0] + self.tolerance * warm.values[0].abs())
-            self.missed += better
-            spectrum = replace(spectrum if better else warm, products=spent)
+            spare_due = self.measurements % self.SPARE_EVERY == 0
+            older = self.newer if self.older is None else self.older
+            order = [older, self.spare, self.newer] if spare_due else [older, self.newer, self.spare]
+            warm = torch.cat([vectors.to(like) for vectors in order])  # a resumed state lies on the CPU
+            found.append(top_eigenpairs(hvp, warm, self.k, self.tolerance, eager=self.k + spare_due))
+        last = found[-1].values[0]
+        better = bool(found[0].values[0] > last + self.tolerance * last.abs())
+        spectrum = replace(found[0 if better else -1], products=sum(s.products for s in found))
+        self.missed += better
         self.measurements += 1
         # Vectors that missed something would find only themselves again.
         self.older, self.newer = None if better else self.newer, spectrum.vectors
         if len(spectrum.basis) > self.k or self.spare is None:
             self.spare = spectrum.basis[self.k : self.k + 1]
         return spectrum
-
-    def _warm_search(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
-        spare_due = self.measurements % self.SPARE_EVERY == 0
-        older = self.newer if self.older is None else self.older
-        order = [older, self.spare, self.newer] if spare_due else [older, self.newer, self.spare]
-        start = torch.cat([vectors.to(like) for vectors in order])  # a resumed state lies on the CPU
-        return top_eigenpairs(hvp, start, self.k, self.tolerance, eager=self.k + spare_due)
 
     def at(self, point) -> Spectrum:
         """The spectrum at an `objective.Expansion`, the next point of the trajectory.
@@ -171,7 +167,7 @@ class SharpnessTracker:
         spectrum = self.at(point)
         gradient = point.gradient
         row = {
-            "sharpness": spectrum.values[0].item(),
+            self.top: spectrum.values[0].item(),
             "sharpness_residual": (spectrum.residuals[0] / spectrum.values[0].abs()).item(),
             "alignment": (spectrum.vectors[0] @ gradient).abs() / gradient.norm(),
             "products": float(spectrum.products),
@@ -181,18 +177,6 @@ class SharpnessTracker:
             row["eigenvalues"] = spectrum.values.tolist()
             row["unstable_alignment"] = (unstable @ gradient).norm() / gradient.norm()
         return host.numbers(row)
-
-    def state(self) -> dict:
-        """All that the next measurement depends on."""
-        return {name: getattr(self, name) for name in ("measurements", "missed", "older", "newer", "spare")}
-
-    def load(self, state: dict) -> None:
-        """Continue from `state`."""
-        for name, value in state.items():
-            setattr(self, name, value)
-
-    def _cold_start(self, like: Tensor) -> Tensor:
-        return _random_rows(self.k, like, self.seed + self.measurements)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,12 +197,10 @@ class Sharpness(Measurement):
     }
 
     def gradients(self, n: int) -> float:
-        """A product takes little more than a gradient, and a few are taken for each eigenvalue."""
-        return 5.0 * self.eigenvalues
+        return 5.0 * self.eigenvalues  # a product takes little more than a gradient, and each is found by a few
 
     def begin(self, problem: Any, theta: Any) -> SharpnessTracker:
-        """With eigenvectors to start from."""
-        return SharpnessTracker(self.eigenvalues, self.tolerance)
+        return SharpnessTracker(self.eigenvalues, self.tolerance, top=next(iter(self.variables)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,21 +209,9 @@ class PreconditionedSharpness(Sharpness):
 
     preconditioned: ClassVar[bool] = True
     variables: ClassVar = {
-        "preconditioned_sharpness": Variable(
-            "preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})", tolerance=FOUND
-        ),
+        "preconditioned_sharpness": Variable("preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})", tolerance=FOUND),
         **{name: variable for name, variable in Sharpness.variables.items() if name != "sharpness"},
     }
-
-    def begin(self, problem: Any, theta: Any) -> "_PreconditionedTracker":
-        """With eigenvectors to start from."""
-        return _PreconditionedTracker(self.eigenvalues, self.tolerance)
-
-
-class _PreconditionedTracker(SharpnessTracker):
-    def measure(self, point, step_size: float) -> dict:
-        row = super().measure(point, step_size)
-        return {"preconditioned_sharpness": row.pop("sharpness"), **row}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,11 +229,9 @@ class SegmentSharpness(Measurement):
     }
 
     def gradients(self, n: int) -> float:
-        """Those of a sharpness at each point."""
-        return 5.0 * self.points
+        return 5.0 * self.points  # those of a sharpness at each
 
     def begin(self, problem: Any, theta: Any) -> "_SegmentTracker":
-        """With eigenvectors to start from at each point."""
         return _SegmentTracker(self.points)
 
 

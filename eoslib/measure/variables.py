@@ -24,18 +24,22 @@ class Variable(NamedTuple):
 
 
 class Stateful:
-    """A part of a process, which carries on from a state: the attributes that `carries` names."""
+    """What carries on from a state: the attributes that `carries` names, of which some have states of their own."""
 
     carries: ClassVar[tuple[str, ...]] = ()
 
     def state(self) -> dict:
         """All that the next step or measurement depends on."""
-        return {name: getattr(self, name) for name in self.carries}
+        own = {name: getattr(self, name) for name in self.carries}
+        return {name: part.state() if hasattr(part, "state") else part for name, part in own.items()}
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
         for name in self.carries:
-            setattr(self, name, state[name])
+            if hasattr(part := getattr(self, name), "load"):
+                part.load(state[name])
+            else:
+                setattr(self, name, state[name])
 
 
 @dataclass(frozen=True, kw_only=True)

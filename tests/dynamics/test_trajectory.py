@@ -556,7 +556,7 @@ def test_the_identity_holds_in_the_metric_of_rmsprop():
     process = adaptive(rule=RMSPROP, dtype=torch.float64)
     for _ in range(5):
         process.step()
-    theta, gradient = process.theta, process._gradient
+    theta, gradient = process.theta, process.gradient
     metric = process.rule.metric(theta, gradient)
     v = 1e-2 * gradient / metric
     tau, weight = gauss_legendre(16)
@@ -565,7 +565,7 @@ def test_the_identity_holds_in_the_metric_of_rmsprop():
     process.step()
     row = process.observe()["step"]
     assert row["relative_progress"] == pytest.approx(-1 + 1e-2 * (weight * tau) @ smoothness, abs=1e-10)
-    at_the_end = (v @ (gradient - process._gradient) / (v @ (metric * v))).item()
+    at_the_end = (v @ (gradient - process.gradient) / (v @ (metric * v))).item()
     assert row["directional_smoothness"] == pytest.approx(at_the_end, rel=1e-10)
 
 
