@@ -47,21 +47,11 @@ class Trajectory(Stateful):
     carries = ("t", "diverged_at", "theta", "gradient", "numbers", "measured", "rows", "rule", "schedule", "batches")
 
     def __init__(
-        self,
-        objective: Objective,
-        theta: Tensor,
-        step_size: float,
-        steps: int,
-        measurements: Sequence[Measurement] = (),
-        *,
-        rule: Rule = Rule(),  # noqa: B008 – frozen, here and below
-        schedule: Schedule = Schedule(),  # noqa: B008
-        batches: Batches = Batches(),  # noqa: B008
-        problem: Any = None,
-        seed: int = 0,
-        stop_accuracy: float | None = None,
-        keep: Sequence[int | str] = (),
-    ):
+        self, objective: Objective, theta: Tensor, step_size: float, steps: int,
+        measurements: Sequence[Measurement] = (), *,
+        rule: Rule = Rule(), schedule: Schedule = Schedule(), batches: Batches = Batches(),  # noqa: B008 – frozen
+        problem: Any = None, seed: int = 0, stop_accuracy: float | None = None, keep: Sequence[int | str] = (),
+    ):  # fmt: skip
         if not step_size > 0:
             raise ValueError(f"step_size must be positive, got {step_size}")
         self.objective, self.steps, self.stop_accuracy, self.keep = objective, steps, stop_accuracy, keep

@@ -39,13 +39,9 @@ class Spectrum:
 
 
 def top_eigenpairs(
-    hvp: Callable[[Tensor], Tensor],
-    start: Tensor,
-    k: int = 1,
-    tolerance: float = 3e-3,
-    max_products: int = 300,
-    eager: int | None = None,
-) -> Spectrum:
+    hvp: Callable[[Tensor], Tensor], start: Tensor, k: int = 1,
+    tolerance: float = 3e-3, max_products: int = 300, eager: int | None = None,
+) -> Spectrum:  # fmt: skip
     """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
 
     hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, earlier

@@ -763,32 +763,6 @@ def test_numbers_on_the_host_are_the_floats_of_item_and_keeps_what_is_no_tensor(
     assert host.numbers({"x": 1.0}) == {"x": 1.0} and host.numbers({}) == {}
 
 
-def counted_transfers(monkeypatch):
-    seen = []
-    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"):
-        original = getattr(torch.Tensor, name)
-        monkeypatch.setattr(
-            torch.Tensor,
-            name,
-            lambda self, *a, original=original, name=name: (seen.append(name), original(self, *a))[1],
-        )
-    return seen
-
-
-@pytest.mark.parametrize(
-    ("rule", "batch_size", "expected"), [(Rule(), None, 1), (HEAVY_BALL, None, 1), (Rule(), 6, 1), (HEAVY_BALL, 6, 1)]
-)
-def test_a_step_where_nothing_else_is_due_makes_one_transfer(rule, batch_size, expected, monkeypatch):
-    objective, theta = network_problem()
-    process = Trajectory(objective, theta, 0.1, 9, rule=rule, batches=Batches(batch_size=batch_size))
-    process.step()
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            seen = counted_transfers(patch)
-            process.step()
-        assert seen == ["tolist"] * expected
-
-
 # --- batch normalisation ---------------------------------------------------------------------------------
 
 
