@@ -159,8 +159,7 @@ class Trajectory(Stateful):
             self.diverged_at = self.t - 1
         elif not all(math.isfinite(arrived.get(name, 0)) for name in ("loss", "gradient_norm")):
             self.diverged_at = self.t if self.diverged_at is None else self.diverged_at
-        if self.diverged_at is not None:
-            due = [(m, live) for m, live in due if isinstance(m, Loss)]
+        due = [(m, live) for m, live in due if self.diverged_at is None or isinstance(m, Loss)]
         self.measured = self._measure(due, point)
         return arrived
 
@@ -176,10 +175,8 @@ class Trajectory(Stateful):
         """The rows of the tables that are due."""
         rows: dict[str, dict] = {}
         for m, live in due:
-            at = point
-            if m.preconditioned:
-                metric = self.rule.metric(point.theta, point.gradient)
-                at = point if metric is None else Scaled(point, metric**-0.5)
+            metric = self.rule.metric(point.theta, point.gradient) if m.preconditioned else None
+            at = point if metric is None else Scaled(point, metric**-0.5)
             rows.setdefault(m.table, {}).update(live.measure(at, self.schedule.step_size))
         return {table: host.numbers(row) for table, row in rows.items()}
 

@@ -1,10 +1,9 @@
 """The largest algebraic eigenvalues of the Hessian, tracked along a trajectory.
 
 Between two steps of gradient descent the top eigenvectors hardly turn, so the search starts from known ones:
-Rayleigh–Ritz on their span, enlarged by the worst residual until all residuals are small. From one vector this is
-Lanczos's method (the residuals span the Krylov space); from several it is the block Davidson method without
-preconditioner. A warm start cannot see an eigenvector that its space is orthogonal to, hence the spare vector and
-the cold audits.
+Rayleigh–Ritz on their span, enlarged by the worst residual until all are small. From one vector this is Lanczos's
+method (the residuals span the Krylov space), from several the block Davidson method without preconditioner. A warm
+start cannot see an eigenvector that its space is orthogonal to, hence the spare vector and the cold audits.
 """
 
 import math
@@ -25,10 +24,9 @@ COSINE = {"tolerance": 0.01, "absolute": True}  # the angle by which an eigenvec
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Top eigenpairs: values (k,) descending, vectors (k, p) orthonormal rows, residuals ‖Hu − λu‖ (k,), the
-    number of Hessian-vector products they cost, and whether every residual met the tolerance. `basis` (m, p)
-    holds the vectors and, if the search had more than k directions, the next Ritz vector. Values and residuals lie
-    on the CPU, where the search decides by them; the rest on the operator's device."""
+    """Top eigenpairs: values (k,) descending, vectors (k, p) orthonormal rows, residuals ‖Hu − λu‖ (k,), the products
+    they cost, and whether every residual met the tolerance. `basis` (m, p) holds the vectors and, if the search had
+    more than k directions, the next Ritz vector. Values and residuals lie on the CPU, where the search decides."""
 
     values: Tensor
     vectors: Tensor
@@ -44,10 +42,9 @@ def top_eigenpairs(
 ) -> Spectrum:  # fmt: skip
     """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
 
-    hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, earlier
-    eigenvectors for a warm one. eager: how many of them are used in any case (default all); the others only if
-    those do not suffice. Every row costs one product. Stops when the k residuals are at most `tolerance`·|λ₁|,
-    or at `max_products` with `converged` False.
+    hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, earlier eigenvectors for
+    a warm one. eager: how many are used in any case (default all), the others only if those do not suffice. Every row
+    costs one product. Stops with k residuals ≤ `tolerance`·|λ₁|, or at `max_products` with `converged` False.
     """
     p = start.shape[1]
     if not 1 <= k <= p:
@@ -103,15 +100,14 @@ def _random_rows(count: int, like: Tensor, seed: int) -> Tensor:
 class SharpnessTracker(Stateful):
     """Measures the k top eigenpairs whenever the trajectory asks, starting from those of earlier measurements.
 
-    At the edge of stability the iterates alternate, and so do the eigenvectors: those of the measurement before
-    last are the better start, and often enough by themselves. Next come the last ones, and the spare (the next
-    eigenvector known), which every fourth measurement uses anyway.
+    At the edge of stability the iterates alternate, and so do the eigenvectors: those of the measurement before last
+    are the better start, and often enough alone. Next come the last ones, and the spare (the next eigenvector known).
 
     tolerance: on the residuals, relative to λ₁. audit_every: at each so many measurements a cold search is run
     beside the warm one, and its result taken if it found a larger eigenvalue; `missed` counts those. top: λ₁'s name.
     """
 
-    SPARE_EVERY = 4
+    SPARE_EVERY = 4  # by each so many measurements the spare is used in any case
     carries = ("measurements", "missed", "older", "newer", "spare")
 
     def __init__(self, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0, top="sharpness"):
@@ -145,11 +141,9 @@ class SharpnessTracker(Stateful):
         return spectrum
 
     def at(self, point) -> Spectrum:
-        """The spectrum at an `objective.Expansion`, the next point of the trajectory.
-
-        If the point knows a `Restriction`, the search takes place in its subspace, and ∇²f itself only multiplies
-        what was found, until the residuals are small there too. `products` counts the latter.
-        """
+        """The spectrum at an `objective.Expansion`, the next point of the trajectory. If it knows a `Restriction`, the
+        search takes place in its subspace, and ∇²f itself only multiplies what was found, until the residuals are small
+        there too. `products` counts the latter."""
         inside = point.restricted()
         if inside is None:
             return self.track(point.hvp, point.gradient)
@@ -157,8 +151,7 @@ class SharpnessTracker(Stateful):
         return top_eigenpairs(point.hvp, inside.lift(found.vectors), self.k, self.tolerance)
 
     def measure(self, point, step_size: float) -> dict[str, float | list[float]]:
-        """Observables at an `objective.Expansion`: sharpness λ₁, its relative residual, products spent, and the
-        alignment |⟨∇f, u₁⟩|/‖∇f‖ of the gradient with u₁. If k > 1, also `eigenvalues`, λ₁…λ_k, and the
+        """The observables that `Sharpness` labels, at an `objective.Expansion`; only if k > 1 all eigenvalues, and the
         alignment with the span of those uᵢ whose λᵢ ≥ 2/η."""
         spectrum = self.at(point)
         gradient = point.gradient

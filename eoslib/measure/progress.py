@@ -1,8 +1,5 @@
-"""Relative progress, directional smoothness and accuracy: as plain functions, and measured along a trajectory.
-
-Relative progress, directional smoothness and gradient norm of step t need only f and ∇f at θ_t and θ_{t+1}; where the
-trajectory has those anyway, they cost nothing.
-"""
+"""Relative progress, directional smoothness and accuracy: as plain functions, and measured along a trajectory, where
+those of step t cost nothing: they need only f and ∇f at θ_t and θ_{t+1}, which it has."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

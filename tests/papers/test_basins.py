@@ -252,8 +252,8 @@ def test_a_plain_loop_in_python_agrees(name, fraction):
 
 @pytest.mark.parametrize("name", ["circle", "rounded_square", "hyperbola"])
 def test_the_compiled_loop_follows_formulas_made_of_closures(name):
-    """Where no minimiser is strict there are no traps: a plain loop of 60 steps, until an iterate rests or escapes."""
-    landscape, step_size, steps = landscapes.get(name), 0.03, 60
+    """Where no minimiser is strict there are no traps: a plain loop of 40 steps, until an iterate rests or escapes."""
+    landscape, step_size, steps = landscapes.get(name), 0.05, 40
     x, y = (a.ravel() for a in basins.pixel_centres((-2.5, 2.5, -2.5, 2.5), 40))
     last_x, last_y, found = x.copy(), y.copy(), [np.full(x.size, n, d) for n, d in ((-1, "i4"), (0, "i4"), (-1, "i1"))]
     basins._compiled(landscape)(last_x, last_y, *found, np.empty((0, 3)), step_size, steps, 1e6, basins.REST**2)
