@@ -43,9 +43,7 @@ NOISES = {"none": None, "uniform": _uniform, "normal": _normal}
 
 def noise_at(noise: str, sigma: float, seed: int, start: int, step: int, dimension: int) -> np.ndarray:
     """The ξ_t (dimension,) that is added to ∇f(θ_t) in the step t = `step` from the starting point number `start`.
-
-    noise: "none", "uniform" on [−σ, σ], or "normal" of standard deviation σ; independent in all coordinates.
-    """
+    noise: "none", "uniform" on [−σ, σ], or "normal" of standard deviation σ; independent in all coordinates."""
     if NOISES[noise] is None:
         return np.zeros(dimension)
     draw, key = compiled(NOISES[noise]), keys(seed, np.array([start]))[0]

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.optim import lr_scheduler
 
+from eoslib.measure.variables import Stateful
+
 # They want a closure, sparse gradients, matrices; a function, other schedulers, a loss.
 UNFIT = {"LBFGS", "SparseAdam", "Muon", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"}
-UNFIT |= {"ReduceLROnPlateau", "LRScheduler"}
+UNFIT |= {"ReduceLROnPlateau", "LRScheduler", "Optimizer"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +27,11 @@ class Rule:
 
     def begin(self, theta: Tensor, step_size: float) -> "GradientDescent | Optimiser":
         """The map at its first step. Raises ValueError on an unknown rule or option."""
-        if self.name == "gd":
-            if self.options:
-                raise ValueError(f"gd takes no options, given {', '.join(self.options)}")
-            return GradientDescent()
-        return Optimiser(_named(torch.optim, self.name, torch.optim.Optimizer, "rule"), theta, step_size, self.options)
+        kind = _named(self, {"gd": GradientDescent}, torch.optim, torch.optim.Optimizer)
+        return kind() if kind is GradientDescent else Optimiser(kind, theta, step_size, self.options)
 
 
-
-
-class GradientDescent:
+class GradientDescent(Stateful):
     """θ − ηg, rounded twice. `torch.optim.SGD` rounds once, and a chaotic trajectory tells the two apart."""
 
     plain = True
@@ -51,13 +48,6 @@ class GradientDescent:
 
     def metric(self, theta: Tensor, gradient: Tensor) -> None:
         """Euclidean."""
-
-    def state(self) -> dict:
-        """Nothing carries over."""
-        return {}
-
-    def load(self, state: dict) -> None:
-        """Nothing to load."""
 
 
 class Optimiser:
@@ -92,17 +82,15 @@ class Optimiser:
         gradient = -gradient if group["maximize"] else gradient
         if not group.get("decoupled_weight_decay"):
             gradient = gradient + group["weight_decay"] * theta
-        if name == "RMSprop":
-            decay = group["alpha"]
-            nu = decay * state.get("square_avg", 0) + (1 - decay) * gradient**2
-            if group["centered"]:
-                nu = nu - (decay * state.get("grad_avg", 0) + (1 - decay) * gradient) ** 2
-            return nu.sqrt() + group["eps"]
-        decay = group["betas"][1]
-        nu = decay * state.get("exp_avg_sq", 0) + (1 - decay) * gradient**2
-        if group["amsgrad"] and state:
+        decay, average = (group["alpha"], "square_avg") if name == "RMSprop" else (group["betas"][1], "exp_avg_sq")
+        nu = decay * state.get(average, 0) + (1 - decay) * gradient**2
+        if group.get("centered"):
+            nu = nu - (decay * state.get("grad_avg", 0) + (1 - decay) * gradient) ** 2
+        if group.get("amsgrad") and state:
             nu = torch.maximum(nu, state["max_exp_avg_sq"])
-        return (nu / (1 - decay ** (float(state.get("step", 0)) + 1))).sqrt() + group["eps"]
+        if name != "RMSprop":
+            nu = nu / (1 - decay ** (float(state.get("step", 0)) + 1))
+        return nu.sqrt() + group["eps"]
 
     def state(self) -> dict:
         """The buffers of the one parameter."""
@@ -134,21 +122,19 @@ class Schedule:
         """The schedule at its first step. Raises ValueError on an unknown schedule or option."""
         if self.advances not in ("step", "epoch"):
             raise ValueError(f"a schedule advances with every step or epoch, not {self.advances!r}")
-        if self.name in ("constant", "inverse-sharpness") and self.options:
-            raise ValueError(f"{self.name} takes no options, given {', '.join(self.options)}")
-        if self.name == "constant":
-            return _Constant(step_size)
-        if self.name == "inverse-sharpness":
-            return _InverseSharpness(step_size)
-        kind = _named(lr_scheduler, self.name, lr_scheduler.LRScheduler, "schedule")
+        ours = {"constant": _Constant, "inverse-sharpness": _InverseSharpness}
+        kind = _named(self, ours, lr_scheduler, lr_scheduler.LRScheduler)
+        if kind in ours.values():
+            return kind(step_size)
         return _Scheduled(kind, step_size, self.options, self.advances == "epoch")
 
 
-class _Constant:
+class _Constant(Stateful):
     constant = True
+    carries = ("step_size",)
 
     def __init__(self, step_size: float):
-        self.step_size = step_size
+        self.step_size = self.largest = step_size
 
     def see(self, sharpness: float | None) -> None:
         """The sharpness was measured at this θ, or not."""
@@ -156,19 +142,9 @@ class _Constant:
     def advance(self, epoch_ends: bool) -> None:
         """A step was taken."""
 
-    def state(self) -> dict:
-        return {"step_size": self.step_size}
-
-    def load(self, state: dict) -> None:
-        self.step_size = state["step_size"]
-
 
 class _InverseSharpness(_Constant):
     constant = False
-
-    def __init__(self, step_size: float):
-        super().__init__(step_size)
-        self.largest = step_size
 
     def see(self, sharpness: float | None) -> None:
         if sharpness is not None:
@@ -191,33 +167,30 @@ class _Scheduled(_Constant):
             raise ValueError(f"options of {kind.__name__}: {error}") from None
         idle.step()  # which the scheduler expects to come before its own
         (self.group,), self.by_epoch = idle.param_groups, by_epoch
-
-    @property
-    def step_size(self) -> float:
-        return self.group["lr"]
+        super().__init__(self.group["lr"])
 
     def advance(self, epoch_ends: bool) -> None:
         if epoch_ends or not self.by_epoch:
             self.scheduler.step()
+            self.step_size = self.group["lr"]
 
     def state(self) -> dict:
         # what advances is numbers; the rest, settings and milestones, is as it was made
         numbers = {k: v for k, v in self.scheduler.state_dict().items() if isinstance(v, int | float)}
-        return {"step_size": self.step_size, "scheduler": numbers}
+        return super().state() | {"scheduler": numbers}
 
     def load(self, state: dict) -> None:
         vars(self.scheduler).update(state["scheduler"])  # as `load_state_dict`, but CyclicLR's wants its function too
-        self.group["lr"] = state["step_size"]
+        self.step_size = self.group["lr"] = state["step_size"]
 
 
-def _named(module, name: str, base: type, what: str) -> type:
-    """The class called `name`; a ValueError that lists the valid names if there is none."""
-    known = {
-        k: v
-        for k, v in vars(module).items()
-        if inspect.isclass(v) and issubclass(v, base) and v is not base and k not in UNFIT and k[0] != "_"
-    }
-    if name not in known:
-        ours = {"rule": "gd", "schedule": "constant, inverse-sharpness"}[what]
-        raise ValueError(f"unknown {what} {name!r}; expected one of: {ours}, {', '.join(sorted(known))}")
-    return known[name]
+def _named(declared: Rule | Schedule, ours: dict[str, type], module, base: type) -> type:
+    """The class called as declared, ours or one of the module's; a ValueError that lists the valid names if none is."""
+    theirs = {k: v for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, base)}
+    known = ours | {k: theirs[k] for k in sorted(theirs) if k not in UNFIT and k[0] != "_"}
+    if declared.name not in known:
+        what = type(declared).__name__.lower()
+        raise ValueError(f"unknown {what} {declared.name!r}; expected one of: {', '.join(known)}")
+    if declared.name in ours and declared.options:
+        raise ValueError(f"{declared.name} takes no options, given {', '.join(declared.options)}")
+    return known[declared.name]

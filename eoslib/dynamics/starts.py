@@ -73,9 +73,7 @@ class Starts:
         row = {"theta": self.theta, "diverged_at": self.diverged_at}  # arrays that never change
         self._row = {"chosen": row} if self.t in self.keep else {}
         pause = next((t for t in self.keep if t > self.t), self.steps)
-        self._advance(min(pause, self.t + max(1, WORK // self.theta.size)))
-
-    def _advance(self, until: int) -> None:
+        until = min(pause, self.t + max(1, WORK // self.theta.size))
         threads, theta, diverged_at = torch.get_num_threads(), self.theta.copy(), self.diverged_at.copy()
         share = BLOCK * -(-len(theta) // (4 * threads * BLOCK))  # whole blocks, whose bits never depend on their thread
 

@@ -7,7 +7,6 @@ A process has `step()`, `observe()`, `state()`, `load(state)`, the number of `st
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,27 +15,25 @@ from torch import Tensor
 from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.measure import host
 from eoslib.measure.progress import Loss, Progress, accuracy
-from eoslib.measure.variables import Measurement, Variable
+from eoslib.measure.variables import Measurement, Stateful, Variable
 from eoslib.problems.batches import Batches
 from eoslib.problems.objective import Objective
 
 OWN = {"batch_loss": Variable("loss of the minibatch f_B(θ)"), "eta": Variable("step size η")}
 
 
-@dataclass
 class Point:
     """f and ∇f at θ: theta (p,), value (), gradient (p,), the network's outputs (n, c) or None; on the host, the
     `numbers` loss, gradient_norm and accuracy. Where products are wanted an `Expansion` takes its place."""
 
-    objective: Objective
-    theta: Tensor
-    value: Tensor
-    gradient: Tensor
-    outputs: Tensor | None
-    numbers: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, float]
+
+    def __init__(self, objective: Objective, theta: Tensor):
+        self.objective, self.theta = objective, theta
+        self.value, self.gradient, self.outputs = objective.evaluate(theta)
 
 
-class Trajectory:
+class Trajectory(Stateful):
     """θ_{t+1} = θ_t − v_t, v_t by the rule from the gradient of what the step sees.
 
     theta: start (p,), whose type and device the run keeps. step_size: η > 0, which the schedule may change. steps: at
@@ -47,22 +44,14 @@ class Trajectory:
     then the index of that iterate, else None. Raises ValueError on what does not fit together.
     """
 
+    carries = ("t", "diverged_at", "theta", "gradient", "numbers", "measured", "rows", "rule", "schedule", "batches")
+
     def __init__(
-        self,
-        objective: Objective,
-        theta: Tensor,
-        step_size: float,
-        steps: int,
-        measurements: Sequence[Measurement] = (),
-        *,
-        rule: Rule = Rule(),  # noqa: B008 – frozen, here and below
-        schedule: Schedule = Schedule(),  # noqa: B008
-        batches: Batches = Batches(),  # noqa: B008
-        problem: Any = None,
-        seed: int = 0,
-        stop_accuracy: float | None = None,
-        keep: Sequence[int | str] = (),
-    ):
+        self, objective: Objective, theta: Tensor, step_size: float, steps: int,
+        measurements: Sequence[Measurement] = (), *,
+        rule: Rule = Rule(), schedule: Schedule = Schedule(), batches: Batches = Batches(),  # noqa: B008 – frozen
+        problem: Any = None, seed: int = 0, stop_accuracy: float | None = None, keep: Sequence[int | str] = (),
+    ):  # fmt: skip
         if not step_size > 0:
             raise ValueError(f"step_size must be positive, got {step_size}")
         self.objective, self.steps, self.stop_accuracy, self.keep = objective, steps, stop_accuracy, keep
@@ -80,10 +69,10 @@ class Trajectory:
         self.t = 0
         self.diverged_at: int | None = None
         self.kept = {"0": self.theta} if 0 in keep else {}
-        self._numbers: dict[str, float] | None = None  # f, ‖∇f‖ and accuracy at θ_t, where ∇f is known
-        self._gradient: Tensor | None = None  # ∇f(θ_t)
-        self._measured: dict[str, dict] | None = None  # at θ_t, by table
-        self._rows: dict[str, dict] = {}
+        self.numbers: dict[str, float] | None = None  # f, ‖∇f‖ and accuracy at θ_t, where ∇f is known
+        self.gradient: Tensor | None = None  # ∇f(θ_t)
+        self.measured: dict[str, dict] | None = None  # at θ_t, by table
+        self.rows: dict[str, dict] = {}
 
     @property
     def device(self) -> torch.device:
@@ -93,16 +82,16 @@ class Trajectory:
     @property
     def finished(self) -> bool:
         """Whether the run's own stopping rule is met."""
-        accuracies = [row["accuracy"] for row in self._rows.values() if "accuracy" in row]
+        accuracies = [row["accuracy"] for row in self.rows.values() if "accuracy" in row]
         reached = self.stop_accuracy is not None and max(accuracies, default=0) >= self.stop_accuracy
         return self.t >= self.steps or reached or self.diverged_at is not None
 
     def step(self) -> None:
         """Move from θ_t to θ_{t+1}."""
-        if self._measured is None:
+        if self.measured is None:
             self._arrive({})
-        before, gradient, rows = self._numbers, self._gradient, self._measured
-        along = [m for m in self._along if m.due(self.t, self.batches.epoch_begins)]
+        before, gradient, rows = self.numbers, self.gradient, self.measured
+        along = next((m for m in self._along if m.due(self.t, self.batches.epoch_begins)), None)
         self.schedule.see(next((row["sharpness"] for row in rows.values() if "sharpness" in row), None))
         step_size, theta = self.schedule.step_size, self.theta
         seen, batch_loss = self.batches.see(theta, gradient)
@@ -112,38 +101,27 @@ class Trajectory:
         self.schedule.advance(self.batches.epoch_begins)
 
         def inner_products(gradient_after: Tensor) -> dict[str, Tensor]:
-            step = theta - self.theta if v is None else v
-            return along[0].inner_products(step, gradient, gradient_after, metric)
+            return along.inner_products(theta - self.theta if v is None else v, gradient, gradient_after, metric)
 
         own = {} if batch_loss is None else {"batch_loss": batch_loss}
         numbers = self._arrive(own, inner_products if along else None)
-        if self.rule.plain and seen is gradient and along:
-            numbers["slope"] = step_size * before["gradient_norm"] ** 2  # which is ⟨∇f, η∇f⟩
-        for m in along:
-            rows = rows | {m.table: rows[m.table] | m.compare(before, self._numbers, numbers)}
+        if along:
+            if self.rule.plain and seen is gradient:
+                numbers["slope"] = step_size * before["gradient_norm"] ** 2  # which is ⟨∇f, η∇f⟩
+            rows = rows | {along.table: rows[along.table] | along.compare(before, self.numbers, numbers)}
         own = {name: numbers[name] for name in own} | ({} if self.schedule.constant else {"eta": step_size})
-        self._rows = rows | {"step": rows.get("step", {}) | own} if own else rows
+        self.rows = rows | {"step": rows.get("step", {}) | own} if own else rows
         self.kept = {str(self.t): self.theta} if self.t in self.keep else {}
         if self.finished:
             self._end()
 
     def observe(self) -> dict[str, dict]:
         """The observables of the last step, by table and by names of `variables`."""
-        return self._rows
+        return self.rows
 
     def state(self) -> dict:
         """All that the next step depends on: tensors, numbers and nested dicts of them."""
-        return {
-            "t": self.t,
-            "diverged_at": self.diverged_at,
-            "theta": self.theta,
-            "gradient": self._gradient,
-            "numbers": self._numbers,
-            "measured": self._measured,
-            "rows": self._rows,
-            "rule": self.rule.state(),
-            "schedule": self.schedule.state(),
-            "batches": self.batches.state(),
+        return super().state() | {
             "buffers": {name: buffer.clone() for name, buffer in self.objective.buffers.items()},
             "measurements": {str(i): live.state() for i, (_, live) in enumerate(self.measurements)},
             "gradients": self.objective.gradients,
@@ -152,13 +130,10 @@ class Trajectory:
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
-        self.t, self.diverged_at, self._numbers = state["t"], state["diverged_at"], state["numbers"]
-        self._measured, self._rows, self.kept = state["measured"], state["rows"], {}
-        self._gradient = None if state["gradient"] is None else state["gradient"].to(self.device)
-        self.theta = state["theta"].to(self.device)
-        self.rule.load(state["rule"])
-        self.schedule.load(state["schedule"])
-        self.batches.load(state["batches"])
+        device, self.kept = self.device, {}
+        super().load(state)
+        self.theta = self.theta.to(device)
+        self.gradient = None if self.gradient is None else self.gradient.to(device)
         for name, buffer in state["buffers"].items():
             self.objective.buffers[name].copy_(buffer)
         for i, (_, live) in enumerate(self.measurements):
@@ -172,30 +147,26 @@ class Trajectory:
         """Evaluate and measure what is due at θ_t. Its numbers come over together with the step's own, which are
         returned: `numbers`, and what `along` makes of the gradient here."""
         due = self._due() if self.t < self.steps else []  # of the last iterate only what the step needs
-        self._measured, self._numbers, self._gradient, point = {}, None, None, None
+        self.measured, self.numbers, self.gradient, point = {}, None, None, None
         if along or due or (self.whole and self.t < self.steps):
             point = self._point(any(m.products for m, _ in due))
             if along:
                 numbers = numbers | along(point.gradient)
         arrived = host.numbers(numbers | (point.numbers if point else {}))
         if point:
-            self._numbers, self._gradient = {name: arrived[name] for name in point.numbers}, point.gradient
-            point.numbers = self._numbers
+            self.numbers, self.gradient = {name: arrived[name] for name in point.numbers}, point.gradient
+            point.numbers = self.numbers
         if not math.isfinite(arrived.get("batch_loss", 0)):
             self.diverged_at = self.t - 1
         elif not all(math.isfinite(arrived.get(name, 0)) for name in ("loss", "gradient_norm")):
             self.diverged_at = self.t if self.diverged_at is None else self.diverged_at
-        if self.diverged_at is not None:
-            due = [(m, live) for m, live in due if isinstance(m, Loss)]
-        self._measured = self._measure(due, point)
+        due = [(m, live) for m, live in due if self.diverged_at is None or isinstance(m, Loss)]
+        self.measured = self._measure(due, point)
         return arrived
 
     def _point(self, products: bool) -> Any:
         """f and ∇f at θ_t, with its numbers as tensors still."""
-        if products:
-            point = self.objective.expand(self.theta)
-        else:
-            point = Point(self.objective, self.theta, *self.objective.evaluate(self.theta))
+        point = self.objective.expand(self.theta) if products else Point(self.objective, self.theta)
         point.numbers = {"loss": point.value, "gradient_norm": point.gradient.norm()}
         if point.outputs is not None:
             point.numbers["accuracy"] = accuracy(point.outputs, self.objective.labels)
@@ -205,10 +176,8 @@ class Trajectory:
         """The rows of the tables that are due."""
         rows: dict[str, dict] = {}
         for m, live in due:
-            at = point
-            if m.preconditioned:
-                metric = self.rule.metric(point.theta, point.gradient)
-                at = point if metric is None else Scaled(point, metric**-0.5)
+            metric = self.rule.metric(point.theta, point.gradient) if m.preconditioned else None
+            at = point if metric is None else Scaled(point, metric**-0.5)
             rows.setdefault(m.table, {}).update(live.measure(at, self.schedule.step_size))
         return {table: host.numbers(row) for table, row in rows.items()}
 
@@ -220,7 +189,7 @@ class Trajectory:
         if ending and self.diverged_at is None:
             point = self._point(any(m.products for m, _ in ending))
             point.numbers = host.numbers(point.numbers)
-            self._rows = self._rows | self._measure(ending, point)
+            self.rows = self.rows | self._measure(ending, point)
 
 
 class Scaled:

@@ -1,10 +1,9 @@
 """The largest algebraic eigenvalues of the Hessian, tracked along a trajectory.
 
 Between two steps of gradient descent the top eigenvectors hardly turn, so the search starts from known ones:
-Rayleigh–Ritz on their span, enlarged by the worst residual until all residuals are small. From one vector this is
-Lanczos's method (the residuals span the Krylov space); from several it is the block Davidson method without
-preconditioner. A warm start cannot see an eigenvector that its space is orthogonal to, hence the spare vector and
-the cold audits.
+Rayleigh–Ritz on their span, enlarged by the worst residual until all are small. From one vector this is Lanczos's
+method (the residuals span the Krylov space), from several the block Davidson method without preconditioner. A warm
+start cannot see an eigenvector that its space is orthogonal to, hence the spare vector and the cold audits.
 """
 
 import math
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eoslib.measure import host
-from eoslib.measure.variables import Measurement, Variable
+from eoslib.measure.variables import Measurement, Stateful, Variable
 
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
 FOUND = 1e-3  # to which an eigenvalue is found
@@ -25,10 +24,9 @@ COSINE = {"tolerance": 0.01, "absolute": True}  # the angle by which an eigenvec
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Top eigenpairs: values (k,) descending, vectors (k, p) orthonormal rows, residuals ‖Hu − λu‖ (k,), the
-    number of Hessian-vector products they cost, and whether every residual met the tolerance. `basis` (m, p)
-    holds the vectors and, if the search had more than k directions, the next Ritz vector. Values and residuals lie
-    on the CPU, where the search decides by them; the rest on the operator's device."""
+    """Top eigenpairs: values (k,) descending, vectors (k, p) orthonormal rows, residuals ‖Hu − λu‖ (k,), the products
+    they cost, and whether every residual met the tolerance. `basis` (m, p) holds the vectors and, if the search had
+    more than k directions, the next Ritz vector. Values and residuals lie on the CPU, where the search decides."""
 
     values: Tensor
     vectors: Tensor
@@ -39,25 +37,19 @@ class Spectrum:
 
 
 def top_eigenpairs(
-    hvp: Callable[[Tensor], Tensor],
-    start: Tensor,
-    k: int = 1,
-    tolerance: float = 3e-3,
-    max_products: int = 300,
-    eager: int | None = None,
-) -> Spectrum:
+    hvp: Callable[[Tensor], Tensor], start: Tensor, k: int = 1,
+    tolerance: float = 3e-3, max_products: int = 300, eager: int | None = None,
+) -> Spectrum:  # fmt: skip
     """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
 
-    hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, earlier
-    eigenvectors for a warm one. eager: how many of them are used in any case (default all); the others only if
-    those do not suffice. Every row costs one product. Stops when the k residuals are at most `tolerance`·|λ₁|,
-    or at `max_products` with `converged` False.
+    hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, earlier eigenvectors for
+    a warm one. eager: how many are used in any case (default all), the others only if those do not suffice. Every row
+    costs one product. Stops with k residuals ≤ `tolerance`·|λ₁|, or at `max_products` with `converged` False.
     """
     p = start.shape[1]
     if not 1 <= k <= p:
         raise ValueError(f"k = {k} eigenpairs were asked of an operator of size {p}")
-    rows = torch.zeros(0, p, dtype=start.dtype, device=start.device)  # orthonormal basis Q
-    images = rows.clone()  # HQ
+    rows = images = start[:0]  # orthonormal basis Q, and HQ
     queue = list(start)
     needed = min(p, max(k, len(start) if eager is None else eager))
     products = 0
@@ -105,39 +97,42 @@ def _random_rows(count: int, like: Tensor, seed: int) -> Tensor:
     return torch.randn(count, like.shape[-1], generator=generator, dtype=torch.float64).to(like)
 
 
-class SharpnessTracker:
+class SharpnessTracker(Stateful):
     """Measures the k top eigenpairs whenever the trajectory asks, starting from those of earlier measurements.
 
-    At the edge of stability the iterates alternate, and so do the eigenvectors: those of the measurement before
-    last are the better start, and often enough by themselves. Next come the last ones, and the spare (the next
-    eigenvector known), which every fourth measurement uses anyway.
+    At the edge of stability the iterates alternate, and so do the eigenvectors: those of the measurement before last
+    are the better start, and often enough alone. Next come the last ones, and the spare (the next eigenvector known).
 
-    tolerance: on the residuals, relative to λ₁. audit_every: at
-    each so many measurements a cold search is run beside the warm one, and its result taken if it found a
-    larger eigenvalue; `missed` counts those.
+    tolerance: on the residuals, relative to λ₁. audit_every: at each so many measurements a cold search is run
+    beside the warm one, and its result taken if it found a larger eigenvalue; `missed` counts those. top: λ₁'s name.
     """
 
-    SPARE_EVERY = 4
+    SPARE_EVERY = 4  # by each so many measurements the spare is used in any case
+    carries = ("measurements", "missed", "older", "newer", "spare")
 
-    def __init__(self, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0):
-        self.k, self.tolerance, self.audit_every, self.seed = k, tolerance, audit_every, seed
-        self.measurements = 0
-        self.missed = 0
+    def __init__(self, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0, top="sharpness"):
+        self.k, self.tolerance, self.audit_every, self.seed, self.top = k, tolerance, audit_every, seed, top
+        self.measurements = self.missed = 0
         self.older: Tensor | None = None  # eigenvectors (k, p) of the measurement before last
         self.newer: Tensor | None = None  # of the last one
         self.spare: Tensor | None = None  # (≤ 1, p)
 
     def track(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
         """The spectrum at the next point of the trajectory; `like` gives size, type and device."""
-        audit = self.measurements % self.audit_every == 0
-        spectrum = top_eigenpairs(hvp, self._cold_start(like), self.k, self.tolerance) if audit else None
-        better = False
+        found = []
+        if self.measurements % self.audit_every == 0:
+            cold = _random_rows(self.k, like, self.seed + self.measurements)
+            found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance))
         if self.newer is not None:
-            warm = self._warm_search(hvp, like)
-            spent = warm.products + (spectrum.products if audit else 0)
-            better = audit and bool(spectrum.values[0] > warm.values[0] + self.tolerance * warm.values[0].abs())
-            self.missed += better
-            spectrum = replace(spectrum if better else warm, products=spent)
+            spare_due = self.measurements % self.SPARE_EVERY == 0
+            older = self.newer if self.older is None else self.older
+            order = [older, self.spare, self.newer] if spare_due else [older, self.newer, self.spare]
+            warm = torch.cat([vectors.to(like) for vectors in order])  # a resumed state lies on the CPU
+            found.append(top_eigenpairs(hvp, warm, self.k, self.tolerance, eager=self.k + spare_due))
+        last = found[-1].values[0]
+        better = bool(found[0].values[0] > last + self.tolerance * last.abs())
+        spectrum = replace(found[0 if better else -1], products=sum(s.products for s in found))
+        self.missed += better
         self.measurements += 1
         # Vectors that missed something would find only themselves again.
         self.older, self.newer = None if better else self.newer, spectrum.vectors
@@ -145,19 +140,10 @@ class SharpnessTracker:
             self.spare = spectrum.basis[self.k : self.k + 1]
         return spectrum
 
-    def _warm_search(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
-        spare_due = self.measurements % self.SPARE_EVERY == 0
-        older = self.newer if self.older is None else self.older
-        order = [older, self.spare, self.newer] if spare_due else [older, self.newer, self.spare]
-        start = torch.cat([vectors.to(like) for vectors in order])  # a resumed state lies on the CPU
-        return top_eigenpairs(hvp, start, self.k, self.tolerance, eager=self.k + spare_due)
-
     def at(self, point) -> Spectrum:
-        """The spectrum at an `objective.Expansion`, the next point of the trajectory.
-
-        If the point knows a `Restriction`, the search takes place in its subspace, and ∇²f itself only multiplies
-        what was found, until the residuals are small there too. `products` counts the latter.
-        """
+        """The spectrum at an `objective.Expansion`, the next point of the trajectory. If it knows a `Restriction`, the
+        search takes place in its subspace, and ∇²f itself only multiplies what was found, until the residuals are small
+        there too. `products` counts the latter."""
         inside = point.restricted()
         if inside is None:
             return self.track(point.hvp, point.gradient)
@@ -165,13 +151,12 @@ class SharpnessTracker:
         return top_eigenpairs(point.hvp, inside.lift(found.vectors), self.k, self.tolerance)
 
     def measure(self, point, step_size: float) -> dict[str, float | list[float]]:
-        """Observables at an `objective.Expansion`: sharpness λ₁, its relative residual, products spent, and the
-        alignment |⟨∇f, u₁⟩|/‖∇f‖ of the gradient with u₁. If k > 1, also `eigenvalues`, λ₁…λ_k, and the
+        """The observables that `Sharpness` labels, at an `objective.Expansion`; only if k > 1 all eigenvalues, and the
         alignment with the span of those uᵢ whose λᵢ ≥ 2/η."""
         spectrum = self.at(point)
         gradient = point.gradient
         row = {
-            "sharpness": spectrum.values[0].item(),
+            self.top: spectrum.values[0].item(),
             "sharpness_residual": (spectrum.residuals[0] / spectrum.values[0].abs()).item(),
             "alignment": (spectrum.vectors[0] @ gradient).abs() / gradient.norm(),
             "products": float(spectrum.products),
@@ -181,18 +166,6 @@ class SharpnessTracker:
             row["eigenvalues"] = spectrum.values.tolist()
             row["unstable_alignment"] = (unstable @ gradient).norm() / gradient.norm()
         return host.numbers(row)
-
-    def state(self) -> dict:
-        """All that the next measurement depends on."""
-        return {name: getattr(self, name) for name in ("measurements", "missed", "older", "newer", "spare")}
-
-    def load(self, state: dict) -> None:
-        """Continue from `state`."""
-        for name, value in state.items():
-            setattr(self, name, value)
-
-    def _cold_start(self, like: Tensor) -> Tensor:
-        return _random_rows(self.k, like, self.seed + self.measurements)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,12 +186,10 @@ class Sharpness(Measurement):
     }
 
     def gradients(self, n: int) -> float:
-        """A product takes little more than a gradient, and a few are taken for each eigenvalue."""
-        return 5.0 * self.eigenvalues
+        return 5.0 * self.eigenvalues  # a product takes little more than a gradient, and each is found by a few
 
     def begin(self, problem: Any, theta: Any) -> SharpnessTracker:
-        """With eigenvectors to start from."""
-        return SharpnessTracker(self.eigenvalues, self.tolerance)
+        return SharpnessTracker(self.eigenvalues, self.tolerance, top=next(iter(self.variables)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,21 +198,9 @@ class PreconditionedSharpness(Sharpness):
 
     preconditioned: ClassVar[bool] = True
     variables: ClassVar = {
-        "preconditioned_sharpness": Variable(
-            "preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})", tolerance=FOUND
-        ),
+        "preconditioned_sharpness": Variable("preconditioned sharpness λ_max(P^{-1/2} ∇²f P^{-1/2})", tolerance=FOUND),
         **{name: variable for name, variable in Sharpness.variables.items() if name != "sharpness"},
     }
-
-    def begin(self, problem: Any, theta: Any) -> "_PreconditionedTracker":
-        """With eigenvectors to start from."""
-        return _PreconditionedTracker(self.eigenvalues, self.tolerance)
-
-
-class _PreconditionedTracker(SharpnessTracker):
-    def measure(self, point, step_size: float) -> dict:
-        row = super().measure(point, step_size)
-        return {"preconditioned_sharpness": row.pop("sharpness"), **row}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,11 +218,9 @@ class SegmentSharpness(Measurement):
     }
 
     def gradients(self, n: int) -> float:
-        """Those of a sharpness at each point."""
-        return 5.0 * self.points
+        return 5.0 * self.points  # those of a sharpness at each
 
     def begin(self, problem: Any, theta: Any) -> "_SegmentTracker":
-        """With eigenvectors to start from at each point."""
         return _SegmentTracker(self.points)
 
 

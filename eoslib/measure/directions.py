@@ -1,16 +1,9 @@
-"""Where θ is, and how far from elsewhere."""
+"""Where θ is."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from eoslib.measure.variables import Measurement, Variable
-
-
-def distance(theta: Tensor, other: Tensor) -> float:
-    """‖θ − θ′‖₂, both (p,)."""
-    return (theta - other).norm().item()
 
 
 @dataclass(frozen=True, kw_only=True)

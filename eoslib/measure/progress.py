@@ -1,8 +1,5 @@
-"""Relative progress, directional smoothness and accuracy: as plain functions, and measured along a trajectory.
-
-Relative progress, directional smoothness and gradient norm of step t need only f and ∇f at θ_t and θ_{t+1}; where the
-trajectory has those anyway, they cost nothing.
-"""
+"""Relative progress, directional smoothness and accuracy: as plain functions, and measured along a trajectory, where
+those of step t cost nothing: they need only f and ∇f at θ_t and θ_{t+1}, which it has."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eoslib.measure.variables import Measurement, Variable
+from eoslib.measure.variables import Measurement, Stateful, Variable
 from eoslib.problems.objective import Evaluation, Objective, SupervisedObjective
 
 
@@ -82,11 +79,8 @@ class Progress(Loss):
 
 def segment_smoothness(objective: Objective, theta: Tensor, gradient: Tensor, step_size: float, taus) -> list[float]:
     """L(θ; ητ∇f(θ)) for every τ of `taus` in (0, 1] (Ahn et al. 2022, experiment 5); one gradient each."""
-    smoothness = []
-    for tau in taus:
-        v = step_size * tau * gradient
-        smoothness.append(directional_smoothness(v, gradient, objective.gradient(theta - v)))
-    return smoothness
+    steps = (step_size * tau * gradient for tau in taus)
+    return [directional_smoothness(v, gradient, objective.gradient(theta - v)) for v in steps]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +99,11 @@ class SegmentSmoothness(Measurement):
     }
 
     def gradients(self, n: int) -> float:
-        """One for each τ."""
-        return self.nodes
+        return self.nodes  # one for each τ
 
     def measure(self, point: Any, step_size: float) -> dict[str, list[float]]:
-        """A gradient for each τ."""
-        positions = taus(self.nodes, self.rule)
-        values = segment_smoothness(point.objective, point.theta, point.gradient, step_size, positions)
-        return {"segment_smoothness": values}
+        where = point.objective, point.theta, point.gradient
+        return {"segment_smoothness": segment_smoothness(*where, step_size, taus(self.nodes, self.rule))}
 
 
 def taus(nodes: int, rule: str) -> np.ndarray:
@@ -139,7 +130,7 @@ def expected_relative_progress(
     E[‖g‖²/‖∇f‖² · L(θ; ηg)]. here: f and ∇f at θ; minibatches: their indices, each (b,). Returns both means, their
     standard errors, and the share of the minibatches with f(θ − ηg) < f(θ). Costs a full gradient for each.
     """
-    square = torch.dot(here.gradient, here.gradient)
+    square, error = torch.dot(here.gradient, here.gradient), len(minibatches) ** 0.5
     progress, relation, decreases = [], [], []
     for minibatch in minibatches:
         g = objective.batch(minibatch).gradient(theta)
@@ -150,7 +141,6 @@ def expected_relative_progress(
         # ‖g‖² L(θ; ηg) = ⟨g, ∇f(θ) − ∇f(θ − ηg)⟩ / η
         relation.append((-1 + torch.dot(g, here.gradient - after.gradient) / (2 * square)).item())
         decreases.append(float(after.value < here.value))
-    error = len(minibatches) ** 0.5
     return {
         "expected_relative_progress": float(np.mean(progress)),
         "expected_relative_progress_se": float(np.std(progress, ddof=1)) / error,
@@ -180,11 +170,9 @@ class ExpectedProgress(Measurement):
     }
 
     def gradients(self, n: int) -> float:
-        """Of each minibatch and, where its step leads, of all."""
-        return self.minibatches * (1 + self.batch_size / n)
+        return self.minibatches * (1 + self.batch_size / n)  # of each and, where its step leads, of all examples
 
     def begin(self, problem: Any, theta: Any) -> "_Estimator":
-        """With a generator of its own."""
         return _Estimator(self)
 
 
@@ -194,11 +182,9 @@ class _Estimator:
         self.generator = torch.Generator().manual_seed(declared.seed + 1)  # not that of the order of the examples
 
     def measure(self, point: Any, step_size: float) -> dict[str, float]:
-        n = len(point.objective.labels)
-        sample = [
-            torch.randperm(n, generator=self.generator)[: self.declared.batch_size].to(point.theta.device)
-            for _ in range(self.declared.minibatches)
-        ]
+        n, b = len(point.objective.labels), self.declared.batch_size
+        orders = (torch.randperm(n, generator=self.generator) for _ in range(self.declared.minibatches))
+        sample = [order[:b].to(point.theta.device) for order in orders]
         return expected_relative_progress(point.objective, point.theta, point, step_size, sample)
 
     def state(self) -> dict:
@@ -221,15 +207,13 @@ class HeldOut(Measurement):
     }
 
     def gradients(self, n: int) -> float:
-        """A forward pass, the third part of a gradient."""
-        return self.examples / n / 3
+        return self.examples / n / 3  # a forward pass, the third part of a gradient
 
     def begin(self, problem: Any, theta: Any) -> "_HeldOut":
-        """With the examples at hand."""
         return _HeldOut(problem.held_out(self.examples, theta))
 
 
-class _HeldOut:
+class _HeldOut(Stateful):
     def __init__(self, objective: SupervisedObjective):
         self.objective = objective
 
@@ -238,12 +222,6 @@ class _HeldOut:
         with torch.no_grad():
             loss, outputs = self.objective.forward(point.theta, training=False)
         return {"test_loss": loss, "test_accuracy": accuracy(outputs, self.objective.labels)}
-
-    def state(self) -> dict:
-        return {}
-
-    def load(self, state: dict) -> None:
-        """Nothing carries over."""
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -23,8 +23,27 @@ class Variable(NamedTuple):
     absolute: bool = False
 
 
+class Stateful:
+    """What carries on from a state: the attributes that `carries` names, of which some have states of their own."""
+
+    carries: ClassVar[tuple[str, ...]] = ()
+
+    def state(self) -> dict:
+        """All that the next step or measurement depends on."""
+        own = {name: getattr(self, name) for name in self.carries}
+        return {name: part.state() if hasattr(part, "state") else part for name, part in own.items()}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        for name in self.carries:
+            if hasattr(part := getattr(self, name), "load"):
+                part.load(state[name])
+            else:
+                setattr(self, name, state[name])
+
+
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class Measurement(Stateful):
     """Something that is measured along a trajectory; a subclass says what, and names its `variables`.
 
     every: at the steps divisible by it, at the first step of each "epoch", at the "end", or at the given steps.
@@ -37,7 +56,7 @@ class Measurement:
     along: ClassVar[bool] = False  # whether it looks at both ends of a step
     preconditioned: ClassVar[bool] = False  # whether it is taken in the metric of the update map
 
-    def begin(self, problem: Any, theta: Any) -> "Measurement":
+    def begin(self, problem: Any, theta: Any) -> Stateful:
         """What measures, with a state of its own where it has any. problem: what the experiment minimises."""
         return self
 
@@ -49,41 +68,24 @@ class Measurement:
         """What it takes as long as, roughly, in gradients of n examples; the point itself not counted."""
         return 5.0 if self.products else 0.0
 
-    def state(self) -> dict:
-        """All that the next measurement depends on."""
-        return {}
-
-    def load(self, state: dict) -> None:
-        """Continue from `state`."""
-
     @property
     def table(self) -> str:
         """The table of the trace in which the variables stand."""
-        match self.every:
-            case 1:
-                return "step"
-            case int():
-                return f"every_{self.every}"
-            case str():
-                return self.every
-        return "chosen"
+        if isinstance(self.every, int):
+            return "step" if self.every == 1 else f"every_{self.every}"
+        return self.every if isinstance(self.every, str) else "chosen"
 
     def share(self, steps: int, epoch: float) -> float:
         """Of so many steps, with `epoch` steps in an epoch, the share at which it is taken."""
         match self.every:
             case int():
                 return 1 / self.every
-            case "epoch":
-                return 1 / epoch
-            case "end":
-                return 1 / steps
+            case str():
+                return 1 / (epoch if self.every == "epoch" else steps)
         return len(self.every) / steps
 
     def due(self, t: int, epoch_begins: bool) -> bool:
         """Whether it is taken at θ_t, on the way."""
-        match self.every:
-            case int():
-                return t % self.every == 0
-            case str():
-                return self.every == "epoch" and epoch_begins
-        return t in self.every
+        if isinstance(self.every, str):
+            return epoch_begins and self.every == "epoch"
+        return t % self.every == 0 if isinstance(self.every, int) else t in self.every

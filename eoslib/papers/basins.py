@@ -22,6 +22,7 @@ import torch
 
 from eoslib.measure.certificates import largest_radius
 from eoslib.measure.variables import Variable
+from eoslib.problems.compiled import compiled
 from eoslib.problems.landscapes import Polynomial
 
 REST = 1e-13  # length of a step
@@ -136,7 +137,7 @@ def _compiled(landscape: Polynomial) -> Callable:
     """The loop over blocks of points for one landscape. Numba is imported here: a GPU does without it."""
     import numba
 
-    value, gradient = numba.njit(landscape.value), numba.njit(landscape.gradient)
+    value, gradient = compiled(landscape.value), compiled(landscape.gradient)
 
     @numba.njit(nogil=True)
     def advance(x_all, y_all, steps, last_rise, minimiser, minimisers, step_size, max_steps, escape2, rest2):

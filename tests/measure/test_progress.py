@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from eoslib.measure import curvature, directions, progress, variables
+from eoslib.measure import curvature, progress, variables
 from eoslib.measure.progress import (
     ExpectedProgress,
     HeldOut,
@@ -150,7 +150,6 @@ def test_accuracy_and_distance_by_hand():
     outputs = torch.tensor([[1.0, 2, 3], [3, 2, 1], [0, 5, 0], [9, 0, 0]])
     assert progress.accuracy(outputs, torch.tensor([2, 1, 1, 0])).item() == 0.75
     assert progress.accuracy(torch.tensor([[0.3], [-2], [5], [-0.1]]), torch.tensor([1, 1, 1, 0])).item() == 0.75
-    assert directions.distance(torch.tensor([3.0, 0]), torch.tensor([0.0, 4])) == 5
 
 
 def test_held_out_examples_are_measured_at_the_same_parameters():

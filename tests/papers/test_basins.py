@@ -250,6 +250,30 @@ def test_a_plain_loop_in_python_agrees(name, fraction):
             assert len(path) == steps + 1 and not math.hypot(*path[-1]) < 1e3
 
 
+@pytest.mark.parametrize("name", ["circle", "rounded_square", "hyperbola"])
+def test_the_compiled_loop_follows_formulas_made_of_closures(name):
+    """Where no minimiser is strict there are no traps: a plain loop of 40 steps, until an iterate rests or escapes."""
+    landscape, step_size, steps = landscapes.get(name), 0.05, 40
+    x, y = (a.ravel() for a in basins.pixel_centres((-2.5, 2.5, -2.5, 2.5), 40))
+    last_x, last_y, found = x.copy(), y.copy(), [np.full(x.size, n, d) for n, d in ((-1, "i4"), (0, "i4"), (-1, "i1"))]
+    basins._compiled(landscape)(last_x, last_y, *found, np.empty((0, 3)), step_size, steps, 1e6, basins.REST**2)
+    decided, last_rise, moving = np.full(x.size, -1), np.zeros(x.size, int), np.ones(x.size, bool)
+    moved = np.full(x.size, np.inf)
+    with np.errstate(all="ignore"):
+        for k in range(steps + 1):
+            ends = moving & (~(x * x + y * y < 1e6) | (moved < basins.REST**2) | (k == steps))
+            decided[ends], moving = k, moving & ~ends
+            g, h = (step_size * a for a in landscape.gradient(x, y))
+            after_x, after_y = np.where(moving, x - g, x), np.where(moving, y - h, y)
+            rises = moving & ~(landscape.value(after_x, after_y) < landscape.value(x, y))
+            last_rise[rises], moved = k + 1, g * g + h * h
+            x, y = after_x, after_y
+    np.testing.assert_allclose(last_x, x, rtol=1e-6)
+    np.testing.assert_allclose(last_y, y, rtol=1e-6)
+    assert (found[0] == decided).mean() > 0.99 and (found[1] == last_rise).mean() > 0.99
+    assert 0 < (decided < steps).sum() < x.size and (found[2] == -1).all()
+
+
 def pixels_from_a_boundary(outcome, changed):
     """Whether each changed pixel touches one of another outcome in the map."""
     padded = np.pad(outcome, 1, mode="edge")
