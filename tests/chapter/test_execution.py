@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from eoslib.chapter import execution, presets
+from eoslib.problems import datasets
 
 HEADER = """\
 # ---
@@ -332,9 +333,9 @@ def test_the_key_changes_with_code_parameters_and_claims_but_not_with_prose(tmp_
         "parameters": execution.cache_key(path, parameters | {"width": 33}),
         "compute": None,
     }
-    monkeypatch.setattr(execution, "_inventory", lambda: {"run": "1"})
+    monkeypatch.setattr(execution.store, "inventory", lambda: {"run": "1"})
     changed["compute"] = execution.cache_key(path, parameters, compute=False)
-    monkeypatch.setattr(execution, "_inventory", lambda: {"run": "2"})
+    monkeypatch.setattr(execution.store, "inventory", lambda: {"run": "2"})
     changed["runs"] = execution.cache_key(path, parameters, compute=False)
     (path.parent / "claims").mkdir()
     (path.parent / "claims" / "tiny.yaml").write_text("claims: []")
@@ -347,9 +348,9 @@ def test_the_key_changes_with_code_parameters_and_claims_but_not_with_prose(tmp_
     changed["library file"] = execution.cache_key(path, parameters)
     (tmp_path / "new.html").write_text("")
     changed["template"] = execution.cache_key(path, parameters)
-    monkeypatch.setattr(execution, "_fingerprint", lambda name: f"print of {name}")
+    monkeypatch.setattr(datasets, "fingerprint", lambda name: f"print of {name}")
     changed["data"] = execution.cache_key(path, parameters | {"dataset": "digits"})
-    monkeypatch.setattr(execution, "_fingerprint", lambda name: f"other print of {name}")
+    monkeypatch.setattr(datasets, "fingerprint", lambda name: f"other print of {name}")
     changed["other data"] = execution.cache_key(path, parameters | {"dataset": "digits"})
     assert len({key, *changed.values()}) == len(changed) + 1, changed
 
