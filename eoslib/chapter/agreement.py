@@ -35,9 +35,7 @@ def error(name: str, seen, expected, within: float, scale: float | None = None) 
     return float(np.max(errors))
 
 
-def errors(
-    seen: xr.Dataset, expected: xr.Dataset, variables: Mapping[str, Variable], within: float
-) -> dict[str, float]:
+def errors(seen: xr.Dataset, expected: xr.Dataset, variables: Mapping[str, Variable], within: float) -> dict:
     """By variable; what a search found may differ by its own tolerance, and what it cost by any amount."""
     found = {}
     for name in map(str, expected.data_vars):

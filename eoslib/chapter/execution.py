@@ -9,6 +9,7 @@ import platform
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,16 +19,13 @@ from eoslib.chapter.presets import LIBRARY, code_cells, parameters, read_chapter
 from eoslib.problems.problem import Data
 
 
+@dataclass(eq=False)
 class ChapterFailed(RuntimeError):
-    """A chapter whose execution failed.
+    """A chapter failed. cause: what happened and in which cell. partial: the notebook as far as it ran."""
 
-    Attributes: ``chapter`` (name), ``cause`` (what happened and in which cell), ``partial`` (path of the
-    notebook as far as it ran, or None).
-    """
-
-    def __init__(self, chapter: str, cause: str, partial: Path | None = None):
-        super().__init__(chapter, cause, partial)  # all three, so that it can be pickled between processes
-        self.chapter, self.cause, self.partial = chapter, cause, partial
+    chapter: str
+    cause: str
+    partial: Path | None = None
 
     def __str__(self) -> str:
         kept = f"; as far as it ran, it is in {self.partial}" if self.partial else ""
@@ -128,7 +126,6 @@ def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True, t
     fingerprints of the data sets that parameters called ``…dataset`` name, and, where the chapter only renders
     (``compute=False``), the finished runs.
     """
-    path = Path(path)
     claims = path.parent / "claims" / f"{path.stem}.yaml"
     sources = sorted([*LIBRARY.rglob("*.py"), *LIBRARY.rglob("*.html")])
     packages = ("torch", "numpy", "matplotlib")

@@ -12,13 +12,12 @@ All three pass the same check, before anything runs: papermill alone would injec
 """
 
 import ast
-import contextlib
 import difflib
 import operator
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import pydantic
@@ -85,7 +84,6 @@ def code_cells(notebook, *tags: str) -> list:
 
 def presets(path: Path) -> dict[str, dict[str, Any]]:
     """The presets of the chapter at ``path``: name -> the parameters it changes. ``quick`` always exists."""
-    path = Path(path)
     file = path.parent / "presets" / f"{path.stem}.yaml"
     found = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
     if not isinstance(found, dict) or not all(isinstance(p, dict | NoneType) for p in found.values()):
@@ -107,7 +105,6 @@ def parameters(path: Path, preset: str = "quick", overrides: Mapping[str, Any] |
 
     Raises ParameterError for an unknown preset or name, and for a value of the wrong type or out of range.
     """
-    path = Path(path)
     known = presets(path)
     if preset not in known:
         raise ParameterError(f"{path.stem}: unknown preset {preset!r}{_did_you_mean(preset, known)}")
@@ -128,7 +125,7 @@ def parameters(path: Path, preset: str = "quick", overrides: Mapping[str, Any] |
         values["preset"] = preset
     for name, type_ in types.items():
         try:
-            values[name] = type_.validate_python(values[name])
+            values[name] = pydantic.TypeAdapter(type_, config=STRICT).validate_python(values[name])
         except pydantic.ValidationError as error:
             problems.append(f"parameter {name!r}: {_expected(texts[name], values[name], error)}")
     if problems:
@@ -136,7 +133,7 @@ def parameters(path: Path, preset: str = "quick", overrides: Mapping[str, Any] |
     return values
 
 
-def _declared(path: Path) -> tuple[dict[str, pydantic.TypeAdapter], dict[str, str], dict[str, Any]]:
+def _declared(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """Types, the same as written, and default values of the parameters cell, without executing it."""
     cells = code_cells(read_chapter(path), "parameters")
     if len(cells) != 1:
@@ -154,7 +151,7 @@ def _declared(path: Path) -> tuple[dict[str, pydantic.TypeAdapter], dict[str, st
             if name in types:
                 raise ValueError("the name is declared twice")
             texts[name] = ast.unparse(line.annotation)
-            types[name] = pydantic.TypeAdapter(eval(texts[name], {"__builtins__": {}}, TYPES), config=STRICT)
+            types[name] = eval(texts[name], {"__builtins__": {}}, TYPES)
             values[name] = _evaluate(line.value)
         except Exception as error:
             cause = f"{ast.unparse(line)!r}: {error}; a type may use {', '.join(TYPES)}"
@@ -194,27 +191,23 @@ def _number(node: ast.expr) -> int | float:
     return value
 
 
-def _read(given: Any, type_: pydantic.TypeAdapter) -> Any:
-    """``given`` if it is of the type, else with its texts turned into values, which may not be of it either."""
-    for value in [None] * (given in ("null", "None")) + [given]:
-        with contextlib.suppress(pydantic.ValidationError):
-            return type_.validate_python(value)
-    return _valued(given)
-
-
-def _valued(given: Any) -> Any:
-    match given:
-        case str():
-            try:
-                value = _evaluate(ast.parse(given.strip(), mode="eval").body)
-            except (SyntaxError, RecursionError, MemoryError):
-                raise ValueError(f"cannot read {given!r} as a value") from None
-            return value if isinstance(value, str) else _valued(value)  # a bare word has no other value
-        case list():
-            return [_valued(item) for item in given]
-        case dict():
-            return {key: _valued(item) for key, item in given.items()}
-    return given
+def _read(given: Any, type_: Any) -> Any:
+    """``given`` with its texts turned into values where ``type_`` expects none. The type is not checked."""
+    if get_origin(type_) is Annotated:
+        type_ = get_args(type_)[0]
+    if isinstance(given, str):
+        options = get_args(type_) if get_origin(type_) in (Literal, Union, UnionType) else (type_,)
+        if any(option is str or isinstance(option, str) for option in options):
+            return None if NoneType in options and given in ("null", "None") else given
+        try:
+            given = _evaluate(ast.parse(given.strip(), mode="eval").body)
+        except (SyntaxError, RecursionError, MemoryError):
+            raise ValueError(f"cannot read {given!r} as a value") from None
+    if isinstance(given, list) and get_origin(type_) is list:
+        return [_read(item, get_args(type_)[0]) for item in given]
+    if isinstance(given, dict) and get_origin(type_) is dict:
+        return {key: _read(item, get_args(type_)[1]) for key, item in given.items()}
+    return given  # a bare word too, where no text fits: the check of the type will say so
 
 
 def _expected(expected: str, given: Any, error: pydantic.ValidationError) -> str:
@@ -234,7 +227,7 @@ def declared_experiments(path: Path, parameters: Mapping[str, Any]) -> dict[str,
 
     The cells run in this process, in order, with the parameters as their only variables.
     """
-    path, namespace = Path(path), dict(parameters)
+    namespace = dict(parameters)
     for cell in code_cells(read_chapter(path), "experiments"):
         exec(compile(cell.source, f"{path} (a cell tagged experiments)", "exec"), namespace)
     experiments = namespace.get("experiments", {})

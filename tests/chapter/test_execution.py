@@ -136,6 +136,7 @@ def test_text_becomes_the_exact_value(chapter, name, text, value):
         ("hidden", "64", "valid list"),
         ("steps", "[tanh]", "valid number"),
         ("activation", "gelu", "'tanh' or 'relu'"),
+        ("activation", "leaky-relu", "'tanh' or 'relu'"),
         ("label", 3, "valid string"),
         ("seeds", "[-1]", "greater than or equal to 0"),
         ("momentum", "1", "less than 1"),
