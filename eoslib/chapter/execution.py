@@ -33,14 +33,9 @@ class ChapterFailed(RuntimeError):
 
 
 def execute(
-    path: Path,
-    out: Path,
-    preset: str = "quick",
-    overrides: Mapping[str, Any] | None = None,
-    compute: bool = True,
-    progress: bool = False,
-    tag: str | None = None,
-):
+    path: Path, out: Path, preset: str = "quick", overrides: Mapping[str, Any] | None = None, compute: bool = True,
+    progress: bool = False, tag: str | None = None,
+):  # fmt: skip
     """Execute a chapter, or only its code cells with the tag; write the executed notebook to ``out`` and return it.
 
     The kernel runs in the repository root, with one thread unless OMP_NUM_THREADS says otherwise. With
@@ -56,7 +51,6 @@ def execute(
     path, out = Path(path).resolve(), Path(out)
     values = parameters(path, preset, overrides)
     key = cache_key(path, values, compute, tag)
-    root = path.parent.parent
     partial = out.with_suffix(".partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
     # papermill would warn of each parameter whose type it cannot read; ours were checked above
@@ -79,7 +73,7 @@ def execute(
                 parameters=values,
                 kernel_name="python3",
                 progress_bar={"desc": path.stem} if progress else False,
-                cwd=root,
+                cwd=path.parent.parent,
                 extra_arguments=["--log-level=CRITICAL"],  # a kernel also logs how it connects and shuts down
             )
     except Exception as error:  # of a cell, whose name and text papermill keeps, or a dead kernel

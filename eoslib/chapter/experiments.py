@@ -235,8 +235,7 @@ def _parts() -> dict[str, type]:
 
 def _subclasses(kind: type) -> Iterator[type]:
     for sub in kind.__subclasses__():
-        yield sub
-        yield from _subclasses(sub)
+        yield from (sub, *_subclasses(sub))
 
 
 # ----------------------------------------------------------------------------------------------------- finished runs

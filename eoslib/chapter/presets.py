@@ -36,16 +36,9 @@ def _find_notebooks() -> Path:
 NOTEBOOKS = _find_notebooks()
 
 # All that an annotation in a parameters cell may use.
-TYPES = {
-    **{t.__name__: t for t in (int, float, str, bool, list, dict)},
-    "Literal": Literal,
-    "Annotated": Annotated,
-    "PositiveInt": pydantic.PositiveInt,
-    "PositiveFloat": pydantic.PositiveFloat,
-    "NonNegativeInt": pydantic.NonNegativeInt,
-    "Interval": annotated_types.Interval,
-    "Len": annotated_types.Len,
-}
+TYPES = {t.__name__: t for t in (int, float, str, bool, list, dict, annotated_types.Interval, annotated_types.Len)}
+TYPES |= {"Literal": Literal, "Annotated": Annotated}
+TYPES |= {name: getattr(pydantic, name) for name in ("PositiveInt", "PositiveFloat", "NonNegativeInt")}
 STRICT = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -177,10 +170,7 @@ def _evaluate(node: ast.expr) -> Any:
         case ast.UnaryOp(op=ast.USub()):
             return -_number(node.operand)
         case ast.BinOp() if type(node.op) in ARITHMETIC:
-            try:
-                return ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
-            except ArithmeticError as error:
-                raise ValueError(f"{ast.unparse(node)!r}: {error}") from None
+            return ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
     raise ValueError(f"cannot read {ast.unparse(node)!r} as a value")
 
 
@@ -201,8 +191,8 @@ def _read(given: Any, type_: Any) -> Any:
             return None if NoneType in options and given in ("null", "None") else given
         try:
             given = _evaluate(ast.parse(given.strip(), mode="eval").body)
-        except (SyntaxError, RecursionError, MemoryError):
-            raise ValueError(f"cannot read {given!r} as a value") from None
+        except (SyntaxError, RecursionError, MemoryError, ArithmeticError) as error:
+            raise ValueError(f"cannot read {given!r} as a value: {error}") from None
     if isinstance(given, list) and get_origin(type_) is list:
         return [_read(item, get_args(type_)[0]) for item in given]
     if isinstance(given, dict) and get_origin(type_) is dict:
