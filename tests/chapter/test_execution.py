@@ -171,6 +171,7 @@ def test_overrides_as_options_are_read_back(chapter):
     preset, *given = shlex.split(execution.options("standard", overrides).removeprefix("--preset "))
     pairs = dict(text.split("=", 1) for text in given if text != "-p")
     assert presets.parameters(chapter, preset, pairs) == presets.parameters(chapter, preset, overrides)
+    assert execution.options("quick", {"label": "true"}) == "--preset quick -p label=true"  # not quoted once more
 
 
 def test_the_preset_is_not_a_parameter_to_set(tmp_path, chapter):
