@@ -193,9 +193,6 @@ class Stabilization(Experiment):
         return int(trace["step"].values[np.isfinite(trace.constrained_loss.values).argmax()])  # of a window its middle
 
 
-# -------------------------------------------------------------------------------------------------- plain values
-
-
 def described(value: Any, leave_out: Callable[[Any, dataclasses.Field], bool] | None = None) -> Any:
     """A declaration as plain values; a part says what it `is`. leave_out: whether to leave out a part's field."""
     if dataclasses.is_dataclass(value):
@@ -236,9 +233,6 @@ def _parts() -> dict[str, type]:
 def _subclasses(kind: type) -> Iterator[type]:
     for sub in kind.__subclasses__():
         yield from (sub, *_subclasses(sub))
-
-
-# ----------------------------------------------------------------------------------------------------- finished runs
 
 
 def carry_on(experiment: Experiment, budget: float | None = None, fresh: bool = False, **options) -> store.Run | None:
