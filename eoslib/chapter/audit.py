@@ -2,8 +2,10 @@
 
 import numpy as np
 import torch
+import xarray as xr
 
 from eoslib import store
+from eoslib.chapter import agreement
 from eoslib.chapter.experiments import built
 
 
@@ -18,16 +20,12 @@ def audit(run: store.Run, steps: int = 20) -> list[str]:
     steps = -(-steps // windows.get("step", 1)) * windows.get("step", 1)
     torch.set_num_threads(run.manifest["threads"])
     try:
-        process, rows = experiment.process(store.default_device()), []
-        while process.t < steps and not process.finished:
-            t = process.t
-            process.step()
-            rows.append((t, process.observe()))
+        process = experiment.process(store.default_device())
+        recomputed = store.trace_of(list(agreement.rows(process, steps)), process.variables)
     finally:
         torch.set_num_threads(threads)
     # of a run that several machines made, the first steps may be another's
     here = [run.manifest["machine"]] == [store.machine(process.device), *run.manifest.get("stretches", [])]
-    recomputed = store.trace_of(rows, process.variables)
     if list(windows) == ["step"]:  # as everything lay before tables had cadences of their own
         recomputed = store.side_by_side(recomputed)
     differences = []
@@ -37,8 +35,8 @@ def audit(run: store.Run, steps: int = 20) -> list[str]:
         if not whole:
             continue
         part = store.single(store.windowed(recomputed.isel({table: slice(whole)}), window, table))
-        reached = np.union1d(part[table], stored[table].sel({table: slice(part[table].values[-1])}))
-        part, recorded = part.reindex({table: reached}), store.single(stored.reindex({table: reached}))
+        recorded = store.single(stored.sel({table: slice(part[table].values[-1])}))
+        part, recorded = xr.align(part, recorded, join="outer")
         for name in [name for name in part.data_vars if part[name].dims[0] == table]:
             variable = process.variables[name.removesuffix("_min").removesuffix("_max")]
             if variable.tolerance == np.inf:
@@ -48,9 +46,8 @@ def audit(run: store.Run, steps: int = 20) -> list[str]:
                 continue
             new, old = part[name].values, recorded[name].values
             tolerance = variable.tolerance or (0 if here else 1e-3)
-            with np.errstate(invalid="ignore"):  # inf − inf
-                close = abs(old - new) <= (tolerance if variable.absolute else tolerance * abs(old))
-            same = close | (old == new) | (np.isnan(old) & np.isnan(new))
+            relative, absolute = (0, tolerance) if variable.absolute else (tolerance, 0)
+            same = np.isclose(new, old, relative, absolute, equal_nan=True)
             for i in np.flatnonzero(~same.reshape(len(same), -1).all(1)):
                 step = part[table].values[i]
                 differences.append((step, f"step {step:g}: {name} is {new[i]}, stored is {old[i]}"))

@@ -1,34 +1,31 @@
 """Execute a chapter through papermill, and say of what an executed chapter depends."""
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import platform
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import yaml
-
+from eoslib import store
 from eoslib.chapter.presets import LIBRARY, code_cells, parameters, read_chapter
+from eoslib.problems.problem import Data
 
 
+@dataclass(eq=False)
 class ChapterFailed(RuntimeError):
-    """A chapter whose execution failed.
+    """A chapter failed. cause: what happened and in which cell. partial: the notebook as far as it ran."""
 
-    Attributes: ``chapter`` (name), ``cause`` (what happened and in which cell), ``partial`` (path of the
-    notebook as far as it ran, or None).
-    """
-
-    def __init__(self, chapter: str, cause: str, partial: Path | None = None):
-        super().__init__(chapter, cause, partial)  # all three, so that it can be pickled between processes
-        self.chapter, self.cause, self.partial = chapter, cause, partial
+    chapter: str
+    cause: str
+    partial: Path | None = None
 
     def __str__(self) -> str:
         kept = f"; as far as it ran, it is in {self.partial}" if self.partial else ""
@@ -36,17 +33,10 @@ class ChapterFailed(RuntimeError):
 
 
 def execute(
-    path: Path,
-    out: Path,
-    preset: str = "quick",
-    overrides: Mapping[str, Any] | None = None,
-    compute: bool = True,
-    progress: bool = False,
-    tag: str | None = None,
-):
-    """Execute a chapter and write the executed notebook to ``out``, which is also returned.
-
-    tag: execute only the code cells that carry it.
+    path: Path, out: Path, preset: str = "quick", overrides: Mapping[str, Any] | None = None, compute: bool = True,
+    progress: bool = False, tag: str | None = None,
+):  # fmt: skip
+    """Execute a chapter, or only its code cells with the tag; write the executed notebook to ``out`` and return it.
 
     The kernel runs in the repository root, with one thread unless OMP_NUM_THREADS says otherwise. With
     ``compute=False`` the chapter only renders runs that are finished (EOSLIB_COMPUTE=0).
@@ -58,12 +48,9 @@ def execute(
     import nbformat
     import papermill
 
-    from eoslib import store
-
     path, out = Path(path).resolve(), Path(out)
     values = parameters(path, preset, overrides)
     key = cache_key(path, values, compute, tag)
-    root = path.parent.parent
     partial = out.with_suffix(".partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
     # papermill would warn of each parameter whose type it cannot read; ours were checked above
@@ -79,31 +66,24 @@ def execute(
     }
     started = time.monotonic()
     try:
-        with _environment(environment):
+        with mock.patch.dict(os.environ, environment):  # which the kernel inherits; papermill has no argument for it
             notebook = papermill.execute_notebook(
                 read_chapter(path, tag),
                 str(partial.resolve()).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
                 parameters=values,
                 kernel_name="python3",
                 progress_bar={"desc": path.stem} if progress else False,
-                cwd=root,
+                cwd=path.parent.parent,
                 extra_arguments=["--log-level=CRITICAL"],  # a kernel also logs how it connects and shuts down
             )
-    except papermill.PapermillExecutionError as error:
-        cause = f"{error.ename}: {error.evalue}, in {cell_name(error.exec_count, error.source)}"
-        raise ChapterFailed(path.stem, cause, partial) from error
-    except Exception as error:  # a dead kernel above all
-        cause = f"{type(error).__name__}: {error}{_reached(partial)}"
+    except Exception as error:  # of a cell, whose name and text papermill keeps, or a dead kernel
+        cause = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}{_reached(partial)}"
         raise ChapterFailed(path.stem, cause, partial if partial.is_file() else None) from error
     for path_of_this_machine in ("input_path", "output_path"):
         del notebook.metadata["papermill"][path_of_this_machine]
-    notebook.metadata["eoslib"] = {
-        "chapter": path.stem,
-        "preset": preset,
-        "parameters": values,
-        "key": key,
-        "seconds": round(time.monotonic() - started, 1),
-    }
+    seconds = round(time.monotonic() - started, 1)
+    made_from = {"chapter": path.stem, "preset": preset, "parameters": values, "key": key}
+    notebook.metadata["eoslib"] = made_from | {"seconds": seconds}
     store.write_atomically(out, nbformat.writes(notebook).encode())
     partial.unlink()
     return notebook
@@ -111,26 +91,8 @@ def execute(
 
 def options(preset: str, overrides: Mapping[str, Any] | None = None) -> str:
     """Preset and overrides as options of the command line, which `parameters` reads back."""
-    given = []
-    for name, value in (overrides or {}).items():
-        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).split("\n")[0]
-        given.append(f"-p {shlex.quote(f'{name}={text}')}")
-    return " ".join([f"--preset {preset}", *given])
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]):
-    """Set environment variables for a kernel to inherit: papermill has no argument for them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    given = {name: v if isinstance(v, str) else json.dumps(v) for name, v in (overrides or {}).items()}
+    return " ".join([f"--preset {preset}", *(f"-p {shlex.quote(f'{n}={text}')}" for n, text in given.items())])
 
 
 def cell_name(number: int | None, source: str) -> str:
@@ -141,15 +103,13 @@ def cell_name(number: int | None, source: str) -> str:
 
 def _reached(partial: Path) -> str:
     """The last cell that had begun, in the notebook that papermill left."""
+    import nbformat
+
     try:
-        cells = json.loads(partial.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError):
+        cells = enumerate(code_cells(nbformat.read(partial, as_version=4)), start=1)
+    except (OSError, ValueError):
         return ""
-    begun = [
-        (number, "".join(cell["source"]))
-        for number, cell in enumerate((c for c in cells if c["cell_type"] == "code"), start=1)
-        if cell["metadata"].get("papermill", {}).get("start_time")
-    ]
+    begun = [(i, cell.source) for i, cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
     return f", in {cell_name(*begun[-1])}" if begun else ""
 
 
@@ -160,7 +120,6 @@ def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True, t
     fingerprints of the data sets that parameters called ``…dataset`` name, and, where the chapter only renders
     (``compute=False``), the finished runs.
     """
-    path = Path(path)
     claims = path.parent / "claims" / f"{path.stem}.yaml"
     sources = sorted([*LIBRARY.rglob("*.py"), *LIBRARY.rglob("*.html")])
     packages = ("torch", "numpy", "matplotlib")
@@ -170,22 +129,7 @@ def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True, t
         "parameters": dict(parameters),
         "claims": claims.read_text(encoding="utf-8") if claims.is_file() else None,
         "versions": [platform.python_version(), *map(importlib.metadata.version, packages)],
-        "data": [_fingerprint(value) for name, value in parameters.items() if name.endswith("dataset")],
-        "runs": None if compute else _inventory(),
+        "data": [Data(dataset=v, n=0).fingerprint for name, v in parameters.items() if name.endswith("dataset")],
+        "runs": None if compute else store.inventory(),
     }
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
-
-
-def _fingerprint(dataset: str) -> str:
-    from eoslib.problems import datasets  # here, because it imports torch
-
-    try:
-        return datasets.fingerprint(dataset)
-    except datasets.DataAbsent:
-        return "absent"
-
-
-def _inventory() -> dict[str, str]:
-    from eoslib import store
-
-    return store.inventory()

@@ -8,7 +8,7 @@ An experiment is composed of small frozen dataclasses, which lie beside what the
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -193,34 +193,21 @@ class Stabilization(Experiment):
         return int(trace["step"].values[np.isfinite(trace.constrained_loss.values).argmax()])  # of a window its middle
 
 
-# -------------------------------------------------------------------------------------------------- plain values
-
-
-def described(value: Any) -> Any:
-    """A declaration as plain values, every field of them; a part says what it `is`."""
+def described(value: Any, leave_out: Callable[[Any, dataclasses.Field], bool] | None = None) -> Any:
+    """A declaration as plain values; a part says what it `is`. leave_out: whether to leave out a part's field."""
     if dataclasses.is_dataclass(value):
-        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"is": type(value).__name__} | fields
-    return _inside(value, described)
+        fields = [f.name for f in dataclasses.fields(value) if not (leave_out and leave_out(value, f))]
+        revision = {"revision": value.revision} if leave_out and getattr(value, "revision", 1) != 1 else {}
+        inside = {name: getattr(value, name) for name in fields}
+        return {"is": type(value).__name__} | revision | described(inside, leave_out)
+    if isinstance(value, dict):
+        return {name: described(inner, leave_out) for name, inner in value.items()}
+    return [described(inner, leave_out) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def differing(value: Any) -> Any:
-    """The same without what has its default and without labels: what names a run."""
-    if dataclasses.is_dataclass(value):
-        revision = getattr(value, "revision", 1)
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not _as_before(value, f)}
-        return (
-            {"is": type(value).__name__}
-            | ({} if revision == 1 else {"revision": revision})
-            | {name: differing(field) for name, field in fields.items()}
-        )
-    return _inside(value, differing)
-
-
-def _inside(value: Any, of: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: of(inner) for name, inner in value.items()}
-    return [of(inner) for inner in value] if isinstance(value, list | tuple) else value
+    """The same without what has its default and without labels, and with revisions: what names a run."""
+    return described(value, leave_out=_as_before)
 
 
 def _as_before(value: Any, field: dataclasses.Field) -> bool:
@@ -245,11 +232,7 @@ def _parts() -> dict[str, type]:
 
 def _subclasses(kind: type) -> Iterator[type]:
     for sub in kind.__subclasses__():
-        yield sub
-        yield from _subclasses(sub)
-
-
-# ----------------------------------------------------------------------------------------------------- finished runs
+        yield from (sub, *_subclasses(sub))
 
 
 def carry_on(experiment: Experiment, budget: float | None = None, fresh: bool = False, **options) -> store.Run | None:
@@ -286,5 +269,5 @@ def _show_not_run(missing: Sequence[Experiment]) -> None:
     minutes = sum(cost(e)[0] for e in missing) / 60
     text = f"{first.experiment}: {len(missing)} run(s) not run at this preset"
     record = {"experiment": first.experiment, "missing": len(missing), "command": command, "minutes": minutes}
-    box = render("not_run.html", experiment=first.experiment, count=len(missing), command=command, minutes=minutes)
+    box = render("not_run.html", **record)
     display({"text/plain": text, "text/html": box, "application/vnd.eoslib.notrun+json": record}, raw=True)

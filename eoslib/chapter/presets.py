@@ -9,8 +9,6 @@ every parameter with its type and its value at the ``quick`` preset, one annotat
 
 ``notebooks/presets/<chapter>.yaml`` holds what the other presets change, and a caller may override values.
 All three pass the same check, before anything runs: papermill alone would inject any name and any text.
-
-Errors are `ParameterError`: a bad name, type, value or preset; a subclass of ValueError.
 """
 
 import ast
@@ -30,35 +28,22 @@ LIBRARY = Path(__file__).resolve().parents[1]
 
 def _find_notebooks() -> Path:
     """The notebooks of the checkout this library lies in, else of the current directory, which may be that folder."""
-    here = Path.cwd()
-    for folder in (LIBRARY.parent / "notebooks", here / "notebooks", here):
-        if folder.name == "notebooks" and folder.is_dir():
-            return folder
-    return Path("notebooks")
+    folders = (LIBRARY.parent / "notebooks", Path.cwd() / "notebooks", Path.cwd())
+    return next((f for f in folders if f.name == "notebooks" and f.is_dir()), Path("notebooks"))
 
 
 # Chapters, presets and ledgers: all that is found by a chapter's name is found here.
 NOTEBOOKS = _find_notebooks()
 
-
 # All that an annotation in a parameters cell may use.
-TYPES = {
-    **{t.__name__: t for t in (int, float, str, bool, list, dict)},
-    "Literal": Literal,
-    "Annotated": Annotated,
-    "PositiveInt": pydantic.PositiveInt,
-    "PositiveFloat": pydantic.PositiveFloat,
-    "NonNegativeInt": pydantic.NonNegativeInt,
-    "Interval": annotated_types.Interval,
-    "Len": annotated_types.Len,
-}
-
-
+TYPES = {t.__name__: t for t in (int, float, str, bool, list, dict, annotated_types.Interval, annotated_types.Len)}
+TYPES |= {"Literal": Literal, "Annotated": Annotated}
+TYPES |= {name: getattr(pydantic, name) for name in ("PositiveInt", "PositiveFloat", "NonNegativeInt")}
 STRICT = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class ParameterError(ValueError):
-    """A parameter or preset that a chapter does not accept; the message lists what it does accept."""
+    """A name, type, value or preset that a chapter does not accept; the message lists what it does accept."""
 
 
 def chapters(root: Path | None = None) -> list[str]:
@@ -75,10 +60,7 @@ def chapter_path(chapter: str, root: Path | None = None) -> Path:
 
 
 def read_chapter(path: Path, tag: str | None = None):
-    """A chapter's source as a notebook (``nbformat.NotebookNode``) without outputs.
-
-    With ``tag``, only the code cells that carry it.
-    """
+    """A chapter's source as a ``nbformat.NotebookNode`` without outputs; with ``tag``, of the code cells with it."""
     import jupytext
 
     notebook = jupytext.read(path, fmt="py:percent")
@@ -89,16 +71,12 @@ def read_chapter(path: Path, tag: str | None = None):
 
 def code_cells(notebook, *tags: str) -> list:
     """The code cells of a notebook, in order; with ``tags``, only those that carry one of them."""
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and (not tags or set(tags) & set(cell.metadata.get("tags", [])))
-    ]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in code if not tags or set(tags) & set(cell.metadata.get("tags", []))]
 
 
 def presets(path: Path) -> dict[str, dict[str, Any]]:
     """The presets of the chapter at ``path``: name -> the parameters it changes. ``quick`` always exists."""
-    path = Path(path)
     file = path.parent / "presets" / f"{path.stem}.yaml"
     found = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
     if not isinstance(found, dict) or not all(isinstance(p, dict | NoneType) for p in found.values()):
@@ -115,15 +93,11 @@ def published(root: Path | None = None) -> dict[str, str]:
 def parameters(path: Path, preset: str = "quick", overrides: Mapping[str, Any] | None = None) -> dict:
     """All parameters of a chapter at a preset, with ``overrides``, checked.
 
-    Text is read as a value, with exact arithmetic, unless the parameter is itself a text, so a command line
-    can pass on what it was given:
-
-    >>> parameters(path, "quick", {"step_size": "2/60", "hidden": "[64, 64]"})  # doctest: +SKIP
-    {'preset': 'quick', 'step_size': 0.03333333333333333, 'hidden': [64, 64], 'activation': 'tanh'}
+    Text is read as a value, with exact arithmetic, unless the parameter is itself a text, so a command line can pass
+    on what it was given: {"step_size": "2/60", "hidden": "[64, 64]"} gives 0.03333333333333333 and [64, 64].
 
     Raises ParameterError for an unknown preset or name, and for a value of the wrong type or out of range.
     """
-    path = Path(path)
     known = presets(path)
     if preset not in known:
         raise ParameterError(f"{path.stem}: unknown preset {preset!r}{_did_you_mean(preset, known)}")
@@ -163,29 +137,22 @@ def _declared(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Any
         raise ParameterError(f"{path}: the parameters cell: {error}") from None
     types, texts, values = {}, {}, {}
     for line in lines:
-        text = ast.unparse(line)
-        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
-            raise ParameterError(f"{path}: parameters cell: expected 'name: type = value', found {text!r}")
-        name = line.target.id
-        if name in types:
-            raise ParameterError(f"{path}: parameter {name!r} is declared twice")
-        texts[name] = ast.unparse(line.annotation)
         try:
+            if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
+                raise ValueError("expected 'name: type = value'")
+            name = line.target.id
+            if name in types:
+                raise ValueError("the name is declared twice")
+            texts[name] = ast.unparse(line.annotation)
             types[name] = eval(texts[name], {"__builtins__": {}}, TYPES)
-        except Exception as error:
-            raise ParameterError(
-                f"{path}: type of parameter {name!r}: {error}; a type may use {', '.join(TYPES)}"
-            ) from None
-        try:
             values[name] = _evaluate(line.value)
-        except ValueError as error:
-            raise ParameterError(f"{path}: default of parameter {name!r}: {error}") from None
+        except Exception as error:
+            cause = f"{ast.unparse(line)!r}: {error}; a type may use {', '.join(TYPES)}"
+            raise ParameterError(f"{path}: parameters cell: {cause}") from None
     return types, texts, values
 
 
 ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-
-
 WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -203,10 +170,7 @@ def _evaluate(node: ast.expr) -> Any:
         case ast.UnaryOp(op=ast.USub()):
             return -_number(node.operand)
         case ast.BinOp() if type(node.op) in ARITHMETIC:
-            try:
-                return ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
-            except ArithmeticError as error:
-                raise ValueError(f"{ast.unparse(node)!r}: {error}") from None
+            return ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
     raise ValueError(f"cannot read {ast.unparse(node)!r} as a value")
 
 
@@ -222,20 +186,18 @@ def _read(given: Any, type_: Any) -> Any:
     if get_origin(type_) is Annotated:
         type_ = get_args(type_)[0]
     if isinstance(given, str):
-        options = get_args(type_) if get_origin(type_) in (Literal, Union, UnionType) else ()
-        if type_ is str or str in options or any(isinstance(option, str) for option in options):
+        options = get_args(type_) if get_origin(type_) in (Literal, Union, UnionType) else (type_,)
+        if any(option is str or isinstance(option, str) for option in options):
             return None if NoneType in options and given in ("null", "None") else given
         try:
             given = _evaluate(ast.parse(given.strip(), mode="eval").body)
-        except (SyntaxError, RecursionError, MemoryError):
-            raise ValueError(f"cannot read {given!r} as a value") from None
-        if isinstance(given, str):
-            return given  # a bare word where no text fits: the check of the type will say so
+        except (SyntaxError, RecursionError, MemoryError, ArithmeticError) as error:
+            raise ValueError(f"cannot read {given!r} as a value: {error}") from None
     if isinstance(given, list) and get_origin(type_) is list:
         return [_read(item, get_args(type_)[0]) for item in given]
     if isinstance(given, dict) and get_origin(type_) is dict:
         return {key: _read(item, get_args(type_)[1]) for key, item in given.items()}
-    return given
+    return given  # a bare word too, where no text fits: the check of the type will say so
 
 
 def _expected(expected: str, given: Any, error: pydantic.ValidationError) -> str:
@@ -255,7 +217,7 @@ def declared_experiments(path: Path, parameters: Mapping[str, Any]) -> dict[str,
 
     The cells run in this process, in order, with the parameters as their only variables.
     """
-    path, namespace = Path(path), dict(parameters)
+    namespace = dict(parameters)
     for cell in code_cells(read_chapter(path), "experiments"):
         exec(compile(cell.source, f"{path} (a cell tagged experiments)", "exec"), namespace)
     experiments = namespace.get("experiments", {})

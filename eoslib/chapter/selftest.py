@@ -1,6 +1,7 @@
 """Is this machine fit? Checks of its device, then a few steps of each kind of experiment on it as on the CPU."""
 
 import dataclasses
+import itertools
 import os
 import tempfile
 import time
@@ -83,14 +84,9 @@ def _steps(device: torch.device, experiment) -> str:
     with tempfile.TemporaryDirectory() as x, mock.patch.dict(os.environ, EOSLIB_RUNS=x, EOSLIB_RECORDED=x):
         for process in (here, there):  # given no time the one saves its state and stops, and the other loads it
             store.carry_on(process, experiment.identity, budget=0, mix=True)
-    rows = []
-    while not there.finished and len(rows) < STEPS:
-        t = here.t
-        here.step()
-        there.step()
-        rows.append(((t, there.observe()), (t, here.observe())))
+    rows = [list(itertools.islice(agreement.rows(process), STEPS)) for process in (there, here)]
     single = getattr(there, "theta", torch.ones(1).double()).dtype == torch.float32
-    seen, expected = (store.trace_of(part, here.variables) for part in zip(*rows, strict=True))
+    seen, expected = (store.trace_of(part, here.variables) for part in rows)
     errors = agreement.errors(seen, expected, here.variables, 1e-4 if single else 1e-9)
     worst = max(errors, key=errors.get)
-    return f"{len(rows)} steps, {worst} {errors[worst]:.0e} off"
+    return f"{len(rows[0])} steps, {worst} {errors[worst]:.0e} off"

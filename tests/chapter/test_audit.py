@@ -117,6 +117,7 @@ def test_another_machine_may_differ_by_a_thousandth():
     assert audit(tampered(elsewhere(run), "loss", 1.0009)) == []
     assert len(audit(tampered(elsewhere(run), "loss", 1.0011))) == 1
     assert len(audit(tampered(elsewhere(run), "segment_smoothness", 1.0011, 4))) == 1
+    assert len(audit(with_values(elsewhere(run), "loss", 1, np.inf))) == 1
 
 
 # --- tolerances are those that the variables of the process declare ------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from eoslib.chapter import execution, presets
+from eoslib.problems import datasets
 
 HEADER = """\
 # ---
@@ -135,6 +136,7 @@ def test_text_becomes_the_exact_value(chapter, name, text, value):
         ("hidden", "64", "valid list"),
         ("steps", "[tanh]", "valid number"),
         ("activation", "gelu", "'tanh' or 'relu'"),
+        ("activation", "leaky-relu", "'tanh' or 'relu'"),
         ("label", 3, "valid string"),
         ("seeds", "[-1]", "greater than or equal to 0"),
         ("momentum", "1", "less than 1"),
@@ -169,6 +171,7 @@ def test_overrides_as_options_are_read_back(chapter):
     preset, *given = shlex.split(execution.options("standard", overrides).removeprefix("--preset "))
     pairs = dict(text.split("=", 1) for text in given if text != "-p")
     assert presets.parameters(chapter, preset, pairs) == presets.parameters(chapter, preset, overrides)
+    assert execution.options("quick", {"label": "true"}) == "--preset quick -p label=true"  # not quoted once more
 
 
 def test_the_preset_is_not_a_parameter_to_set(tmp_path, chapter):
@@ -332,9 +335,9 @@ def test_the_key_changes_with_code_parameters_and_claims_but_not_with_prose(tmp_
         "parameters": execution.cache_key(path, parameters | {"width": 33}),
         "compute": None,
     }
-    monkeypatch.setattr(execution, "_inventory", lambda: {"run": "1"})
+    monkeypatch.setattr(execution.store, "inventory", lambda: {"run": "1"})
     changed["compute"] = execution.cache_key(path, parameters, compute=False)
-    monkeypatch.setattr(execution, "_inventory", lambda: {"run": "2"})
+    monkeypatch.setattr(execution.store, "inventory", lambda: {"run": "2"})
     changed["runs"] = execution.cache_key(path, parameters, compute=False)
     (path.parent / "claims").mkdir()
     (path.parent / "claims" / "tiny.yaml").write_text("claims: []")
@@ -347,9 +350,9 @@ def test_the_key_changes_with_code_parameters_and_claims_but_not_with_prose(tmp_
     changed["library file"] = execution.cache_key(path, parameters)
     (tmp_path / "new.html").write_text("")
     changed["template"] = execution.cache_key(path, parameters)
-    monkeypatch.setattr(execution, "_fingerprint", lambda name: f"print of {name}")
+    monkeypatch.setattr(datasets, "fingerprint", lambda name: f"print of {name}")
     changed["data"] = execution.cache_key(path, parameters | {"dataset": "digits"})
-    monkeypatch.setattr(execution, "_fingerprint", lambda name: f"other print of {name}")
+    monkeypatch.setattr(datasets, "fingerprint", lambda name: f"other print of {name}")
     changed["other data"] = execution.cache_key(path, parameters | {"dataset": "digits"})
     assert len({key, *changed.values()}) == len(changed) + 1, changed
 

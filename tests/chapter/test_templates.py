@@ -25,7 +25,7 @@ def test_values_are_text_and_missing_ones_are_an_error(tmp_path):
 
 
 def test_the_box_in_place_of_runs_that_are_missing():
-    box = templates.render("not_run.html", count=3, experiment="exp3", command="eoslib -p 'a=<1>'", minutes=12.6)
+    box = templates.render("not_run.html", missing=3, experiment="exp3", command="eoslib -p 'a=<1>'", minutes=12.6)
     assert " ".join(box.split()) == (
         '<div class="eos-box eos-not-run"><strong>Not run at this preset:</strong> 3 run(s) of exp3. '
         "<code>eoslib -p &#39;a=&lt;1&gt;&#39;</code> computes them, in at most 13 minutes on this machine's CPU.</div>"
