@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import platform
 import socket
 import sys
 import time
@@ -19,10 +20,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
-from eoslib.store.archive import Run, find
+from eoslib.store.archive import CHECKPOINT, MANIFEST, Run, find
 from eoslib.store.files import StoreError, read_json, sha256, verified, write_atomically, write_json
-from eoslib.store.identity import Identity, canonical, commit, home, library_sha256, machine, plain, versions
-from eoslib.store.traces import Columns, columns, labelled, netcdf, values_sha256
+from eoslib.store.identity import Identity, canonical, commit, home, library_sha256, machine, plain
+from eoslib.store.traces import columns, labelled, netcdf, values_sha256
 
 CHECKPOINT_SECONDS = 20.0
 ROWS_IN_MEMORY = 50_000  # a checkpoint is due then too
@@ -67,7 +68,7 @@ def carry_on(
         if not ours:
             return None
         if fresh:
-            _forget(folder)
+            _sweep(folder)
         elif found := find(identity):
             return found
         journal = _Journal(folder, identity, process)
@@ -102,46 +103,53 @@ class _Journal:
     """Rows and checkpoints of one run in its folder."""
 
     def __init__(self, folder: Path, identity: Identity, process: Process):
-        self.folder, self.identity, self.process = folder, identity, process
+        self.folder, self.process = folder, process
         self.rows: list[tuple[int, dict]] = []  # steps and what was observed since the last checkpoint
         self.saved = 0  # the step of the last checkpoint
         self.files: dict[str, str] = {}  # name → sha256 of the rows written so far
-        self.kept: dict[str, str] = {}  # name → sha256 of each θ that is kept
-        self.wall_seconds, self.resumes = 0.0, 0
         self.started = time.monotonic()
         self.code = {"commit": commit(), "library_sha256": library_sha256()}  # now: files may change meanwhile
-        self.machine = machine(process.device)
-        self.stretches: list[dict] = []  # earlier ones, on other kinds of machine: {"machine", "to_step"}
+        self.body: dict[str, Any] = {  # what checkpoint and manifest both say
+            "key": identity.key,
+            "family": identity.family,
+            "identity": plain(identity.values),
+            "machine": machine(process.device),
+            "stretches": [],  # earlier ones, on other kinds of machine: {"machine", "to_step"}
+            "kept": {},  # name → sha256 of each θ that is kept
+            "resumes": 0,
+            "wall_seconds": 0.0,  # until this process began
+        }
 
     @contextlib.contextmanager
     def resumed(self, mix: bool) -> Iterator[None]:
         """Load the last checkpoint into the process, and keep to its number of threads meanwhile."""
-        path = self.folder / "checkpoint.json"
         threads = torch.get_num_threads()
-        if path.exists():
-            checkpoint = read_json(path)
-            self.stretches = checkpoint["stretches"]
-            if checkpoint["machine"] != self.machine:
-                if not mix:
-                    raise StoreError(
-                        f"{path.parent.name} was begun on another machine ({checkpoint['machine']}, this is "
-                        f"{self.machine}): its stretches must not be mixed. Finish it there, begin anew with --fresh, "
-                        "or say --mix"
-                    )
-                self.stretches.append({"machine": checkpoint["machine"], "to_step": checkpoint["step"]})
-            *rows, state = checkpoint["files"].items()
-            for name, checksum in rows:
-                verified(self.folder / name, checksum)
-            tensors = safetensors.torch.load(verified(self.folder / state[0], state[1]))
-            self.process.load(_join(checkpoint["state"], tensors))
-            self.files, self.kept, self.saved = dict(rows), checkpoint["kept"], checkpoint["step"]
-            self.wall_seconds, self.resumes = checkpoint["wall_seconds"], checkpoint["resumes"] + 1
-            torch.set_num_threads(checkpoint["threads"])
         try:
+            if (self.folder / CHECKPOINT).exists():
+                self._resume(read_json(self.folder / CHECKPOINT), mix)
             self._keep()
             yield
         finally:
             torch.set_num_threads(threads)
+
+    def _resume(self, checkpoint: dict, mix: bool) -> None:
+        begun, here = checkpoint["machine"], self.body["machine"]
+        if begun != here:
+            if not mix:
+                raise StoreError(
+                    f"{self.folder.name} was begun on another machine ({begun}, this is {here}): its stretches must "
+                    "not be mixed. Finish it there, begin anew with --fresh, or say --mix"
+                )
+            checkpoint["stretches"].append({"machine": begun, "to_step": checkpoint["step"]})
+        *rows, (state, checksum) = checkpoint["files"].items()
+        self.files, self.saved = dict(rows), checkpoint["step"]
+        for name in self.files:
+            verified(self.folder / name, self.files[name])
+        tensors = safetensors.torch.load(verified(self.folder / state, checksum))
+        self.process.load(_join(checkpoint["state"], tensors))
+        self.body |= {name: checkpoint[name] for name in ("stretches", "kept", "wall_seconds")}
+        self.body["resumes"] = checkpoint["resumes"] + 1
+        torch.set_num_threads(checkpoint["threads"])
 
     def step(self) -> None:
         """One step of the process, with what it observes and wants to be kept."""
@@ -153,126 +161,92 @@ class _Journal:
     def _keep(self) -> None:
         for name, theta in self.process.kept.items():
             content = safetensors.torch.save({"theta": theta.detach().cpu().contiguous()})
-            write_atomically(self.folder / f"theta-{name}.safetensors", content)
-            self.kept[f"theta-{name}.safetensors"] = sha256(content)
+            self.body["kept"] |= self._written(f"theta-{name}.safetensors", content)
 
     def save(self) -> None:
         """Make all so far survive: rows first, then the state, then the checkpoint that names both."""
         self._write_rows()
         numbers, tensors = _split(self.process.state())
-        content = safetensors.torch.save(tensors)
-        state = f"state-{self.process.t:09d}.safetensors"
-        write_atomically(self.folder / state, content)
-        body = self._body() | {
-            "files": self.files | {state: sha256(content)},
-            "state": numbers,
-        }
-        write_json(self.folder / "checkpoint.json", body)
+        state = self._written(f"state-{self.process.t:09d}.safetensors", safetensors.torch.save(tensors))
+        write_json(self.folder / CHECKPOINT, self._body() | {"files": self.files | state, "state": numbers})
         self.saved = self.process.t
         for path in self.folder.glob("state-*.safetensors"):
-            if path.name != state:
+            if path.name not in state:
                 path.unlink()
 
     def finish(self) -> Run:
         """Write trace and manifest, and drop what only a resume needs."""
         self._write_rows()
         trace = self._trace()
-        content = netcdf(trace)
-        write_atomically(self.folder / "trace.nc", content)
+        checksums = self._written("trace.nc", netcdf(trace))
         state, body = self.process.state(), self._body()
-        manifest = (
-            body
-            | {
-                "diverged_at": state.get("diverged_at"),
-                "gradients": state.get("gradients"),
-                "products": state.get("products"),
-                "trace_sha256": sha256(content),
-                "values_sha256": values_sha256(trace),
-                "seconds_per_step": body["wall_seconds"] / max(1, self.process.t),
-                "versions": versions(),
-            }
-            | self.code
-        )
-        write_json(self.folder / "manifest.json", manifest)
-        (self.folder / "checkpoint.json").unlink(missing_ok=True)
-        for pattern in ("rows-*", "state-*", ".*.tmp"):  # the last are what killed writes left
-            for path in self.folder.glob(pattern):
-                path.unlink()
-        return Run(plain(self.identity.values), trace, manifest)
+        manifest = body | self.code
+        manifest |= {name: state.get(name) for name in ("diverged_at", "gradients", "products")}
+        manifest |= {
+            "trace_sha256": checksums["trace.nc"],
+            "values_sha256": values_sha256(trace),
+            "seconds_per_step": body["wall_seconds"] / max(1, self.process.t),
+            "versions": {"python": platform.python_version(), "numpy": np.__version__, "xarray": xr.__version__},
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        _sweep(self.folder, MANIFEST, "trace.nc", *body["kept"])
+        return Run(body["identity"], trace, manifest)
 
     def _body(self) -> dict:
-        return {
-            "key": self.identity.key,
-            "family": self.identity.family,
-            "identity": plain(self.identity.values),
-            "step": self.process.t,
-            "resumes": self.resumes,
-            "wall_seconds": self.wall_seconds + time.monotonic() - self.started,
-            "threads": torch.get_num_threads(),
-            "machine": self.machine,
-            "stretches": self.stretches,
-            "kept": self.kept,
-        }
+        seconds = self.body["wall_seconds"] + time.monotonic() - self.started
+        return self.body | {"step": self.process.t, "wall_seconds": seconds, "threads": torch.get_num_threads()}
+
+    def _written(self, name: str, content: bytes) -> dict[str, str]:
+        """Write a file; returns its name → sha256."""
+        write_atomically(self.folder / name, content)
+        return {name: sha256(content)}
 
     def _write_rows(self) -> None:
-        if not self.rows:
-            return
-        arrays = columns(self.rows, self.process.variables)
-        buffer = io.BytesIO()
-        np.savez(buffer, **{f"{table}/{name}": a for table, named in arrays.items() for name, a in named.items()})
-        name = f"rows-{self.rows[0][0]:09d}-{self.process.t:09d}.npz"
-        write_atomically(self.folder / name, buffer.getvalue())
-        self.files[name] = sha256(buffer.getvalue())
-        self.rows = []
+        if self.rows:
+            buffer = io.BytesIO()
+            np.savez(buffer, **columns(self.rows, self.process.variables))
+            self.files |= self._written(f"rows-{self.rows[0][0]:09d}-{self.process.t:09d}.npz", buffer.getvalue())
+            self.rows = []
 
     def _trace(self) -> xr.Dataset:
         parts = []
         for name, checksum in self.files.items():
-            part: Columns = {}
             with np.load(io.BytesIO(verified(self.folder / name, checksum))) as arrays:
-                for path in arrays.files:
-                    table, variable = path.split("/")
-                    part.setdefault(table, {})[variable] = arrays[path]
-            parts.append(part)
-        return labelled(parts, self.process.variables).assign_attrs(identity=canonical(self.identity.values).decode())
+                parts.append(dict(arrays))
+        identity = canonical(self.body["identity"]).decode()
+        return labelled(parts, self.process.variables).assign_attrs(identity=identity)
 
 
-def _forget(folder: Path) -> None:
-    (folder / "manifest.json").unlink(missing_ok=True)  # first: without it the trace is not finished
-    (folder / "checkpoint.json").unlink(missing_ok=True)
-    for path in folder.glob("*"):
-        if path.name not in ("lock", "holder.json"):
-            path.unlink()
+def _sweep(folder: Path, *but: str) -> None:
+    """Delete a run's files save these, and what killed writes left; first what commits the others, so that nothing
+    is ever finished or checkpointed in part."""
+    for path in [folder / MANIFEST, folder / CHECKPOINT, *folder.glob("*")]:
+        if path.name not in ("lock", "holder.json", *but):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _sole_access(folder: Path, deadline: float | None) -> Iterator[bool]:
     """Hold the run's lock, which the system releases even if the process is killed; whether it came in time."""
-    lock = FileLock(folder / "lock")
+    lock, signature = FileLock(folder / "lock"), folder / "holder.json"
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not (ours := _acquired(lock, 0)):
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+            if not lock.is_locked:
                 with contextlib.suppress(OSError, ValueError):
-                    holder = json.loads((folder / "holder.json").read_text())
+                    holder = json.loads(signature.read_text())
                     print(f"{folder.name}: waiting for process {holder['pid']} on {holder['host']}", file=sys.stderr)
-                ours = _acquired(lock, -1 if deadline is None else max(0.0, deadline - time.monotonic()))
-            if ours:
-                (folder / "holder.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+                with contextlib.suppress(Timeout):  # -1 waits for ever
+                    lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic()))
+            if lock.is_locked:
+                signature.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         except OSError as error:
             raise StoreError(f"the run store cannot be written at {folder}: {error.strerror}") from error
-        yield ours
+        yield lock.is_locked
     finally:
         lock.release()
-
-
-def _acquired(lock: FileLock, seconds: float) -> bool:
-    """Whether the lock was free within so many seconds; -1 waits for ever."""
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout:
-        return False
-    return True
 
 
 def _bar(process: Process, identity: dict) -> tqdm:
@@ -281,19 +255,16 @@ def _bar(process: Process, identity: dict) -> tqdm:
     return tqdm(total=process.steps, initial=process.t, desc=name, unit="step", disable=None, mininterval=0.5)
 
 
-def _split(state: dict, path: str = "") -> tuple[dict, dict[str, Tensor]]:
+def _split(state: dict) -> tuple[dict, dict[str, Tensor]]:
     """A nested state as JSON numbers, with each tensor's place marked, and the tensors by that mark."""
-    numbers, tensors = {}, {}
-    for name, value in state.items():
-        here = f"{path}/{name}"
-        if isinstance(value, Tensor):
-            numbers[name], tensors[here] = {"tensor": here}, value.detach().cpu().contiguous()
-        elif isinstance(value, dict):
-            numbers[name], inner = _split(value, here)
-            tensors |= inner
-        else:
-            numbers[name] = value
-    return numbers, tensors
+    tensors: dict[str, Tensor] = {}
+
+    def marked(value: Tensor) -> dict[str, str]:
+        mark = str(len(tensors))
+        tensors[mark] = value.detach().cpu().contiguous()
+        return {"tensor": mark}
+
+    return json.loads(json.dumps(state, default=marked)), tensors
 
 
 def _join(numbers: dict, tensors: dict[str, Tensor]) -> dict:
@@ -302,10 +273,8 @@ def _join(numbers: dict, tensors: dict[str, Tensor]) -> dict:
     Tensors are copied to memory of PyTorch's own: it is aligned, that of a file's content is not, and on some
     processors the matrix library then sums in another order.
     """
-    joined = {}
-    for name, value in numbers.items():
-        if isinstance(value, dict):
-            joined[name] = tensors[value["tensor"]].clone() if "tensor" in value else _join(value, tensors)
-        else:
-            joined[name] = value
-    return joined
+
+    def filled(value: dict) -> Any:
+        return tensors[value["tensor"]].clone() if "tensor" in value else value
+
+    return json.loads(json.dumps(numbers), object_hook=filled)

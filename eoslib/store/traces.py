@@ -14,7 +14,7 @@ import xarray as xr
 
 MAX_RECORDED_POINTS = 20_000
 
-Columns = dict[str, dict[str, np.ndarray]]  # table → variable, or "step" → one entry a row
+Columns = dict[str, np.ndarray]  # "table/variable", or "table/step" → one entry a row
 
 
 def columns(rows: Iterable[tuple[int, dict[str, dict]]], variables: Mapping[str, Any]) -> Columns:
@@ -26,11 +26,11 @@ def columns(rows: Iterable[tuple[int, dict[str, dict]]], variables: Mapping[str,
             by_table.setdefault(table, []).append((step + (table == "end"), row))
     arrays = {}
     for table, listed in by_table.items():
-        names = dict.fromkeys(name for _, row in listed for name in row)
-        blank = {n: np.full(np.shape(next(r[n] for _, r in listed if n in r)), np.nan) for n in names}
-        arrays[table] = {"step": np.array([step for step, _ in listed])} | {
-            n: np.array([row.get(n, blank[n]) for _, row in listed], dtype=variables[n].dtype) for n in names
-        }
+        arrays[f"{table}/step"] = np.array([step for step, _ in listed])
+        for name in dict.fromkeys(name for _, row in listed for name in row):
+            blank = np.full(np.shape(next(row[name] for _, row in listed if name in row)), np.nan)
+            values = [row.get(name, blank) for _, row in listed]
+            arrays[f"{table}/{name}"] = np.array(values, dtype=variables[name].dtype)
     return arrays
 
 
@@ -38,14 +38,16 @@ def labelled(parts: Iterable[Columns], variables: Mapping[str, Any]) -> xr.Datas
     """Consecutive columns as one trace, with dimensions, long names and units."""
     tables: dict[str, list[xr.Dataset]] = {}
     for part in parts:
-        for table, arrays in part.items():
-            steps = (table, arrays["step"], {"long_name": "iteration t", "units": "1"})
-            data = {
-                name: ((table, *(v := variables[name]).dims), values, {"long_name": v.long_name, "units": v.units})
-                for name, values in arrays.items()
-                if name != "step"
-            }
-            tables.setdefault(table, []).append(xr.Dataset(data, {table: steps}))
+        data: dict[str, dict] = {}
+        for path, values in part.items():
+            table, name = path.split("/")
+            if name == "step":
+                data[table] = {table: (table, values, {"long_name": "iteration t", "units": "1"})}
+            else:
+                v = variables[name]
+                data[table][name] = ((table, *v.dims), values, {"long_name": v.long_name, "units": v.units})
+        for table, named in data.items():
+            tables.setdefault(table, []).append(xr.Dataset(named))
     joined = [
         xr.concat(parts, table, join="outer", data_vars="all", coords="minimal", compat="override")
         for table, parts in tables.items()
