@@ -62,18 +62,14 @@ def _text(body: dict) -> bytes:
 
 def verified(path: Path, checksum: str) -> bytes:
     """The file's content, whose checksum is right."""
-    if not path.exists():
-        raise _damage(path, "is missing")
-    content = path.read_bytes()
-    if sha256(content) != checksum:
+    if not path.exists() or sha256(content := path.read_bytes()) != checksum:
         raise _damage(path)
     return content
 
 
-def _damage(
-    path: Path, what: str = "is damaged: its checksum is not the one it was written with. It is not used"
-) -> Damaged:
-    return Damaged(f"{path} {what}. Begin this run anew with --fresh, or delete {path.parent}")
+def _damage(path: Path) -> Damaged:
+    what = "damaged: its checksum is not the one it was written with. It is not used" if path.exists() else "missing"
+    return Damaged(f"{path} is {what}. Begin this run anew with --fresh, or delete {path.parent}")
 
 
 def sha256(content: bytes) -> str:

@@ -64,7 +64,8 @@ def carry_on(
     """
     deadline = None if budget is None else time.monotonic() + budget
     folder = home() / identity.key
-    with _sole_access(folder, deadline) as ours:
+    with _sole_access(folder, deadline) as ours, contextlib.ExitStack() as at_last:
+        at_last.callback(torch.set_num_threads, torch.get_num_threads())
         if not ours:
             return None
         if fresh:
@@ -72,7 +73,8 @@ def carry_on(
         elif found := find(identity):
             return found
         journal = _Journal(folder, identity, process)
-        with journal.resumed(mix), _bar(process, identity.values) as bar:
+        journal.resume(mix)
+        with _bar(process, identity.values) as bar:
             saved, interval = time.monotonic(), checkpoint_seconds
             try:
                 while not process.finished:
@@ -96,9 +98,6 @@ def carry_on(
             return journal.finish()
 
 
-# ------------------------------------------------------------------------------------------------- one folder
-
-
 class _Journal:
     """Rows and checkpoints of one run in its folder."""
 
@@ -120,36 +119,27 @@ class _Journal:
             "wall_seconds": 0.0,  # until this process began
         }
 
-    @contextlib.contextmanager
-    def resumed(self, mix: bool) -> Iterator[None]:
-        """Load the last checkpoint into the process, and keep to its number of threads meanwhile."""
-        threads = torch.get_num_threads()
-        try:
-            if (self.folder / CHECKPOINT).exists():
-                self._resume(read_json(self.folder / CHECKPOINT), mix)
-            self._keep()
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-    def _resume(self, checkpoint: dict, mix: bool) -> None:
-        begun, here = checkpoint["machine"], self.body["machine"]
-        if begun != here:
-            if not mix:
+    def resume(self, mix: bool) -> None:
+        """Load the last checkpoint, if there is one, into the process, and take its number of threads."""
+        if (self.folder / CHECKPOINT).exists():
+            checkpoint = read_json(self.folder / CHECKPOINT)
+            begun, here = checkpoint["machine"], self.body["machine"]
+            if begun != here and not mix:
                 raise StoreError(
                     f"{self.folder.name} was begun on another machine ({begun}, this is {here}): its stretches must "
                     "not be mixed. Finish it there, begin anew with --fresh, or say --mix"
                 )
-            checkpoint["stretches"].append({"machine": begun, "to_step": checkpoint["step"]})
-        *rows, (state, checksum) = checkpoint["files"].items()
-        self.files, self.saved = dict(rows), checkpoint["step"]
-        for name in self.files:
-            verified(self.folder / name, self.files[name])
-        tensors = safetensors.torch.load(verified(self.folder / state, checksum))
-        self.process.load(_join(checkpoint["state"], tensors))
-        self.body |= {name: checkpoint[name] for name in ("stretches", "kept", "wall_seconds")}
-        self.body["resumes"] = checkpoint["resumes"] + 1
-        torch.set_num_threads(checkpoint["threads"])
+            earlier = [{"machine": begun, "to_step": checkpoint["step"]}] if begun != here else []
+            *rows, (state, checksum) = checkpoint["files"].items()
+            for name, sha in rows:
+                verified(self.folder / name, sha)
+            tensors = safetensors.torch.load(verified(self.folder / state, checksum))
+            self.process.load(_join(checkpoint["state"], tensors))
+            self.files, self.saved = dict(rows), checkpoint["step"]
+            self.body |= {name: checkpoint[name] for name in ("kept", "wall_seconds")}
+            self.body |= {"stretches": checkpoint["stretches"] + earlier, "resumes": checkpoint["resumes"] + 1}
+            torch.set_num_threads(checkpoint["threads"])
+        self._keep()
 
     def step(self) -> None:
         """One step of the process, with what it observes and wants to be kept."""
@@ -180,8 +170,7 @@ class _Journal:
         trace = self._trace()
         checksums = self._written("trace.nc", netcdf(trace))
         state, body = self.process.state(), self._body()
-        manifest = body | self.code
-        manifest |= {name: state.get(name) for name in ("diverged_at", "gradients", "products")}
+        manifest = body | {name: state.get(name) for name in ("diverged_at", "gradients", "products")} | self.code
         manifest |= {
             "trace_sha256": checksums["trace.nc"],
             "values_sha256": values_sha256(trace),
@@ -260,8 +249,7 @@ def _split(state: dict) -> tuple[dict, dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
 
     def marked(value: Tensor) -> dict[str, str]:
-        mark = str(len(tensors))
-        tensors[mark] = value.detach().cpu().contiguous()
+        tensors[mark := str(len(tensors))] = value.detach().cpu().contiguous()
         return {"tensor": mark}
 
     return json.loads(json.dumps(state, default=marked)), tensors
@@ -273,8 +261,6 @@ def _join(numbers: dict, tensors: dict[str, Tensor]) -> dict:
     Tensors are copied to memory of PyTorch's own: it is aligned, that of a file's content is not, and on some
     processors the matrix library then sums in another order.
     """
-
-    def filled(value: dict) -> Any:
-        return tensors[value["tensor"]].clone() if "tensor" in value else value
-
-    return json.loads(json.dumps(numbers), object_hook=filled)
+    return json.loads(
+        json.dumps(numbers), object_hook=lambda part: tensors[part["tensor"]].clone() if "tensor" in part else part
+    )

@@ -60,10 +60,14 @@ def tables_of(trace: xr.Dataset) -> list[str]:
     return [str(name) for name in trace.indexes]
 
 
+def _only(trace: xr.Dataset, table: str) -> xr.Dataset:
+    return trace.drop_dims([name for name in tables_of(trace) if name != table])
+
+
 def side_by_side(trace: xr.Dataset) -> xr.Dataset:
     """All tables save the end's over `step`, nan where nothing was measured."""
     names = [name for name in tables_of(trace) if name != "end"]
-    parts = [trace[[v for v in trace.data_vars if trace[v].dims[0] == name]].rename({name: "step"}) for name in names]
+    parts = [_only(trace, name).rename({name: "step"}) for name in names]
     return xr.merge(parts, join="outer").assign_attrs(trace.attrs) if len(names) != 1 else parts[0]
 
 
@@ -82,8 +86,7 @@ def windowed(trace: xr.Dataset, window: int, table: str = "step") -> xr.Dataset:
     """A trace with one table in windows of so many steps, see `thin`; the trace itself if they hold one."""
     if window == 1:
         return trace
-    inside = [name for name in trace.data_vars if trace[name].dims[0] == table]
-    windows = trace[inside].coarsen({table: window}, boundary="pad")  # the last one may hold fewer
+    windows = _only(trace, table).coarsen({table: window}, boundary="pad")  # the last one may hold fewer
     with warnings.catch_warnings():  # a window in which a sparse observable was never measured is nan
         warnings.simplefilter("ignore", RuntimeWarning)
         parts = {"": windows.mean(), "_min": windows.min(), "_max": windows.max()}
