@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eoslib.store.files import StoreError, read_json, sha256, verified, write_atomically, write_json
 from eoslib.store.identity import Identity, home, recorded
-from eoslib.store.traces import netcdf, side_by_side, single, thin, values_sha256
+from eoslib.store.traces import side_by_side, single, thin, values_sha256
 
 MANIFEST, CHECKPOINT = "manifest.json", "checkpoint.json"  # each commits the files beside it
 
@@ -97,22 +97,19 @@ def status(identity: Identity) -> str:
 
 def listing() -> list[dict]:
     """Every run of the store and of recorded/: key, experiment, status, where, and the sha256 over its values."""
-    rows = []
-    for path in _commits():
-        body = read_json(path)
-        rows.append(
-            {
-                "key": body["key"],
-                "experiment": f"{body['identity']['chapter']}.{body['identity']['experiment']}",
-                "status": "unfinished" if path.name == CHECKPOINT else "finished",
-                "sha256": body.get("values_sha256"),
-                "steps": body["step"],
-                "wall_seconds": round(body["wall_seconds"], 1),
-                "diverged_at": body.get("diverged_at"),
-                "path": str(path.parent if path.name in (MANIFEST, CHECKPOINT) else path),
-            }
-        )
-    return rows
+    return [
+        {
+            "key": body["key"],
+            "experiment": f"{body['identity']['chapter']}.{body['identity']['experiment']}",
+            "status": "unfinished" if path.name == CHECKPOINT else "finished",
+            "sha256": body.get("values_sha256"),
+            "steps": body["step"],
+            "wall_seconds": round(body["wall_seconds"], 1),
+            "diverged_at": body.get("diverged_at"),
+            "path": str(path.parent if path.name in (MANIFEST, CHECKPOINT) else path),
+        }
+        for path, body in ((path, read_json(path)) for path in _commits())
+    ]
 
 
 def inventory() -> dict[str, str]:
@@ -153,7 +150,7 @@ def record(run: Run) -> Path:
     # what was computed in double precision is kept so: an identity that holds to rounding would not survive float32
     small = thin(run.stored) if run.identity.get("precision") == "float64" else single(thin(run.stored))
     encoding = {name: {"zlib": True, "complevel": 9, "shuffle": True} for name in small.data_vars}
-    content = netcdf(small, encoding)
+    content = bytes(small.to_netcdf(engine="h5netcdf", encoding=encoding))
     write_atomically(target, content)
     checks = {"trace_sha256": sha256(content), "values_sha256": values_sha256(small)}
     write_json(target.with_suffix(".json"), run.manifest | checks)

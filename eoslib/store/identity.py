@@ -102,7 +102,6 @@ def commit() -> str | None:
         command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "eoslib") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    return None

@@ -8,7 +8,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from eoslib.store.archive import CHECKPOINT, MANIFEST, Run, find
 from eoslib.store.files import StoreError, read_json, sha256, verified, write_atomically, write_json
 from eoslib.store.identity import Identity, canonical, commit, home, library_sha256, machine, plain
-from eoslib.store.traces import columns, labelled, netcdf, values_sha256
+from eoslib.store.traces import columns, labelled, values_sha256
 
 CHECKPOINT_SECONDS = 20.0
 ROWS_IN_MEMORY = 50_000  # a checkpoint is due then too
@@ -64,9 +64,11 @@ def carry_on(
     """
     deadline = None if budget is None else time.monotonic() + budget
     folder = home() / identity.key
-    with _sole_access(folder, deadline) as ours, contextlib.ExitStack() as at_last:
+    with contextlib.ExitStack() as at_last:
+        lock = FileLock(folder / "lock")
+        at_last.callback(lock.release)
         at_last.callback(torch.set_num_threads, torch.get_num_threads())
-        if not ours:
+        if not _acquired(lock, folder, deadline):
             return None
         if fresh:
             _sweep(folder)
@@ -74,28 +76,28 @@ def carry_on(
             return found
         journal = _Journal(folder, identity, process)
         journal.resume(mix)
-        with _bar(process, identity.values) as bar:
-            saved, interval = time.monotonic(), checkpoint_seconds
-            try:
-                while not process.finished:
-                    now = time.monotonic()
-                    if deadline is not None and now >= deadline:
-                        journal.save()
-                        return None
-                    if now - saved >= interval or len(journal.rows) >= ROWS_IN_MEMORY:
-                        journal.save()
-                        saved = time.monotonic()
-                        interval = max(checkpoint_seconds, 50 * (saved - now))
-                    journal.step()
-                    bar.update(process.t - bar.n)
-                    for row in journal.rows[-1][1].values():
-                        for name in row.keys() & {"loss", "batch_loss"}:
-                            bar.set_postfix({"loss": f"{row[name]:.4g}"}, refresh=False)
-            except KeyboardInterrupt:
-                # The step that was cut short may have left the process half moved: what was saved last stands.
-                print(f"\ninterrupted: the same command resumes at step {journal.saved}", file=sys.stderr)
-                raise
-            return journal.finish()
+        bar = at_last.enter_context(_bar(process, identity.values))
+        saved, interval = time.monotonic(), checkpoint_seconds
+        try:
+            while not process.finished:
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    journal.save()
+                    return None
+                if now - saved >= interval or len(journal.rows) >= ROWS_IN_MEMORY:
+                    journal.save()
+                    saved = time.monotonic()
+                    interval = max(checkpoint_seconds, 50 * (saved - now))
+                journal.step()
+                bar.update(process.t - bar.n)
+                for row in journal.rows[-1][1].values():
+                    for name in row.keys() & {"loss", "batch_loss"}:
+                        bar.set_postfix({"loss": f"{row[name]:.4g}"}, refresh=False)
+        except KeyboardInterrupt:
+            # The step that was cut short may have left the process half moved: what was saved last stands.
+            print(f"\ninterrupted: the same command resumes at step {journal.saved}", file=sys.stderr)
+            raise
+        return journal.finish()
 
 
 class _Journal:
@@ -107,11 +109,12 @@ class _Journal:
         self.saved = 0  # the step of the last checkpoint
         self.files: dict[str, str] = {}  # name → sha256 of the rows written so far
         self.started = time.monotonic()
-        self.code = {"commit": commit(), "library_sha256": library_sha256()}  # now: files may change meanwhile
         self.body: dict[str, Any] = {  # what checkpoint and manifest both say
             "key": identity.key,
             "family": identity.family,
             "identity": plain(identity.values),
+            "commit": commit(),  # now, as the files may change meanwhile
+            "library_sha256": library_sha256(),
             "machine": machine(process.device),
             "stretches": [],  # earlier ones, on other kinds of machine: {"machine", "to_step"}
             "kept": {},  # name → sha256 of each θ that is kept
@@ -168,9 +171,9 @@ class _Journal:
         """Write trace and manifest, and drop what only a resume needs."""
         self._write_rows()
         trace = self._trace()
-        checksums = self._written("trace.nc", netcdf(trace))
+        checksums = self._written("trace.nc", bytes(trace.to_netcdf(engine="h5netcdf")))
         state, body = self.process.state(), self._body()
-        manifest = body | {name: state.get(name) for name in ("diverged_at", "gradients", "products")} | self.code
+        manifest = body | {name: state.get(name) for name in ("diverged_at", "gradients", "products")}
         manifest |= {
             "trace_sha256": checksums["trace.nc"],
             "values_sha256": values_sha256(trace),
@@ -214,28 +217,23 @@ def _sweep(folder: Path, *but: str) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _sole_access(folder: Path, deadline: float | None) -> Iterator[bool]:
-    """Hold the run's lock, which the system releases even if the process is killed; whether it came in time."""
-    lock, signature = FileLock(folder / "lock"), folder / "holder.json"
+def _acquired(lock: FileLock, folder: Path, deadline: float | None) -> bool:
+    """Whether the run's lock, which the system releases even if its holder is killed, came in time."""
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(Timeout):
-                lock.acquire(timeout=0)
-            if not lock.is_locked:
-                with contextlib.suppress(OSError, ValueError):
-                    holder = json.loads(signature.read_text())
-                    print(f"{folder.name}: waiting for process {holder['pid']} on {holder['host']}", file=sys.stderr)
-                with contextlib.suppress(Timeout):  # -1 waits for ever
-                    lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic()))
-            if lock.is_locked:
-                signature.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        except OSError as error:
-            raise StoreError(f"the run store cannot be written at {folder}: {error.strerror}") from error
-        yield lock.is_locked
-    finally:
-        lock.release()
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0)
+        if not lock.is_locked:
+            with contextlib.suppress(OSError, ValueError):
+                holder = json.loads((folder / "holder.json").read_text())
+                print(f"{folder.name}: waiting for process {holder['pid']} on {holder['host']}", file=sys.stderr)
+            with contextlib.suppress(Timeout):  # -1 waits for ever
+                lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic()))
+        if lock.is_locked:
+            (folder / "holder.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    except OSError as error:
+        raise StoreError(f"the run store cannot be written at {folder}: {error.strerror}") from error
+    return lock.is_locked
 
 
 def _bar(process: Process, identity: dict) -> tqdm:

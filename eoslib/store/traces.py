@@ -60,14 +60,10 @@ def tables_of(trace: xr.Dataset) -> list[str]:
     return [str(name) for name in trace.indexes]
 
 
-def _only(trace: xr.Dataset, table: str) -> xr.Dataset:
-    return trace.drop_dims([name for name in tables_of(trace) if name != table])
-
-
 def side_by_side(trace: xr.Dataset) -> xr.Dataset:
     """All tables save the end's over `step`, nan where nothing was measured."""
     names = [name for name in tables_of(trace) if name != "end"]
-    parts = [_only(trace, name).rename({name: "step"}) for name in names]
+    parts = [trace.drop_dims(set(tables_of(trace)) - {name}).rename({name: "step"}) for name in names]
     return xr.merge(parts, join="outer").assign_attrs(trace.attrs) if len(names) != 1 else parts[0]
 
 
@@ -86,7 +82,9 @@ def windowed(trace: xr.Dataset, window: int, table: str = "step") -> xr.Dataset:
     """A trace with one table in windows of so many steps, see `thin`; the trace itself if they hold one."""
     if window == 1:
         return trace
-    windows = _only(trace, table).coarsen({table: window}, boundary="pad")  # the last one may hold fewer
+    windows = trace.drop_dims(set(tables_of(trace)) - {table}).coarsen(
+        {table: window}, boundary="pad"
+    )  # the last one may hold fewer
     with warnings.catch_warnings():  # a window in which a sparse observable was never measured is nan
         warnings.simplefilter("ignore", RuntimeWarning)
         parts = {"": windows.mean(), "_min": windows.min(), "_max": windows.max()}
@@ -121,11 +119,5 @@ def values_sha256(trace: xr.Dataset) -> str:
     digest = hashlib.sha256()
     for name in sorted(map(str, trace.variables)):
         values = np.ascontiguousarray(trace[name].values)
-        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        digest.update(values.tobytes())
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode() + values.tobytes())
     return digest.hexdigest()
-
-
-def netcdf(trace: xr.Dataset, encoding: dict | None = None) -> bytes:
-    """The content of a netCDF file."""
-    return bytes(trace.to_netcdf(engine="h5netcdf", encoding=encoding))
