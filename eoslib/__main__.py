@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +19,10 @@ from eoslib.chapter import costs, execution, experiments, presets, selftest
 from eoslib.problems import datasets
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Rerun, compute, inspect: papers on gradient descent with large step sizes.",
-)
+)  # fmt: skip
 
 Chapter = Annotated[str, typer.Argument(help="A chapter: the name of a file in notebooks/, without .py.")]
 Preset = Annotated[str, typer.Option("--preset", help="quick, standard or paper.")]
@@ -63,9 +60,7 @@ def compute(
     budget: Annotated[float | None, typer.Option(min=0, help="Minutes until it stops; resumes next time.")] = None,
     device: Device = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore what is stored and compute anew.")] = False,
-    mix: Annotated[
-        bool, typer.Option("--mix", help="Go on with what another machine began; the page says so.")
-    ] = False,
+    mix: Annotated[bool, typer.Option("--mix", help="Go on with another machine's run; the page says so.")] = False,
     record: Annotated[bool, typer.Option("--record", help="Copy finished runs to recorded/.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Only show status and estimated cost.")] = False,
     as_json: AsJson = False,
@@ -75,7 +70,7 @@ def compute(
         os.environ["EOSLIB_DEVICE"] = device
     wanted = _experiments(chapter, preset, p, only)
     if list_:
-        _print(map(_plan, wanted), as_json)
+        _print([_plan(e) for e in wanted], as_json)
         return
     deadline = None if budget is None else time.monotonic() + 60 * budget
     done = 0
@@ -162,16 +157,15 @@ def data(
     """Where each data set is, its fingerprint, source, licence and how to get it."""
     if download:
         print(datasets.download(download))
-        return
-    if as_json:
+    elif as_json:
         _print(datasets.describe(), as_json)
-        return
-    for entry in datasets.describe():
-        print(f"{entry['name']}: {entry['description']}")
-        for field in ("found", "looked_in", "fingerprint", "source", "licence", "how_to_get", "warning"):
-            if entry[field] not in (None, []):
-                value = ", ".join(entry[field]) if isinstance(entry[field], list) else entry[field]
-                print(f"    {field.replace('_', ' '):<12} {value}")
+    else:
+        for entry in datasets.describe():
+            print(f"{entry['name']}: {entry['description']}")
+            for field in ("found", "looked_in", "fingerprint", "source", "licence", "how_to_get", "warning"):
+                if entry[field] not in (None, []):
+                    value = ", ".join(entry[field]) if isinstance(entry[field], list) else entry[field]
+                    print(f"    {field.replace('_', ' '):<12} {value}")
 
 
 @app.command("selftest", epilog="Example: python -m eoslib selftest --device cuda")
@@ -226,19 +220,14 @@ def _experiments(chapter: str, preset: str, given: list[str] | None, only: str |
 def _plan(experiment: experiments.Experiment) -> dict[str, Any]:
     seconds, memory = costs.cost(experiment)
     return {
-        "experiment": experiment.experiment,
-        "key": experiment.identity.key,
-        "step_size": f"{experiment.step_size:.5g}",
-        "status": store.status(experiment.identity),
-        "at_most_minutes": round(seconds / 60, 2),
-        "memory_mb": round(memory / 1e6),
-        "device": str(store.default_device()),
-    }
+        "experiment": experiment.experiment, "key": experiment.identity.key, "step_size": f"{experiment.step_size:.5g}",
+        "status": store.status(experiment.identity), "at_most_minutes": round(seconds / 60, 2),
+        "memory_mb": round(memory / 1e6), "device": str(store.default_device()),
+    }  # fmt: skip
 
 
-def _print(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     """As JSON, or as a table."""
-    rows = list(rows)
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return

@@ -20,8 +20,7 @@ MANIFEST, CHECKPOINT = "manifest.json", "checkpoint.json"  # each commits the fi
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the values of its identity, its trace as it is stored, its manifest, and whether it came from
-    recorded/."""
+    """A finished run: its identity's values, its trace as stored, its manifest, whether it came from recorded/."""
 
     identity: dict
     stored: xr.Dataset
@@ -99,17 +98,14 @@ def listing() -> list[dict]:
     """Every run of the store and of recorded/: key, experiment, status, where, and the sha256 over its values."""
     return [
         {
-            "key": body["key"],
-            "experiment": f"{body['identity']['chapter']}.{body['identity']['experiment']}",
-            "status": "unfinished" if path.name == CHECKPOINT else "finished",
-            "sha256": body.get("values_sha256"),
-            "steps": body["step"],
-            "wall_seconds": round(body["wall_seconds"], 1),
+            "key": body["key"], "experiment": f"{body['identity']['chapter']}.{body['identity']['experiment']}",
+            "status": "unfinished" if path.name == CHECKPOINT else "finished", "sha256": body.get("values_sha256"),
+            "steps": body["step"], "wall_seconds": round(body["wall_seconds"], 1),
             "diverged_at": body.get("diverged_at"),
             "path": str(path.parent if path.name in (MANIFEST, CHECKPOINT) else path),
         }
         for path, body in ((path, read_json(path)) for path in _commits())
-    ]
+    ]  # fmt: skip
 
 
 def inventory() -> dict[str, str]:
@@ -169,8 +165,7 @@ def _trace(manifest: Path) -> Path:
 
 
 def _commits() -> list[Path]:
-    """What commits the files of each run: in the store the manifest, or else the checkpoint; the manifests of
-    recorded/."""
+    """What commits the files of each run: the manifests, and in the store the checkpoint of what has none."""
     stored = {path.parent: path for name in (CHECKPOINT, MANIFEST) for path in home().glob(f"*/{name}")}
     return sorted(stored.values()) + _recorded_manifests()
 

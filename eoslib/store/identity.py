@@ -35,16 +35,12 @@ class Identity:
     @property
     def family(self) -> str:
         """16 hexadecimal digits of a hash of `differing`: the run on whatever data."""
-        return _hash(self.differing)
+        return sha256(canonical(self.differing))[:16]
 
     @property
     def key(self) -> str:
         """16 hexadecimal digits that name the run."""
-        return _hash(self.differing | {"fingerprint": self.fingerprint})
-
-
-def _hash(values: dict) -> str:
-    return sha256(canonical(values))[:16]
+        return sha256(canonical(self.differing | {"fingerprint": self.fingerprint}))[:16]
 
 
 def home() -> Path:

@@ -76,7 +76,11 @@ def carry_on(
             return found
         journal = _Journal(folder, identity, process)
         journal.resume(mix)
-        bar = at_last.enter_context(_bar(process, identity.values))
+        name = "{experiment} η={step_size:.4g}".format_map(identity.values) if "step_size" in identity.values else "run"
+        bar = at_last.enter_context(
+            # disable=None: silent when nobody watches
+            tqdm(total=process.steps, initial=process.t, desc=name, unit="step", disable=None, mininterval=0.5)
+        )
         saved, interval = time.monotonic(), checkpoint_seconds
         try:
             while not process.finished:
@@ -170,7 +174,9 @@ class _Journal:
     def finish(self) -> Run:
         """Write trace and manifest, and drop what only a resume needs."""
         self._write_rows()
-        trace = self._trace()
+        parts = [dict(np.load(io.BytesIO(verified(self.folder / name, sha)))) for name, sha in self.files.items()]
+        identity = canonical(self.body["identity"]).decode()
+        trace = labelled(parts, self.process.variables).assign_attrs(identity=identity)
         checksums = self._written("trace.nc", bytes(trace.to_netcdf(engine="h5netcdf")))
         state, body = self.process.state(), self._body()
         manifest = body | {name: state.get(name) for name in ("diverged_at", "gradients", "products")}
@@ -200,14 +206,6 @@ class _Journal:
             self.files |= self._written(f"rows-{self.rows[0][0]:09d}-{self.process.t:09d}.npz", buffer.getvalue())
             self.rows = []
 
-    def _trace(self) -> xr.Dataset:
-        parts = []
-        for name, checksum in self.files.items():
-            with np.load(io.BytesIO(verified(self.folder / name, checksum))) as arrays:
-                parts.append(dict(arrays))
-        identity = canonical(self.body["identity"]).decode()
-        return labelled(parts, self.process.variables).assign_attrs(identity=identity)
-
 
 def _sweep(folder: Path, *but: str) -> None:
     """Delete a run's files save these, and what killed writes left; first what commits the others, so that nothing
@@ -234,12 +232,6 @@ def _acquired(lock: FileLock, folder: Path, deadline: float | None) -> bool:
     except OSError as error:
         raise StoreError(f"the run store cannot be written at {folder}: {error.strerror}") from error
     return lock.is_locked
-
-
-def _bar(process: Process, identity: dict) -> tqdm:
-    name = f"{identity['experiment']} η={identity['step_size']:.4g}" if "step_size" in identity else "run"
-    # disable=None: silent when nobody watches
-    return tqdm(total=process.steps, initial=process.t, desc=name, unit="step", disable=None, mininterval=0.5)
 
 
 def _split(state: dict) -> tuple[dict, dict[str, Tensor]]:

@@ -82,9 +82,8 @@ def windowed(trace: xr.Dataset, window: int, table: str = "step") -> xr.Dataset:
     """A trace with one table in windows of so many steps, see `thin`; the trace itself if they hold one."""
     if window == 1:
         return trace
-    windows = trace.drop_dims(set(tables_of(trace)) - {table}).coarsen(
-        {table: window}, boundary="pad"
-    )  # the last one may hold fewer
+    own = trace.drop_dims(set(tables_of(trace)) - {table})
+    windows = own.coarsen({table: window}, boundary="pad")  # the last one may hold fewer
     with warnings.catch_warnings():  # a window in which a sparse observable was never measured is nan
         warnings.simplefilter("ignore", RuntimeWarning)
         parts = {"": windows.mean(), "_min": windows.min(), "_max": windows.max()}
