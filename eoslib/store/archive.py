@@ -87,11 +87,9 @@ def find(identity: Identity) -> Run | None:
 def status(identity: Identity) -> str:
     """ "finished", "recorded", "at step N" or "not started"; reads no trace."""
     path = _commit(identity)
-    if path is None:
-        return "not started"
-    if path.name == CHECKPOINT:
+    if path and path.name == CHECKPOINT:
         return f"at step {read_json(path)['step']}"
-    return "finished" if path.name == MANIFEST else "recorded"
+    return "not started" if path is None else "finished" if path.name == MANIFEST else "recorded"
 
 
 def listing() -> list[dict]:
@@ -130,9 +128,9 @@ def verify() -> list[str]:
         try:
             body = read_json(path)
             files = body["files"] if path.name == CHECKPOINT else {_trace(path).name: body["trace_sha256"]}
-            if path.name in (MANIFEST, CHECKPOINT):  # a recorded manifest names θ that stayed in the store
-                files = files | body.get("kept", {})
-            for name, checksum in files.items():
+            # a recorded manifest names θ that stayed in the store
+            kept = body.get("kept", {}) if path.name in (MANIFEST, CHECKPOINT) else {}
+            for name, checksum in (files | kept).items():
                 verified(path.with_name(name), checksum)
         except StoreError as error:
             problems.append(str(error))

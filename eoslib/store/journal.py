@@ -71,16 +71,15 @@ def carry_on(
         if not _acquired(lock, folder, deadline):
             return None
         if fresh:
-            _sweep(folder)
+            _sweep(folder, MANIFEST, CHECKPOINT, "*")
         elif found := find(identity):
             return found
         journal = _Journal(folder, identity, process)
         journal.resume(mix)
         name = "{experiment} η={step_size:.4g}".format_map(identity.values) if "step_size" in identity.values else "run"
-        bar = at_last.enter_context(
-            # disable=None: silent when nobody watches
-            tqdm(total=process.steps, initial=process.t, desc=name, unit="step", disable=None, mininterval=0.5)
-        )
+        # disable=None: silent when nobody watches
+        bar = tqdm(total=process.steps, initial=process.t, desc=name, unit="step", disable=None, mininterval=0.5)
+        at_last.callback(bar.close)
         saved, interval = time.monotonic(), checkpoint_seconds
         try:
             while not process.finished:
@@ -187,7 +186,7 @@ class _Journal:
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "xarray": xr.__version__},
         }
         write_json(self.folder / MANIFEST, manifest)
-        _sweep(self.folder, MANIFEST, "trace.nc", *body["kept"])
+        _sweep(self.folder, CHECKPOINT, "rows-*", "state-*", ".*.tmp")  # the last are what killed writes left
         return Run(body["identity"], trace, manifest)
 
     def _body(self) -> dict:
@@ -207,12 +206,12 @@ class _Journal:
             self.rows = []
 
 
-def _sweep(folder: Path, *but: str) -> None:
-    """Delete a run's files save these, and what killed writes left; first what commits the others, so that nothing
-    is ever finished or checkpointed in part."""
-    for path in [folder / MANIFEST, folder / CHECKPOINT, *folder.glob("*")]:
-        if path.name not in ("lock", "holder.json", *but):
-            path.unlink(missing_ok=True)
+def _sweep(folder: Path, *patterns: str) -> None:
+    """Delete a run's files of these names; what commits the others goes first, so no instant leaves a part of a run."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            if path.name not in ("lock", "holder.json"):
+                path.unlink()
 
 
 def _acquired(lock: FileLock, folder: Path, deadline: float | None) -> bool:

@@ -7,12 +7,14 @@ A trace is a set of tables in one dataset. A table is all variables whose first 
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 MAX_RECORDED_POINTS = 20_000
+STEP = SimpleNamespace(dims=(), long_name="iteration t", units="1")  # how the steps of a table are labelled
 
 Columns = dict[str, np.ndarray]  # "table/variable", or "table/step" → one entry a row
 
@@ -41,11 +43,9 @@ def labelled(parts: Iterable[Columns], variables: Mapping[str, Any]) -> xr.Datas
         data: dict[str, dict] = {}
         for path, values in part.items():
             table, name = path.split("/")
-            if name == "step":
-                data[table] = {table: (table, values, {"long_name": "iteration t", "units": "1"})}
-            else:
-                v = variables[name]
-                data[table][name] = ((table, *v.dims), values, {"long_name": v.long_name, "units": v.units})
+            v = STEP if name == "step" else variables[name]
+            named = ((table, *v.dims), values, {"long_name": v.long_name, "units": v.units})
+            data.setdefault(table, {})[table if v is STEP else name] = named
         for table, named in data.items():
             tables.setdefault(table, []).append(xr.Dataset(named))
     joined = [
