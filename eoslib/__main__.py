@@ -19,18 +19,17 @@ from eoslib.chapter import costs, execution, experiments, presets, selftest
 from eoslib.problems import datasets
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Rerun, compute, inspect: papers on gradient descent with large step sizes.",
-)
+)  # fmt: skip
 
 Chapter = Annotated[str, typer.Argument(help="A chapter: the name of a file in notebooks/, without .py.")]
 Preset = Annotated[str, typer.Option("--preset", help="quick, standard or paper.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A parameter; 2/60 is a number.")
 ]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 
 
@@ -58,14 +57,10 @@ def compute(
     preset: Preset = "quick",
     p: Assignments = None,
     only: Annotated[str | None, typer.Option(help="One experiment, e.g. exp3.")] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=0, help="Stop cleanly after so many minutes; resumes next time.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="Minutes until it stops; resumes next time.")] = None,
+    device: Device = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore what is stored and compute anew.")] = False,
-    mix: Annotated[
-        bool, typer.Option("--mix", help="Go on with what another kind of machine has begun; manifest and page say so.")
-    ] = False,
+    mix: Annotated[bool, typer.Option("--mix", help="Go on with another machine's run; the page says so.")] = False,
     record: Annotated[bool, typer.Option("--record", help="Copy finished runs to recorded/.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Only show status and estimated cost.")] = False,
     as_json: AsJson = False,
@@ -75,21 +70,19 @@ def compute(
         os.environ["EOSLIB_DEVICE"] = device
     wanted = _experiments(chapter, preset, p, only)
     if list_:
-        _print_plan(wanted, as_json)
+        _print([_plan(e) for e in wanted], as_json)
         return
     deadline = None if budget is None else time.monotonic() + 60 * budget
-    unfinished = []
+    done = 0
     for experiment in wanted:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         # with the budget spent, --fresh would only forget what is stored
         finished = None if fresh and left == 0 else experiments.carry_on(experiment, left, fresh, mix=mix)
-        if finished is None:
-            unfinished.append(experiment)
-        elif record and not finished.recorded:
+        done += finished is not None
+        if record and finished and not finished.recorded:
             print(f"recorded {store.record(finished)}")
-    done = len(wanted) - len(unfinished)
     print(f"{done} of {len(wanted)} run(s) of {chapter} at {preset} are finished")
-    if unfinished:
+    if done < len(wanted):
         print(f"the budget ended; the same command{' without --fresh' if fresh else ''} resumes", file=sys.stderr)
         raise typer.Exit(1)
 
@@ -98,8 +91,7 @@ def compute(
 def claims(
     chapter: Annotated[str | None, typer.Argument(help="A chapter; default all.")] = None,
     accept: Annotated[
-        Path | None,
-        typer.Option(help="Acknowledge the verdicts of the executed notebook in this folder (or this .ipynb file)."),
+        Path | None, typer.Option(help="Acknowledge this executed notebook, or those in a folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -112,12 +104,11 @@ def claims(
     rows = []
     for name in chosen:
         known = ledger.acknowledged(name)
-        for claim in ledger.read(ledger.ledger_path(name)).values():
+        for id_ in ledger.read(ledger.ledger_path(name)):
             for preset in ledger.PRESETS:
-                entry = known.get(preset, {}).get(claim.id, {})
-                verdict = entry.get("verdict", ledger.NOT_RUN)
-                rows.append({"id": claim.id, "preset": preset, "verdict": verdict, "value": entry.get("value")})
-    _print_table(rows, as_json)
+                entry = {"verdict": ledger.NOT_RUN, "value": None} | known.get(preset, {}).get(id_, {})
+                rows.append({"id": id_, "preset": preset, "verdict": entry["verdict"], "value": entry["value"]})
+    _print(rows, as_json)
 
 
 @app.command("runs", epilog="Example: python -m eoslib runs --json")
@@ -127,7 +118,7 @@ def runs_command(
 ) -> None:
     """List the stored and recorded runs, or verify them."""
     if not verify:
-        _print_table(store.listing(), as_json)
+        _print(store.listing(), as_json)
     elif problems := store.verify():
         raise store.Damaged("\n".join(problems))
     else:
@@ -144,15 +135,15 @@ def audit(
     recorded = store.recorded_runs(chapter)
     bad = 0
     for run_ in recorded:
-        name = f"{run_.identity['experiment']}-{run_.key}"
-        experiment = experiments.built(run_.identity)
-        if experiment.fingerprint != run_.identity["fingerprint"]:
-            print(f"skipped   {name}: its data (fingerprint {run_.identity['fingerprint'][:12]}…) is not here")
-            bad += 1
-            continue
-        differences = audits.audit(run_, steps)
-        bad += bool(differences)
-        print(f"{'differs' if differences else 'agrees':<9} {name}" + "".join(f"\n    {d}" for d in differences[:5]))
+        fingerprint = run_.identity["fingerprint"]
+        if experiments.built(run_.identity).fingerprint == fingerprint:
+            problems = [f"\n    {difference}" for difference in audits.audit(run_, steps)[:5]]
+            verdict = "differs" if problems else "agrees"
+        else:
+            problems = [f": its data (fingerprint {fingerprint[:12]}…) is not here"]
+            verdict = "skipped"
+        bad += bool(problems)
+        print(f"{verdict:<9} {run_.identity['experiment']}-{run_.key}{''.join(problems)}")
     print(f"{len(recorded) - bad} of {len(recorded)} recorded run(s) agree over {steps} steps")
     if bad:
         raise typer.Exit(1)
@@ -166,22 +157,20 @@ def data(
     """Where each data set is, its fingerprint, source, licence and how to get it."""
     if download:
         print(datasets.download(download))
-        return
-    described = datasets.describe()
-    if as_json:
-        print(json.dumps(described, indent=1, ensure_ascii=False))
-        return
-    for entry in described:
-        print(f"{entry['name']}: {entry['description']}")
-        for field in ("found", "looked_in", "fingerprint", "source", "licence", "how_to_get", "warning"):
-            if entry[field] not in (None, []):
-                value = ", ".join(entry[field]) if isinstance(entry[field], list) else entry[field]
-                print(f"    {field.replace('_', ' '):<12} {value}")
+    elif as_json:
+        _print(datasets.describe(), as_json)
+    else:
+        for entry in datasets.describe():
+            print(f"{entry['name']}: {entry['description']}")
+            for field in ("found", "looked_in", "fingerprint", "source", "licence", "how_to_get", "warning"):
+                if entry[field] not in (None, []):
+                    value = ", ".join(entry[field]) if isinstance(entry[field], list) else entry[field]
+                    print(f"    {field.replace('_', ' '):<12} {value}")
 
 
 @app.command("selftest", epilog="Example: python -m eoslib selftest --device cuda")
 def selftest_command(
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")] = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Is this machine fit: its device, and a few steps of each kind of experiment on it, against the CPU."""
@@ -191,33 +180,21 @@ def selftest_command(
     for check in selftest.run(store.default_device()):
         done.append(check)
         if not as_json:
-            print(
-                f"{'ok' if check['ok'] else 'FAILED':<6} {check['seconds']:6.1f} s  {check['check']}: {check['seen']}"
-            )
+            word = "ok" if check["ok"] else "FAILED"
+            print(f"{word:<6} {check['seconds']:6.1f} s  {check['check']}: {check['seen']}")
     if as_json:
-        print(json.dumps(done, indent=1, ensure_ascii=False))
+        _print(done, as_json)
     if not all(check["ok"] for check in done):
         raise typer.Exit(1)
 
 
 def main() -> None:
-    """Run the command line; expected errors are one message, not a traceback."""
+    """Run the command line; expected errors are one message, not a traceback, and Ctrl-C is status 130."""
     try:
-        app(standalone_mode=True)
-    except presets.ParameterError as error:
-        _fail(error, 2)
-    except (
-        execution.ChapterFailed, ledger.ClaimError, datasets.DataError, store.StoreError, RuntimeError,
-        FileNotFoundError,
-    ) as error:  # fmt: skip
-        _fail(error, 1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _fail(error: Exception, status: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(status)
+        app()
+    except (RuntimeError, FileNotFoundError, presets.ParameterError, ledger.ClaimError, datasets.DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, presets.ParameterError) else 1)
 
 
 def _assignments(given: list[str] | None) -> dict[str, str]:
@@ -240,35 +217,24 @@ def _experiments(chapter: str, preset: str, given: list[str] | None, only: str |
     return list({e.identity.key: e for e in chosen}.values())
 
 
-def _print_plan(wanted: list[experiments.Experiment], as_json: bool) -> None:
-    rows = []
-    for e in wanted:
-        seconds, memory = costs.cost(e)
-        rows.append(
-            {
-                "experiment": e.experiment,
-                "key": e.identity.key,
-                "step_size": f"{e.step_size:.5g}",
-                "status": store.status(e.identity),
-                "at_most_minutes": round(seconds / 60, 2),
-                "memory_mb": round(memory / 1e6),
-                "device": str(store.default_device()),
-            }
-        )
-    _print_table(rows, as_json)
+def _plan(experiment: experiments.Experiment) -> dict[str, Any]:
+    seconds, memory = costs.cost(experiment)
+    return {
+        "experiment": experiment.experiment, "key": experiment.identity.key, "step_size": f"{experiment.step_size:.5g}",
+        "status": store.status(experiment.identity), "at_most_minutes": round(seconds / 60, 2),
+        "memory_mb": round(memory / 1e6), "device": str(store.default_device()),
+    }  # fmt: skip
 
 
-def _print_table(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """As JSON, or as a table."""
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    if not rows:
-        print("none")
-        return
-    widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]}
-    print("  ".join(f"{name:<{width}}" for name, width in widths.items()).rstrip())
-    for row in rows:
-        print("  ".join(f"{row[name]!s:<{width}}" for name, width in widths.items()).rstrip())
+    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)] if rows else [["none"]]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def _accept(chapter: str, path: Path) -> None:

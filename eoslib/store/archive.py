@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import xarray as xr
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from eoslib.store.files import StoreError, read_json, sha256, verified, write_atomically, write_json
 from eoslib.store.identity import Identity, home, recorded
-from eoslib.store.traces import netcdf, side_by_side, single, thin, values_sha256
+from eoslib.store.traces import side_by_side, single, thin, values_sha256
+
+MANIFEST, CHECKPOINT = "manifest.json", "checkpoint.json"  # each commits the files beside it
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the values of its identity, its trace as it is stored, its manifest, and whether it came from
-    recorded/."""
+    """A finished run: its identity's values, its trace as stored, its manifest, whether it came from recorded/."""
 
     identity: dict
     stored: xr.Dataset
@@ -27,10 +29,9 @@ class Run:
 
     def __getitem__(self, name: str):
         """The value of that name, wherever it stands in the identity: run["seed"], run["activation"]."""
-        found = list(_values(self.identity, name))
-        if not found:
-            raise KeyError(f"{name!r} is no value of {self.key}")
-        return found[0]
+        for found in _values(self.identity, name):
+            return found
+        raise KeyError(f"{name!r} is no value of {self.key}")
 
     @functools.cached_property
     def trace(self) -> xr.Dataset:
@@ -64,16 +65,14 @@ class Run:
         return safetensors.torch.load(content)["theta"].clone()
 
 
-def _values(values: dict, name: str) -> Iterator:
-    if name in values:
-        yield values[name]
-    for value in values.values():
-        if isinstance(value, dict):
-            yield from _values(value, name)
-        elif isinstance(value, list):
-            for part in value:
-                if isinstance(part, dict):
-                    yield from _values(part, name)
+def _values(value: Any, name: str) -> Iterator:
+    if isinstance(value, dict):
+        if name in value:
+            yield value[name]
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _values(part, name)
 
 
 def find(identity: Identity) -> Run | None:
@@ -81,71 +80,58 @@ def find(identity: Identity) -> Run | None:
 
     Where the data is absent, a run of the same family is taken; its own fingerprint stands in its identity.
     """
-    folder = home() / identity.key
-    if (folder / "manifest.json").exists():
-        return load_run(folder / "manifest.json", folder / "trace.nc", recorded=False)
-    path = _recorded_manifest(identity)
-    return load_run(path, path.with_suffix(".nc"), recorded=True) if path else None
+    path = _commit(identity)
+    return None if path is None or path.name == CHECKPOINT else _load(path)
 
 
 def status(identity: Identity) -> str:
     """ "finished", "recorded", "at step N" or "not started"; reads no trace."""
-    folder = home() / identity.key
-    if (folder / "manifest.json").exists():
-        return "finished"
-    if _recorded_manifest(identity):
-        return "recorded"
-    if (folder / "checkpoint.json").exists():
-        return f"at step {read_json(folder / 'checkpoint.json')['step']}"
-    return "not started"
+    path = _commit(identity)
+    if path and path.name == CHECKPOINT:
+        return f"at step {read_json(path)['step']}"
+    return "not started" if path is None else "finished" if path.name == MANIFEST else "recorded"
 
 
 def listing() -> list[dict]:
     """Every run of the store and of recorded/: key, experiment, status, where, and the sha256 over its values."""
-    rows = []
-    for folder in sorted(home().glob("*")):
-        if (folder / "manifest.json").exists():
-            rows.append(_row(read_json(folder / "manifest.json"), "finished", folder))
-        elif (folder / "checkpoint.json").exists():
-            rows.append(_row(read_json(folder / "checkpoint.json"), "unfinished", folder))
-    return rows + [_row(read_json(path), "finished", path) for path in _recorded_manifests()]
+    return [
+        {
+            "key": body["key"], "experiment": f"{body['identity']['chapter']}.{body['identity']['experiment']}",
+            "status": "unfinished" if path.name == CHECKPOINT else "finished", "sha256": body.get("values_sha256"),
+            "steps": body["step"], "wall_seconds": round(body["wall_seconds"], 1),
+            "diverged_at": body.get("diverged_at"),
+            "path": str(path.parent if path.name in (MANIFEST, CHECKPOINT) else path),
+        }
+        for path, body in ((path, read_json(path)) for path in _commits())
+    ]  # fmt: skip
 
 
 def inventory() -> dict[str, str]:
     """Key → sha256 over the values, of every finished run in the store and in recorded/."""
-    return {row["key"]: row["sha256"] for row in listing() if row["status"] == "finished"}
+    return {manifest["key"]: manifest["values_sha256"] for manifest in manifests()}
 
 
 def manifests() -> list[dict]:
     """Those of every finished run, in the store and in recorded/."""
-    stored = [path for path in home().glob("*/manifest.json")]
-    return [read_json(path) for path in [*stored, *_recorded_manifests()]]
+    return [read_json(path) for path in _commits() if path.name != CHECKPOINT]
 
 
 def recorded_runs(chapter: str | None = None) -> list[Run]:
     """All recorded runs, or those of one chapter."""
-    loaded = (load_run(path, path.with_suffix(".nc"), recorded=True) for path in _recorded_manifests())
-    return [run for run in loaded if chapter in (None, run.identity["chapter"])]
+    return [run for run in map(_load, _recorded_manifests()) if chapter in (None, run.identity["chapter"])]
 
 
 def verify() -> list[str]:
     """Problems found by reading every stored file and comparing its checksum; empty if all is well."""
     problems = []
-    for folder in sorted(home().glob("*")):
+    for path in _commits():
         try:
-            files = {}
-            if (folder / "manifest.json").exists():
-                files = load_run(folder / "manifest.json", folder / "trace.nc", recorded=False).manifest.get("kept", {})
-            elif (folder / "checkpoint.json").exists():
-                checkpoint = read_json(folder / "checkpoint.json")
-                files = checkpoint["files"] | checkpoint["kept"]
-            for name, checksum in files.items():
-                verified(folder / name, checksum)
-        except StoreError as error:
-            problems.append(str(error))
-    for path in _recorded_manifests():
-        try:
-            load_run(path, path.with_suffix(".nc"), recorded=True)
+            body = read_json(path)
+            files = body["files"] if path.name == CHECKPOINT else {_trace(path).name: body["trace_sha256"]}
+            # a recorded manifest names θ that stayed in the store
+            kept = body.get("kept", {}) if path.name in (MANIFEST, CHECKPOINT) else {}
+            for name, checksum in (files | kept).items():
+                verified(path.with_name(name), checksum)
         except StoreError as error:
             problems.append(str(error))
     return problems
@@ -158,32 +144,28 @@ def record(run: Run) -> Path:
     # what was computed in double precision is kept so: an identity that holds to rounding would not survive float32
     small = thin(run.stored) if run.identity.get("precision") == "float64" else single(thin(run.stored))
     encoding = {name: {"zlib": True, "complevel": 9, "shuffle": True} for name in small.data_vars}
-    content = netcdf(small, encoding)
+    content = bytes(small.to_netcdf(engine="h5netcdf", encoding=encoding))
     write_atomically(target, content)
     checks = {"trace_sha256": sha256(content), "values_sha256": values_sha256(small)}
     write_json(target.with_suffix(".json"), run.manifest | checks)
     return target
 
 
-def load_run(manifest_path: Path, trace_path: Path, recorded: bool) -> Run:
-    manifest = read_json(manifest_path)
-    content = verified(trace_path, manifest["trace_sha256"])
+def _load(path: Path) -> Run:
+    manifest = read_json(path)
+    content = verified(_trace(path), manifest["trace_sha256"])
     with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as trace:
-        return Run(manifest["identity"], trace.load(), manifest, recorded)
+        return Run(manifest["identity"], trace.load(), manifest, recorded=path.name != MANIFEST)
 
 
-def _row(manifest: dict, status: str, path: Path) -> dict:
-    identity = manifest["identity"]
-    return {
-        "key": manifest["key"],
-        "experiment": f"{identity['chapter']}.{identity['experiment']}",
-        "status": status,
-        "sha256": manifest.get("values_sha256"),
-        "steps": manifest["step"],
-        "wall_seconds": round(manifest["wall_seconds"], 1),
-        "diverged_at": manifest.get("diverged_at"),
-        "path": str(path),
-    }
+def _trace(manifest: Path) -> Path:
+    return manifest.with_name("trace.nc") if manifest.name == MANIFEST else manifest.with_suffix(".nc")
+
+
+def _commits() -> list[Path]:
+    """What commits the files of each run: the manifests, and in the store the checkpoint of what has none."""
+    stored = {path.parent: path for name in (CHECKPOINT, MANIFEST) for path in home().glob(f"*/{name}")}
+    return sorted(stored.values()) + _recorded_manifests()
 
 
 def _recorded_manifests() -> list[Path]:
@@ -191,10 +173,14 @@ def _recorded_manifests() -> list[Path]:
     return sorted(path for path in recorded().glob("*/*-*.json") if path.parent.name != "claims")
 
 
-def _recorded_manifest(identity: Identity) -> Path | None:
+def _commit(identity: Identity) -> Path | None:
+    """The manifest of this run in the store, else in recorded/, else its checkpoint, else None."""
+    manifest, checkpoint = (home() / identity.key / name for name in (MANIFEST, CHECKPOINT))
+    if manifest.exists():
+        return manifest
     for path in _recorded_manifests():
         if path.stem.endswith(identity.key):  # the name holds the key: no need to read
             return path
         if identity.fingerprint is None and read_json(path).get("family") == identity.family:
             return path
-    return None
+    return checkpoint if checkpoint.exists() else None

@@ -43,39 +43,33 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, body: dict) -> None:
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
-    write_atomically(
-        path, json.dumps({"sha256": sha256(text.encode()), "body": body}, sort_keys=True, indent=1).encode()
-    )
+    wrapped = {"sha256": sha256(_text(body)), "body": body}
+    write_atomically(path, json.dumps(wrapped, sort_keys=True, indent=1).encode())
 
 
 def read_json(path: Path) -> dict:
-    """The body of a file made by `_write_json`, verified."""
-    try:
+    """The body of a file made by `write_json`, verified."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
         wrapped = json.loads(path.read_bytes())
-        body, checksum = wrapped["body"], wrapped["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise damage(path) from error
-    if sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()) != checksum:
-        raise damage(path)
-    return body
+        if wrapped["sha256"] == sha256(_text(wrapped["body"])):
+            return wrapped["body"]
+    raise _damage(path)
+
+
+def _text(body: dict) -> bytes:
+    return json.dumps(body, sort_keys=True, ensure_ascii=False).encode()
 
 
 def verified(path: Path, checksum: str) -> bytes:
     """The file's content, whose checksum is right."""
-    if not path.exists():
-        raise Damaged(f"{path} is missing. Begin this run anew with --fresh, or delete {path.parent}")
-    content = path.read_bytes()
-    if sha256(content) != checksum:
-        raise damage(path)
+    if not path.exists() or sha256(content := path.read_bytes()) != checksum:
+        raise _damage(path)
     return content
 
 
-def damage(path: Path) -> Damaged:
-    return Damaged(
-        f"{path} is damaged: its checksum is not the one it was written with. It is not used. "
-        f"Begin this run anew with --fresh, or delete {path.parent}"
-    )
+def _damage(path: Path) -> Damaged:
+    what = "damaged: its checksum is not the one it was written with. It is not used" if path.exists() else "missing"
+    return Damaged(f"{path} is {what}. Begin this run anew with --fresh, or delete {path.parent}")
 
 
 def sha256(content: bytes) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import platform
@@ -10,9 +9,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-import xarray as xr
+
+from eoslib.store.files import sha256
+
+ROOT = Path(__file__).parents[2]  # of the checkout
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,12 @@ class Identity:
     @property
     def family(self) -> str:
         """16 hexadecimal digits of a hash of `differing`: the run on whatever data."""
-        return _hash(self.differing)
+        return sha256(canonical(self.differing))[:16]
 
     @property
     def key(self) -> str:
         """16 hexadecimal digits that name the run."""
-        return _hash(self.differing | {"fingerprint": self.fingerprint})
-
-
-def _hash(values: dict) -> str:
-    return hashlib.sha256(canonical(values)).hexdigest()[:16]
+        return sha256(canonical(self.differing | {"fingerprint": self.fingerprint}))[:16]
 
 
 def home() -> Path:
@@ -53,16 +50,15 @@ def home() -> Path:
 
 def recorded() -> Path:
     """Where recorded runs lie: EOSLIB_RECORDED, default recorded/ beside the library."""
-    return Path(os.environ.get("EOSLIB_RECORDED", Path(__file__).parents[2] / "recorded"))
+    return Path(os.environ.get("EOSLIB_RECORDED", ROOT / "recorded"))
 
 
 @functools.cache
 def library_sha256() -> str:
     """A hash over the library's source files, as they were when first asked."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(path.relative_to(Path(__file__).parents[1]).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+    library = ROOT / "eoslib"
+    paths = sorted(library.rglob("*.py"))
+    return sha256(b"".join(path.relative_to(library).as_posix().encode() + path.read_bytes() for path in paths))
 
 
 def default_device() -> torch.device:
@@ -81,9 +77,8 @@ def machine(device: torch.device) -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         models = (line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "model\t")))
         processor = ", model ".join(sorted(set(models), reverse=True)) or processor
-    used = {"cpu": "none"}.get(device.type, str(device))
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else used
-    return {"processor": processor, "gpu": gpu, "torch": torch.__version__}
+    used = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return {"processor": processor, "gpu": "none" if device.type == "cpu" else used, "torch": torch.__version__}
 
 
 def canonical(identity: dict) -> bytes:
@@ -95,21 +90,14 @@ def plain(identity: dict) -> dict:
     return json.loads(canonical(identity))
 
 
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "numpy": np.__version__, "xarray": xr.__version__}
-
-
 @functools.cache
 def commit() -> str | None:
     """The checkout's git commit, with `+changes` if the library differs from it; None outside a checkout."""
-    root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "eoslib") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    return None

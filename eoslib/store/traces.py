@@ -7,14 +7,16 @@ A trace is a set of tables in one dataset. A table is all variables whose first 
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 MAX_RECORDED_POINTS = 20_000
+STEP = SimpleNamespace(dims=(), long_name="iteration t", units="1")  # how the steps of a table are labelled
 
-Columns = dict[str, dict[str, np.ndarray]]  # table → variable, or "step" → one entry a row
+Columns = dict[str, np.ndarray]  # "table/variable", or "table/step" → one entry a row
 
 
 def columns(rows: Iterable[tuple[int, dict[str, dict]]], variables: Mapping[str, Any]) -> Columns:
@@ -26,11 +28,11 @@ def columns(rows: Iterable[tuple[int, dict[str, dict]]], variables: Mapping[str,
             by_table.setdefault(table, []).append((step + (table == "end"), row))
     arrays = {}
     for table, listed in by_table.items():
-        names = dict.fromkeys(name for _, row in listed for name in row)
-        blank = {n: np.full(np.shape(next(r[n] for _, r in listed if n in r)), np.nan) for n in names}
-        arrays[table] = {"step": np.array([step for step, _ in listed])} | {
-            n: np.array([row.get(n, blank[n]) for _, row in listed], dtype=variables[n].dtype) for n in names
-        }
+        arrays[f"{table}/step"] = np.array([step for step, _ in listed])
+        for name in dict.fromkeys(name for _, row in listed for name in row):
+            blank = np.full(np.shape(next(row[name] for _, row in listed if name in row)), np.nan)
+            values = [row.get(name, blank) for _, row in listed]
+            arrays[f"{table}/{name}"] = np.array(values, dtype=variables[name].dtype)
     return arrays
 
 
@@ -38,14 +40,14 @@ def labelled(parts: Iterable[Columns], variables: Mapping[str, Any]) -> xr.Datas
     """Consecutive columns as one trace, with dimensions, long names and units."""
     tables: dict[str, list[xr.Dataset]] = {}
     for part in parts:
-        for table, arrays in part.items():
-            steps = (table, arrays["step"], {"long_name": "iteration t", "units": "1"})
-            data = {
-                name: ((table, *(v := variables[name]).dims), values, {"long_name": v.long_name, "units": v.units})
-                for name, values in arrays.items()
-                if name != "step"
-            }
-            tables.setdefault(table, []).append(xr.Dataset(data, {table: steps}))
+        data: dict[str, dict] = {}
+        for path, values in part.items():
+            table, name = path.split("/")
+            v = STEP if name == "step" else variables[name]
+            named = ((table, *v.dims), values, {"long_name": v.long_name, "units": v.units})
+            data.setdefault(table, {})[table if v is STEP else name] = named
+        for table, named in data.items():
+            tables.setdefault(table, []).append(xr.Dataset(named))
     joined = [
         xr.concat(parts, table, join="outer", data_vars="all", coords="minimal", compat="override")
         for table, parts in tables.items()
@@ -61,7 +63,7 @@ def tables_of(trace: xr.Dataset) -> list[str]:
 def side_by_side(trace: xr.Dataset) -> xr.Dataset:
     """All tables save the end's over `step`, nan where nothing was measured."""
     names = [name for name in tables_of(trace) if name != "end"]
-    parts = [trace[[v for v in trace.data_vars if trace[v].dims[0] == name]].rename({name: "step"}) for name in names]
+    parts = [trace.drop_dims(set(tables_of(trace)) - {name}).rename({name: "step"}) for name in names]
     return xr.merge(parts, join="outer").assign_attrs(trace.attrs) if len(names) != 1 else parts[0]
 
 
@@ -80,8 +82,8 @@ def windowed(trace: xr.Dataset, window: int, table: str = "step") -> xr.Dataset:
     """A trace with one table in windows of so many steps, see `thin`; the trace itself if they hold one."""
     if window == 1:
         return trace
-    inside = [name for name in trace.data_vars if trace[name].dims[0] == table]
-    windows = trace[inside].coarsen({table: window}, boundary="pad")  # the last one may hold fewer
+    own = trace.drop_dims(set(tables_of(trace)) - {table})
+    windows = own.coarsen({table: window}, boundary="pad")  # the last one may hold fewer
     with warnings.catch_warnings():  # a window in which a sparse observable was never measured is nan
         warnings.simplefilter("ignore", RuntimeWarning)
         parts = {"": windows.mean(), "_min": windows.min(), "_max": windows.max()}
@@ -116,11 +118,5 @@ def values_sha256(trace: xr.Dataset) -> str:
     digest = hashlib.sha256()
     for name in sorted(map(str, trace.variables)):
         values = np.ascontiguousarray(trace[name].values)
-        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        digest.update(values.tobytes())
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode() + values.tobytes())
     return digest.hexdigest()
-
-
-def netcdf(trace: xr.Dataset, encoding: dict | None = None) -> bytes:
-    """The content of a netCDF file."""
-    return bytes(trace.to_netcdf(engine="h5netcdf", encoding=encoding))

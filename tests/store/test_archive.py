@@ -1,4 +1,4 @@
-"""store.archive: finished runs are listed, recorded, found again and gathered."""
+"""store.archive: finished runs are listed, recorded and found again."""
 
 import dataclasses
 
@@ -124,25 +124,3 @@ def test_a_long_curve_is_recorded_thinned_and_says_so():
     # both phases of the oscillation are in every window
     assert (found.trace["loss_min"] == -1).all() and (found.trace["loss_max"] == 1).all()
     assert (abs(found.trace["loss"]) < 0.34).all()
-
-
-def test_gather_stacks_along_step_size_and_seed_and_pads_with_nan():
-    collected = [
-        store.carry_on(Walk(steps), named(step_size=eta, seed=seed))
-        for steps, eta, seed in [(40, 0.5, 0), (40, 0.5, 1), (10, 0.25, 0), (40, 0.25, 1)]
-    ]
-    gathered = store.gather(collected)
-    assert dict(gathered.sizes) == {"step_size": 2, "seed": 2, "step": 40, "coordinate": 3, "eigenvalue": 2}
-    assert gathered["step_size"].values.tolist() == [0.25, 0.5]
-    short = gathered["loss"].sel(step_size=0.25, seed=0)
-    np.testing.assert_array_equal(short[:10], collected[2].trace["loss"])
-    assert np.isnan(short[10:]).all()
-    np.testing.assert_array_equal(gathered["theta"].sel(step_size=0.5, seed=1), collected[1].trace["theta"])
-    assert gathered["loss"].attrs["long_name"]
-
-
-def test_gather_of_an_incomplete_grid_has_nan_for_the_missing_run():
-    grid = [(0.5, 0), (0.5, 1), (0.25, 0)]
-    gathered = store.gather([store.carry_on(Walk(), named(step_size=e, seed=s)) for e, s in grid])
-    assert np.isnan(gathered["loss"].sel(step_size=0.25, seed=1)).all()
-    assert np.isfinite(gathered["loss"].sel(step_size=0.25, seed=0)).all()
