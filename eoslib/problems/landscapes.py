@@ -1,6 +1,6 @@
 """Analytic functions of few parameters, on which gradient descent can be understood completely.
 
-Each `Landscape` carries its formula, its gradient, its minimisers and, in closed form, the sharpness there. The first
+Each `Landscape` carries its value, its gradient, its minimisers and, in closed form, the sharpness there. The first
 four are defined in Ahn, Zhang & Sra (2022), "Understanding the unstable convergence of gradient descent", the
 polynomials f₁ to f₄ in Chen, Peng, Li & Zhao (2024), "On the unstable convergence regime of gradient descent"; the last
 three, squares, have a curve of minimisers, and belong to that paper's extension.
@@ -24,9 +24,7 @@ class Landscape:
     NumPy runs the same lines for many at once (d, n)."""
 
     name: str
-    formula: str  # LaTeX
     f: Callable[[Tensor], Tensor]
-    minimiser_set: str  # LaTeX
     minimisers: tuple[tuple[float, ...], ...]  # all of them where there are finitely many, else examples
     sharpness: Callable[[Tensor], Tensor]
     source: str
@@ -62,10 +60,12 @@ class Polynomial(Landscape):
     value: Callable
     gradient: Callable
     hessian: Callable
+    f: Callable[[Tensor], Tensor] = field(init=False)
     gradient_at: Callable = field(init=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "gradient_at", _writing(self.gradient))  # the dataclass is frozen
+        object.__setattr__(self, "f", _of_point(self.value))  # the dataclass is frozen
+        object.__setattr__(self, "gradient_at", _writing(self.gradient))
 
     def eigenvalues(self, x, y):
         """The smallest and the largest eigenvalue of the Hessian at (x, y), numbers or arrays."""
@@ -74,25 +74,17 @@ class Polynomial(Landscape):
         return mean - half_gap, mean + half_gap
 
 
-def _ahn(name, formula, minimiser_set, minimisers, example, f, gradient, sharpness) -> Landscape:
-    source, f, sharpness = f"Ahn et al. 2022, Example {example}", _of_point(f), _of_point(sharpness)
-    return Landscape(name, formula, f, minimiser_set, minimisers, sharpness, source, _writing(gradient))
+def _ahn(name, minimisers, example, f, gradient, sharpness) -> Landscape:
+    source = f"Ahn et al. 2022, Example {example}"
+    return Landscape(name, _of_point(f), minimisers, _of_point(sharpness), source, _writing(gradient))
 
 
-def _polynomial(name, formula, minimiser_set, minimisers, sharpness, source, value, gradient, hessian) -> Polynomial:
-    return Polynomial(
-        name, formula, _of_point(value), minimiser_set, minimisers, _of_point(sharpness), source,
-        value=value, gradient=gradient, hessian=hessian,
-    )  # fmt: skip
-
-
-def _chen(name, formula, minimisers, sharpness, equation, **functions) -> Polynomial:
-    minimiser_set = r"\{" + ", ".join(f"({x:.4g}, {y:.4g})" for x, y in minimisers) + r"\}"
+def _chen(name, minimisers, sharpness, equation, **functions) -> Polynomial:
     source = f"Chen et al. 2024, equation ({equation})"
-    return _polynomial(name, formula, minimiser_set, minimisers, _everywhere(sharpness), source, **functions)
+    return Polynomial(name, minimisers, _of_point(_everywhere(sharpness)), source, **functions)
 
 
-def _square(name, formula, minimiser_set, minimisers, h, h_gradient, h_hessian) -> Polynomial:
+def _square(name, minimisers, h, h_gradient, h_hessian) -> Polynomial:
     """f = h², whose minimisers are the points with h = 0: a curve. ∇f = 2h∇h, ∇²f = 2∇h∇hᵀ + 2h∇²h."""
 
     def value(x, y):
@@ -111,7 +103,7 @@ def _square(name, formula, minimiser_set, minimisers, h, h_gradient, h_hessian) 
         return 2 * (hx * hx + hy * hy)
 
     source = "Chen et al. 2024, section Extension; the function is our choice, except for (1 - xy)^2"
-    return _polynomial(name, formula, minimiser_set, minimisers, sharpness, source, value, gradient, hessian)
+    return Polynomial(name, minimisers, _of_point(sharpness), source, value, gradient, hessian)
 
 
 def _tanh_quadratic_gradient(x, y):
@@ -136,50 +128,50 @@ def _f4(x, y):
     return residual * residual + (x * x + y * y) / 20
 
 
-_ORIGIN = r"\{(0, 0)\}", ((0.0, 0.0),)
-_VALLEY = r"\{\theta_1 \theta_2 = 0\}", ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+_ORIGIN = ((0.0, 0.0),)
+_VALLEY = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))  # of the points with θ₁θ₂ = 0
 _M4 = (19 / 20) ** 0.5  # on x = y the gradient of f₄ vanishes where 1 − x² = 1/20
 
 _ALL: tuple[Landscape, ...] = (
     _ahn(
-        "quadratic", r"20\theta_1^2 + \theta_2^2", *_ORIGIN, 1,
+        "quadratic", _ORIGIN, 1,
         f=lambda x, y: 20 * x**2 + y**2,
         gradient=lambda x, y: (40 * x, 2 * y),
         sharpness=_everywhere(40),
     ),
     _ahn(
-        "tanh_quadratic", r"\tanh(20\theta_1^2 + \theta_2^2)", *_ORIGIN, 2,
+        "tanh_quadratic", _ORIGIN, 2,
         f=lambda x, y: torch.tanh(20 * x**2 + y**2),
         gradient=_tanh_quadratic_gradient,
         sharpness=_everywhere(40),  # tanh'(0) = 1: the Hessian diag(40, 2) is that of the quadratic itself
     ),
     # The neurons are h² with h = 0 at minimisers, so ∇²f = 2∇h∇hᵀ there, whose only non-zero eigenvalue is 2‖∇h‖².
     _ahn(
-        "linear_neuron", r"(\theta_1 \theta_2)^2", *_VALLEY, 3,
+        "linear_neuron", _VALLEY, 3,
         f=lambda x, y: (x * y) ** 2,
         gradient=lambda x, y: (2 * (x * y) * y, 2 * (x * y) * x),
         sharpness=lambda x, y: 2 * (y**2 + x**2),
     ),
     _ahn(
-        "tanh_neuron", r"(\theta_1 \tanh\theta_2)^2", *_VALLEY, 3,
+        "tanh_neuron", _VALLEY, 3,
         f=lambda x, y: (x * torch.tanh(y)) ** 2,
         gradient=_tanh_neuron_gradient,
         sharpness=lambda x, y: 2 * (torch.tanh(y) ** 2 + x**2 / torch.cosh(y) ** 4),  # tanh' = sech²
     ),
     _chen(
-        "f1", "x^2 + y^2 + x^2y + x^3 + y^3", ((0.0, 0.0),), 2, 43,
+        "f1", _ORIGIN, 2, 43,
         value=lambda x, y: x * x + y * y + x * x * y + x * x * x + y * y * y,
         gradient=lambda x, y: (2 * x + 2 * x * y + 3 * x * x, 2 * y + x * x + 3 * y * y),
         hessian=lambda x, y: (2 + 2 * y + 6 * x, 2 * x, 2 + 6 * y),
     ),
     _chen(
-        "f2", "x^2 + y^2 + x^2y + x^4 + y^4", ((0.0, 0.0),), 2, 44,
+        "f2", _ORIGIN, 2, 44,
         value=lambda x, y: x * x + y * y + x * x * y + x * x * x * x + y * y * y * y,
         gradient=lambda x, y: (2 * x + 2 * x * y + 4 * x * x * x, 2 * y + x * x + 4 * y * y * y),
         hessian=lambda x, y: (2 + 2 * y + 12 * x * x, 2 * x, 2 + 12 * y * y),
     ),
     _chen(
-        "f3", "x^4y^2 + x^2y^4 - 3x^2y^2 + 1", ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)), 12, 45,
+        "f3", ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)), 12, 45,
         value=_f3,
         gradient=lambda x, y: (
             2 * x * (y * y) * (2 * (x * x) + y * y - 3), 2 * y * (x * x) * (x * x + 2 * (y * y) - 3)
@@ -191,26 +183,26 @@ _ALL: tuple[Landscape, ...] = (
         ),
     ),
     _chen(
-        "f4", r"(1 - xy)^2 + \tfrac{1}{20}(x^2 + y^2)", ((_M4, _M4), (-_M4, -_M4)), 3.8, 46,
+        "f4", ((_M4, _M4), (-_M4, -_M4)), 3.8, 46,
         value=_f4,
         gradient=lambda x, y: (-2 * (1 - x * y) * y + x / 10, -2 * (1 - x * y) * x + y / 10),
         # not 2y² + 0.1: as a float, 0.1 is not 1/10, and intervals would enclose the Hessian of another function
         hessian=lambda x, y: ((20 * y * y + 1) / 10, 4 * x * y - 2, (20 * x * x + 1) / 10),
     ),
     _square(
-        "circle", "(x^2 + y^2 - 1)^2", r"\{x^2 + y^2 = 1\}", ((1.0, 0.0), (0.0, -1.0)),
+        "circle", ((1.0, 0.0), (0.0, -1.0)),
         h=lambda x, y: x * x + y * y - 1,
         h_gradient=lambda x, y: (2 * x, 2 * y),
         h_hessian=lambda x, y: (2 + 0 * x, 0 * x, 2 + 0 * y),
     ),
     _square(
-        "rounded_square", "(x^4 + y^4 - 1)^2", r"\{x^4 + y^4 = 1\}", ((1.0, 0.0), (0.0, -1.0)),
+        "rounded_square", ((1.0, 0.0), (0.0, -1.0)),
         h=lambda x, y: x * x * x * x + y * y * y * y - 1,
         h_gradient=lambda x, y: (4 * x * x * x, 4 * y * y * y),
         h_hessian=lambda x, y: (12 * x * x, 0 * x, 12 * y * y),
     ),
     _square(
-        "hyperbola", "(1 - xy)^2", r"\{xy = 1\}", ((1.0, 1.0), (2.0, 0.5), (-4.0, -0.25)),
+        "hyperbola", ((1.0, 1.0), (2.0, 0.5), (-4.0, -0.25)),
         h=lambda x, y: 1 - x * y,
         h_gradient=lambda x, y: (-y, -x),
         h_hessian=lambda x, y: (0 * x, 0 * x - 1, 0 * y),

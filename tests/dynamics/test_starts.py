@@ -28,9 +28,8 @@ NOISES = pytest.mark.parametrize("noise", ["uniform", "normal"])
 
 def landscape(dimension, gradient_at):
     return Landscape(
-        name="local", formula="", f=None, gradient_at=gradient_at, minimiser_set="", minimisers=(), sharpness=None,
-        source="", dimension=dimension,
-    )  # fmt: skip
+        name="local", f=None, gradient_at=gradient_at, minimisers=(), sharpness=None, source="", dimension=dimension
+    )
 
 
 def product_except(theta, left_out):

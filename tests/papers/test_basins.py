@@ -30,9 +30,8 @@ EACH = pytest.mark.parametrize("name", NAMES)
 
 def polynomial(value, gradient, hessian, minimisers=((0.0, 0.0),)):
     return Polynomial(
-        name="test", formula="", f=lambda theta: value(*theta.unbind(-1)), minimiser_set="", minimisers=minimisers,
-        sharpness=None, source="", value=value, gradient=gradient, hessian=hessian,
-    )  # fmt: skip
+        name="test", minimisers=minimisers, sharpness=None, source="", value=value, gradient=gradient, hessian=hessian
+    )
 
 
 # eigenvalues 4 and 1: converges iff η < 2/4
