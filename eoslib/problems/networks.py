@@ -8,11 +8,10 @@ The module only gives the architecture and the initial numbers; from then on θ 
 running statistics a dict of `buffers` beside it.
 """
 
-import contextlib
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -30,7 +29,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "gelu": F.gelu,
 }
-
 BIAS_INITS = ("default", "zero")
 NORMS = ("group", "batch", "none")
 EPSILON = 1e-6  # added to the variance by group and layer normalisation, as in Damian et al. 2023
@@ -193,17 +191,15 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, length, width) to the same shape."""
-        # each (n, heads, length, d)
+        """(n, length, width) to the same shape; q, k and v are (n, heads, length, d)."""
         q, k, v = self.queries_keys_values(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
         weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).flatten(2))
 
 
 class LayerNorm(nn.GroupNorm):
-    """Layer normalisation of the last axis, as a group normalisation of one group. PyTorch's F.group_norm is right to
-    the fourth derivative in every mix of forward and reverse mode; its F.layer_norm silently is not, from the second
-    on."""
+    """Layer normalisation of the last axis, as a group normalisation of one group: F.group_norm is right to the fourth
+    derivative in every mix of forward and reverse mode, F.layer_norm silently is not, from the second on."""
 
     def __init__(self, width: int):
         super().__init__(1, width, eps=EPSILON)
@@ -273,9 +269,8 @@ def _seeded(network: type[nn.Module]) -> Callable[..., nn.Module]:
             torch.default_generator.manual_seed(seed)  # unlike torch.manual_seed, touches no GPU generator
             return network(*arguments, **options)
 
-    signature, seed = inspect.signature(network), inspect.signature(seeded).parameters["seed"]
-    parameters = [*signature.parameters.values(), seed]
-    seeded.__signature__ = signature.replace(parameters=parameters, return_annotation=network)
+    own, seed = inspect.signature(network), inspect.signature(seeded).parameters["seed"]
+    seeded.__signature__ = own.replace(parameters=[*own.parameters.values(), seed], return_annotation=network)
     seeded.__doc__ = network.__doc__
     return seeded
 
@@ -285,9 +280,8 @@ mlp, cnn, resnet18, transformer = map(_seeded, (MLP, CNN, ResNet, Transformer))
 
 def narrowed(network: MLP, d_in: int) -> MLP:
     """The same network for inputs of another size; its parameters are not meant to be used."""
-    narrow = copy.deepcopy(network)
-    first = nn.utils.skip_init(nn.Linear, d_in, network.layers[0].out_features)
-    narrow.layers[0] = first.to(network.layers[0].weight)
+    narrow, first = copy.deepcopy(network), network.layers[0]
+    narrow.layers[0] = nn.utils.skip_init(nn.Linear, d_in, first.out_features).to(first.weight)
     return narrow
 
 
@@ -312,29 +306,13 @@ def apply(
     given."""
     parameters = list(module.parameters())  # each once, though two layers may share it
     pieces = theta.split([parameter.numel() for parameter in parameters])
-    given = {id(p): piece.view_as(p) for p, piece in zip(parameters, pieces, strict=True)}
+    given = {id(p): piece.view_as(p) for p, piece in zip(parameters, pieces, strict=True)}  # by id of the replaced
     held = dict(module.named_buffers())
     if buffers is None:
-        given |= {id(buffer): buffer.clone() for buffer in held.values()}
-    elif buffers:
-        if odd := held.keys() ^ buffers.keys():
-            raise RuntimeError(f"buffers must be all of the module's or none; not so: {', '.join(sorted(odd))}")
-        given |= {id(buffer): buffers[name] for name, buffer in held.items()}
-    before = module.training
-    if training != before:
-        module.train(training)
-    try:
-        with _holding(module, given):
-            return module(*x)
-    finally:
-        if training != before:
-            module.train(before)
-
-
-@contextlib.contextmanager
-def _holding(module: nn.Module, given: dict[int, Tensor]) -> Iterator[None]:
-    """The module with these tensors in place of its own, by the latters' id. `torch.func.functional_call` does the
-    same, and for a small network takes as long as a forward pass."""
+        buffers = {name: buffer.clone() for name, buffer in held.items()}
+    elif odd := buffers and held.keys() ^ buffers.keys():
+        raise RuntimeError(f"buffers must be all of the module's or none; not so: {', '.join(sorted(odd))}")
+    given |= {id(held[name]): buffer for name, buffer in buffers.items()}
     places = [
         (tensors, name, tensor)
         for part in module.modules()
@@ -342,10 +320,15 @@ def _holding(module: nn.Module, given: dict[int, Tensor]) -> Iterator[None]:
         for name, tensor in tensors.items()
         if id(tensor) in given
     ]
-    try:
+    before = module.training
+    if training != before:
+        module.train(training)
+    try:  # what `torch.func.functional_call` does, which for a small network takes as long as a forward pass
         for tensors, name, tensor in places:
             tensors[name] = given[id(tensor)]
-        yield
+        return module(*x)
     finally:
         for tensors, name, tensor in places:
             tensors[name] = tensor
+        if training != before:
+            module.train(before)
