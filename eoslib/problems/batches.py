@@ -11,13 +11,11 @@ from eoslib.problems.objective import Objective, SupervisedObjective
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """What a step sees.
-
-    batch_size: examples in a minibatch, drawn without replacement; the last one of an epoch holds
-    what is left. None is the whole data. repeats: so many steps in a row see the same minibatch, its images augmented
-    alike. crop, flip: each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with
-    probability ½. noise, noise_size: "uniform" on [−noise_size, noise_size], or "normal" of that standard deviation, is
-    added to each component of the gradient."""
+    """batch_size: examples in a minibatch, drawn without replacement; the last one of an epoch holds what is left. None
+    is the whole data. repeats: so many steps in a row see the same minibatch, its images augmented alike. crop, flip:
+    each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with probability ½. noise,
+    noise_size: "uniform" on [−noise_size, noise_size], or "normal" of that standard deviation, is added to each
+    component of the gradient."""
 
     batch_size: int | None = None
     repeats: int = 1
@@ -98,8 +96,7 @@ class _Drawn:
         """By how much each of n images is shifted, plus `crop`, (2, n, 1), and which are mirrored (n, 1)."""
         generator = self.generators["augmentation"]
         shift = torch.randint(2 * self.declared.crop + 1, (2, n, 1), generator=generator)
-        none = torch.zeros(n, 1, dtype=torch.bool)
-        mirrored = torch.rand(n, 1, generator=generator) < 0.5 if self.declared.flip else none
+        mirrored = torch.rand(n, 1, generator=generator) < 0.5 if self.declared.flip else torch.zeros(n, 1).bool()
         return {"shift": shift, "mirrored": mirrored}
 
     def _augmented(self, inputs: Tensor, shift: Tensor, mirrored: Tensor) -> Tensor:
