@@ -1,7 +1,6 @@
 """f over one flat parameter vector θ of shape (p,): its value, gradient, Hessian-vector products and ∇³f(u, u).
 
-An `Objective` is any scalar function of θ. A `SupervisedObjective` is the training loss of a network on data; `batch`
-restricts it to a minibatch. Both count what they spent, in gradients and in products.
+An `Objective` is any scalar function of θ, a `SupervisedObjective` the training loss of a network on data.
 """
 
 import functools
@@ -219,8 +218,7 @@ class SupervisedObjective(Objective):
         network = self.network
         if not isinstance(network, networks.MLP) or network.is_linear or self.inputs.shape[1] < 10 * PRINCIPAL:
             return None  # the first layer is not what a product costs
-        _, directions = torch.linalg.eigh(self.inputs.T @ self.inputs)
-        directions = directions[:, -PRINCIPAL:]
+        directions = torch.linalg.eigh(self.inputs.T @ self.inputs).eigenvectors[:, -PRINCIPAL:]
         return directions, self.inputs @ directions, networks.narrowed(network, PRINCIPAL)
 
     def restrict(self, theta: Tensor) -> Restriction | None:
