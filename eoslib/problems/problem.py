@@ -25,7 +25,6 @@ class OnLandscape:
 
     landscape: str
     start: tuple[float, ...]
-
     examples = 1
     fingerprint = ""  # it uses no data
 
@@ -115,7 +114,6 @@ class Training:
     data: Data
     network: Network
     loss: str
-
     fingerprint = property(lambda self: self.data.fingerprint)
     examples = property(lambda self: self.data.n)  # the loss is a mean over so many
 
@@ -146,8 +144,7 @@ class Training:
             module.register_forward_hook(lambda module, inputs, output: outputs.append(output.numel()))
         network(torch.zeros(1, source.d, dtype=dtype, device="meta"))
         examples, item = examples or self.examples, PRECISIONS[precision].itemsize
-        each = counted[0] - counted[1]
-        forward = examples * each + counted[1] - each
+        forward = counted[1] + (examples - 1) * (counted[0] - counted[1])
         p = sum(parameter.numel() for parameter in network.parameters())
         memory = item * (9 * min(examples, CHUNK) * sum(outputs) + 20 * p)
         return 3 * forward * item / 4 + OVERHEAD, memory  # backward takes twice forward
