@@ -2,7 +2,6 @@
 
 `load` returns the first n examples of a data set, standardised in one of two ways that peers use, or as tokens. The
 *fingerprint* identifies the raw data that the result depends on, so that a run can say what it was run on.
-
 Nothing is ever downloaded unless `download` is called. Each data set is a class at the end of this module: its fields
 are its options, `examples` or `rows` read it, and the rest says where it comes from.
 """
@@ -71,7 +70,6 @@ def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "tr
         chosen = slice(n)
     else:
         raise DataError(f"{name}: n must lie between 1 and the {len(inputs):,} {split} examples there are, not {n}")
-
     labels = labels[chosen].astype(np.int64)
     if source.tokens:
         inputs = inputs[chosen]
@@ -128,8 +126,7 @@ def describe() -> list[dict]:
 def download(name: str) -> Path:
     """Fetch the official files of a data set, checked against their md5; returns the folder they are in. Raises
     `DataError` if there is nothing to download, or if the download fails or is not the official file."""
-    _check("data set", name, SOURCES)
-    return SOURCES[name]().download()
+    return _source(name, "train", {}).download()
 
 
 def _check(what: str, value: str, valid) -> None:
@@ -161,7 +158,6 @@ def _per_channel(inputs: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndar
 
 class _Source:
     """What the functions above need to know of a data set. As it stands here, of one that needs no files.
-
     A subclass gives description, source, licence, how_to_get, n_classes, and:
     - d: the numbers, or tokens, in an example;
     - examples(split): all raw inputs (N, d) and labels (N,) of a split;
@@ -190,11 +186,10 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Images(_Source):
-    """A data set of images of ten classes. classes: the labels of those to keep, which become 0, 1, … in this order;
-    none stands for all ten."""
+    """A data set of images of ten classes; rows(split) gives all inputs and labels of these. classes: the labels of
+    those to keep, which become 0, 1, … in this order; none stands for all ten."""
 
     classes: tuple[int, ...] = ()
-
     n_classes = property(lambda self: len(self.classes) or 10)
     balanced = property(lambda self: bool(self.classes))
 
@@ -224,7 +219,6 @@ class Digits(_Images):
     d = 64
 
     def rows(self, split):
-        """All inputs and labels of the ten classes."""
         from sklearn.datasets import load_digits  # here, because a bare GPU box may have no scikit-learn
 
         return load_digits(return_X_y=True)
@@ -245,7 +239,6 @@ class PowerLaw(_Source):
     d: int = 128
     n_classes: int = 10
     seed: int = 0
-
     description = "generated: Gaussian inputs, covariance eigenvalues k^-1.5, labels from a linear teacher"
     source = "eoslib.problems.datasets.PowerLaw"
     licence = "that of eoslib"
@@ -262,8 +255,7 @@ class PowerLaw(_Source):
         hadamard = np.ones((1, 1))
         while len(hadamard) < self.d:
             hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]]) / np.sqrt(2)
-        deviations = np.arange(1, self.d + 1) ** -0.75
-        return (z[split] * deviations) @ hadamard, np.argmax(z[split] @ teacher.T, axis=1)
+        return (z[split] * np.arange(1, self.d + 1) ** -0.75) @ hadamard, np.argmax(z[split] @ teacher.T, axis=1)
 
     def fingerprint(self, split):
         teacher, z = self._draws()
@@ -291,10 +283,8 @@ class _Files(_Source):
                 return place
         looked_in = " and ".join(map(str, self.places()))
         unset = "" if os.environ.get("EOSLIB_DATA") else " (EOSLIB_DATA is not set)"
-        raise DataAbsent(
-            f"{self.name} is absent: looked for {looked_in}{unset}. "
-            f"Ways out: {self.how_to_get}; the data sets digits and power_law need no files."
-        )
+        ways_out = f"{self.how_to_get}; the data sets digits and power_law need no files."
+        raise DataAbsent(f"{self.name} is absent: looked for {looked_in}{unset}. Ways out: {ways_out}")
 
     def paths(self, split: str) -> list[Path]:
         """The files of a split, each checked to be there."""
@@ -348,18 +338,20 @@ class Cifar10(_Files, _Images):
     d, channels = 3072, 3
 
     def rows(self, split):
-        """All inputs and labels of the ten classes."""
-        rows = np.concatenate([_cifar10_rows(path) for path in self.paths(split)])
+        files = {path: np.fromfile(path, np.uint8).reshape(-1, _CIFAR10_ROW) for path in self.paths(split)}
+        for path, rows in files.items():
+            i = np.argmax(rows[:, 0] > 9)
+            if rows[i, 0] > 9:
+                raise DataError(f"{path}: row {i} has the label {rows[i, 0]}; CIFAR-10 has labels from 0 to 9")
+        rows = np.concatenate([*files.values()])
         return rows[:, 1:], rows[:, 0]
 
     def paths(self, split):
         paths = super().paths(split)
         for path, size in ((path, path.stat().st_size) for path in paths):
             if size == 0 or size % _CIFAR10_ROW:
-                raise DataError(
-                    f"{path} is empty or truncated inside a row: it has {size:,} bytes, expected a multiple of "
-                    f"{_CIFAR10_ROW:,} (1 label byte + 3,072 pixels)"
-                )
+                found = f"{path} is empty or truncated inside a row: it has {size:,} bytes"
+                raise DataError(f"{found}, expected a multiple of {_CIFAR10_ROW:,} (1 label byte + 3,072 pixels)")
         return paths
 
     def warning(self, split):
@@ -369,10 +361,8 @@ class Cifar10(_Files, _Images):
             if record["md5"] == _CIFAR10_MD5 and record["fingerprints"][split] == fingerprint:
                 return None
         n = sum(path.stat().st_size for path in self.paths(split)) // _CIFAR10_ROW
-        return (
-            "cifar10: files not verified to come from the official archive: "
-            f"fingerprint {fingerprint}, {n:,} {split} images"
-        )
+        unverified = "cifar10: files not verified to come from the official archive"
+        return f"{unverified}: fingerprint {fingerprint}, {n:,} {split} images"
 
     def download(self):
         import pooch
@@ -382,7 +372,6 @@ class Cifar10(_Files, _Images):
             archive = pooch.retrieve(_CIFAR10_URL, md5, fname, cache, progressbar=sys.stderr.isatty())
         except (OSError, ValueError) as error:  # no network; another md5
             raise DataError(f"cifar10 could not be downloaded from {_CIFAR10_URL}: {error}") from error
-
         digest, fingerprints, folder = hashlib.sha256(), {}, cache / self.folder
         with tempfile.TemporaryDirectory(dir=cache) as temporary, tarfile.open(archive) as tar:
             fresh = Path(temporary)
@@ -399,14 +388,6 @@ class Cifar10(_Files, _Images):
         return folder
 
 
-def _cifar10_rows(path: Path) -> np.ndarray:
-    rows = np.fromfile(path, np.uint8).reshape(-1, _CIFAR10_ROW)
-    if rows[:, 0].max() > 9:
-        i = np.argmax(rows[:, 0] > 9)
-        raise DataError(f"{path}: row {i} has the label {rows[i, 0]}; CIFAR-10 has labels from 0 to 9")
-    return rows
-
-
 @dataclass(frozen=True)
 class Sst2(_Files):
     """The Stanford Sentiment Treebank with two classes as GLUE gives it: phrases and their sentiment, one a line. A
@@ -416,7 +397,6 @@ class Sst2(_Files):
 
     vocabulary: int = 4096
     length: int = 52  # words of the longest phrase of the training split
-
     name, folder = "sst2", "sst2"
     files = {"train": ["train.tsv"], "test": ["dev.tsv"]}  # noqa: RUF012
     description = "67,349 phrases of film reviews, negative (0) or positive (1)"
@@ -436,11 +416,9 @@ class Sst2(_Files):
             raise DataError(f"sst2: length must be at least 1, not {self.length}")
 
     def examples(self, split):
-        phrases, _ = _sst2_phrases(*self.paths("train"))
-        frequency = collections.Counter(itertools.chain.from_iterable(phrases))
+        frequency = collections.Counter(itertools.chain.from_iterable(_sst2_phrases(*self.paths("train"))[0]))
         words = sorted(frequency, key=lambda word: (-frequency[word], word))[: self.vocabulary - 2]
         token = {word: i for i, word in enumerate(words, start=2)}
-
         phrases, labels = _sst2_phrases(*self.paths(split))
         inputs = np.zeros((len(phrases), self.length), np.int64)
         for row, phrase in zip(inputs, phrases, strict=True):
