@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eoslib.dynamics.rules import Rule, Schedule
@@ -55,7 +54,7 @@ class Trajectory(Stateful):
         if not step_size > 0:
             raise ValueError(f"step_size must be positive, got {step_size}")
         self.objective, self.steps, self.stop_accuracy, self.keep = objective, steps, stop_accuracy, keep
-        self.theta = theta.detach()
+        self.theta, self.device = theta.detach(), theta.device
         self.rule, self.schedule = rule.begin(self.theta, step_size), schedule.begin(step_size)
         self.batches, self.whole = batches.begin(objective, seed), batches.whole
         measurements = asked(measurements, self.whole)
@@ -65,7 +64,6 @@ class Trajectory(Stateful):
                 raise ValueError(f"two measurements yield {', '.join(sorted(twice))}")
             self.variables |= m.variables
         self.measurements = [(m, m.begin(problem, self.theta)) for m in measurements]
-        self._along = [m for m in measurements if m.along]
         self.t = 0
         self.diverged_at: int | None = None
         self.kept = {"0": self.theta} if 0 in keep else {}
@@ -73,11 +71,6 @@ class Trajectory(Stateful):
         self.gradient: Tensor | None = None  # ∇f(θ_t)
         self.measured: dict[str, dict] | None = None  # at θ_t, by table
         self.rows: dict[str, dict] = {}
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.theta.device
 
     @property
     def finished(self) -> bool:
@@ -91,7 +84,7 @@ class Trajectory(Stateful):
         if self.measured is None:
             self._arrive({})
         before, gradient, rows = self.numbers, self.gradient, self.measured
-        along = next((m for m in self._along if m.due(self.t, self.batches.epoch_begins)), None)
+        along = next((m for m, _ in self.measurements if m.along and m.due(self.t, self.batches.epoch_begins)), None)
         self.schedule.see(next((row["sharpness"] for row in rows.values() if "sharpness" in row), None))
         step_size, theta = self.schedule.step_size, self.theta
         seen, batch_loss = self.batches.see(theta, gradient)
@@ -130,25 +123,23 @@ class Trajectory(Stateful):
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
-        device, self.kept = self.device, {}
+        self.kept = {}
         super().load(state)
-        self.theta = self.theta.to(device)
-        self.gradient = None if self.gradient is None else self.gradient.to(device)
+        self.theta = self.theta.to(self.device)
+        self.gradient = None if self.gradient is None else self.gradient.to(self.device)
         for name, buffer in state["buffers"].items():
             self.objective.buffers[name].copy_(buffer)
         for i, (_, live) in enumerate(self.measurements):
             live.load(state["measurements"][str(i)])
         self.objective.gradients, self.objective.products = state["gradients"], state["products"]
 
-    def _due(self) -> list[tuple[Measurement, Any]]:
-        return [(m, live) for m, live in self.measurements if m.due(self.t, self.batches.epoch_begins)]
-
     def _arrive(self, numbers: dict[str, Tensor], along: Callable[[Tensor], dict] | None = None) -> dict[str, float]:
         """Evaluate and measure what is due at θ_t. Its numbers come over together with the step's own, which are
         returned: `numbers`, and what `along` makes of the gradient here."""
-        due = self._due() if self.t < self.steps else []  # of the last iterate only what the step needs
-        self.measured, self.numbers, self.gradient, point = {}, None, None, None
-        if along or due or (self.whole and self.t < self.steps):
+        more = self.t < self.steps  # of the last iterate only what the step needs
+        due = [(m, live) for m, live in self.measurements if more and m.due(self.t, self.batches.epoch_begins)]
+        self.numbers, self.gradient, point = None, None, None
+        if along or due or (self.whole and more):
             point = self._point(any(m.products for m, _ in due))
             if along:
                 numbers = numbers | along(point.gradient)

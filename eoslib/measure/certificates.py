@@ -165,7 +165,6 @@ def certify(construction: Construction) -> dict[str, Proof]:
     M, outer, radius = (arb(a) for a in (construction.bound, construction.outer, construction.radius))
     large, small = _square(construction, construction.outer), _square(construction, construction.radius)
     tau = outer * arb(0.5, 0.5)  # α = ητ/t₁, so that all sides of a box are lengths of one scale
-
     return {
         "curvature": prove(
             large, lambda x, y: outer * outer - d(x, y), lambda x, y: [*_above(f.hessian(x, y), M), 2 - eta * M]
@@ -246,8 +245,7 @@ def _about_middle(f: Polynomial, x: arb, y: arb) -> tuple:
 
 
 def _value(f: Polynomial, x: arb, y: arb) -> arb:
-    """Encloses f on a box by Taylor's formula: much tighter than f.value on small boxes, which subtracts intervals as
-    if they were independent."""
+    """Encloses f on a box by Taylor's formula; f.value takes intervals for independent, and is looser on small ones."""
     middle, (u, v), (gx, gy), (xx, xy, yy) = _about_middle(f, x, y)
     return f.value(*middle) + gx * u + gy * v + (xx * u * u + 2 * xy * u * v + yy * v * v) / 2
 

@@ -56,7 +56,7 @@ def top_eigenpairs(
     while True:
         q = _orthonormalised(queue.pop(0), rows)
         if q is None:  # nothing new in it; a residual that is lost in rounding ends in a new direction
-            queue = queue or [_random_rows(1, start, products)[0]]
+            queue = queue or [random_rows(1, start, products)[0]]
             continue
         rows = torch.cat([rows, q[None]])
         images = torch.cat([images, hvp(q)[None]])
@@ -72,10 +72,9 @@ def top_eigenpairs(
         ritz, ritz_images = mixing[: k + 1] @ rows, mixing[: k + 1] @ images
         residual_vectors = ritz_images[:k] - values[:k, None].to(ritz) * ritz[:k]
         residuals = residual_vectors.norm(dim=1).cpu()
-        converged = len(rows) >= k and bool((residuals <= tolerance * values[0].abs()).all())
-        if converged or len(rows) == p or products >= max_products:
-            found = values[:k].to(ritz.dtype)
-            return Spectrum(found, ritz[:k], residuals, products, converged or len(rows) == p, ritz)
+        converged = len(rows) == p or (len(rows) >= k and bool((residuals <= tolerance * values[0].abs()).all()))
+        if converged or products >= max_products:
+            return Spectrum(values[:k].to(ritz.dtype), ritz[:k], residuals, products, converged, ritz)
         if len(rows) >= MAX_BASIS + k:  # thick restart: keep the best half, which needs no new products
             keep = mixing[: MAX_BASIS // 2 + k]
             rows, images = keep @ rows, keep @ images
@@ -91,7 +90,7 @@ def _orthonormalised(v: Tensor, rows: Tensor) -> Tensor | None:
     return v / left if left > 1e-5 * length else None
 
 
-def _random_rows(count: int, like: Tensor, seed: int) -> Tensor:
+def random_rows(count: int, like: Tensor, seed: int) -> Tensor:
     """Standard normal rows (count, p), the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, like.shape[-1], generator=generator, dtype=torch.float64).to(like)
@@ -121,7 +120,7 @@ class SharpnessTracker(Stateful):
         """The spectrum at the next point of the trajectory; `like` gives size, type and device."""
         found = []
         if self.measurements % self.audit_every == 0:
-            cold = _random_rows(self.k, like, self.seed + self.measurements)
+            cold = random_rows(self.k, like, self.seed + self.measurements)
             found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance))
         if self.newer is not None:
             spare_due = self.measurements % self.SPARE_EVERY == 0
@@ -154,17 +153,16 @@ class SharpnessTracker(Stateful):
         """The observables that `Sharpness` labels, at an `objective.Expansion`; only if k > 1 all eigenvalues, and the
         alignment with the span of those uᵢ whose λᵢ ≥ 2/η."""
         spectrum = self.at(point)
-        gradient = point.gradient
         row = {
             self.top: spectrum.values[0].item(),
             "sharpness_residual": (spectrum.residuals[0] / spectrum.values[0].abs()).item(),
-            "alignment": (spectrum.vectors[0] @ gradient).abs() / gradient.norm(),
+            "alignment": (spectrum.vectors[0] @ point.gradient).abs() / point.gradient.norm(),
             "products": float(spectrum.products),
         }
         if self.k > 1:
             unstable = spectrum.vectors[spectrum.values >= 2 / step_size]
             row["eigenvalues"] = spectrum.values.tolist()
-            row["unstable_alignment"] = (unstable @ gradient).norm() / gradient.norm()
+            row["unstable_alignment"] = (unstable @ point.gradient).norm() / point.gradient.norm()
         return host.numbers(row)
 
 
@@ -174,7 +172,6 @@ class Sharpness(Measurement):
 
     eigenvalues: int = 1
     tolerance: float = 3e-3
-
     products: ClassVar[bool] = True
     variables: ClassVar = {
         "sharpness": Variable("sharpness λ_max(∇²f(θ))", tolerance=FOUND),
@@ -211,7 +208,6 @@ class SegmentSharpness(Measurement):
     """
 
     points: int
-
     products: ClassVar[bool] = True
     variables: ClassVar = {
         "segment_sharpness": Variable("sharpness λ_max(∇²f) at points of the step", dims=("tau",), tolerance=FOUND),

@@ -27,8 +27,7 @@ def directional_smoothness(v: Tensor, gradient: Tensor, gradient_after: Tensor) 
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Share of examples whose largest output (n, c) is at their label (n,), a scalar; of a single output the sign
-    decides."""
+    """Share, a scalar, of examples whose largest output (n, c) is at their label (n,); if c = 1 the sign decides."""
     predicted = outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(1)
     return (predicted == labels).double().mean()
 
@@ -93,7 +92,6 @@ class SegmentSmoothness(Measurement):
 
     nodes: int = 16
     rule: str = "gauss"
-
     variables: ClassVar = {
         "segment_smoothness": Variable("directional smoothness L(θ; ητ∇f(θ)) along the step", dims=("tau",)),
     }
@@ -160,7 +158,6 @@ class ExpectedProgress(Measurement):
     batch_size: int
     minibatches: int
     seed: int = 0
-
     variables: ClassVar = {
         "expected_relative_progress": Variable("expected relative progress E[RP(θ)]"),
         "expected_relative_progress_se": Variable("standard error of E[RP(θ)]"),
@@ -200,7 +197,6 @@ class HeldOut(Measurement):
     follow the training examples. Layers that normalise by the batch take their running statistics there."""
 
     examples: int
-
     variables: ClassVar = {
         "test_loss": Variable("loss on held-out examples"),
         "test_accuracy": Variable("accuracy on held-out examples"),

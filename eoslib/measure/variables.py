@@ -50,7 +50,6 @@ class Measurement(Stateful):
     """
 
     every: Cadence = 1
-
     variables: ClassVar[Mapping[str, Variable]]
     products: ClassVar[bool] = False  # whether it multiplies with the Hessian
     along: ClassVar[bool] = False  # whether it looks at both ends of a step
@@ -77,12 +76,9 @@ class Measurement(Stateful):
 
     def share(self, steps: int, epoch: float) -> float:
         """Of so many steps, with `epoch` steps in an epoch, the share at which it is taken."""
-        match self.every:
-            case int():
-                return 1 / self.every
-            case str():
-                return 1 / (epoch if self.every == "epoch" else steps)
-        return len(self.every) / steps
+        if not isinstance(self.every, int | str):
+            return len(self.every) / steps
+        return 1 / {"epoch": epoch, "end": steps}.get(self.every, self.every)
 
     def due(self, t: int, epoch_begins: bool) -> bool:
         """Whether it is taken at θ_t, on the way."""

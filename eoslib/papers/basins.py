@@ -5,9 +5,6 @@ which they reach one at all. Whether a sequence converges cannot be seen from fi
 minimiser lies a ball that settles it, see `trap_radius`: an iterate inside stays inside, converges, and f falls at
 each step from there on. So a point is decided as soon as its iterate enters a trap, far from where rounding hides
 whether f falls. This settles ties near the minimum; anywhere else a step that leaves f as it was is no fall.
-
-Two processes: `BasinMap` makes the map of a whole picture, `BasinSizes` measures how large the two sets are and how
-rough their boundaries, over a range of step sizes.
 """
 
 import enum
@@ -21,7 +18,7 @@ import numpy as np
 import torch
 
 from eoslib.measure.certificates import largest_radius
-from eoslib.measure.variables import Variable
+from eoslib.measure.variables import Stateful, Variable
 from eoslib.problems.compiled import compiled
 from eoslib.problems.landscapes import Polynomial
 
@@ -182,9 +179,6 @@ def _compiled(landscape: Polynomial) -> Callable:
     return advance
 
 
-# ------------------------------------------------------------------------------------------------- whole pictures
-
-
 def pixel_centres(box: Box, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """x and y, each (grid, grid), of the pixels of a box; row 0 is the lowest."""
     left, right, bottom, top = box
@@ -193,8 +187,7 @@ def pixel_centres(box: Box, grid: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def boundary(inside: np.ndarray) -> np.ndarray:
-    """The cells between pixels that the boundary of a set crosses, (n, n) bool → (n − 1, n − 1) bool: of the four
-    pixels at its corners some lie inside the set and some do not."""
+    """The cells between four pixels of which some lie inside a set and some do not, (n, n) → (n − 1, n − 1) bool."""
     corners = np.stack([inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]])
     return corners.any(0) & ~corners.all(0)
 
@@ -206,8 +199,7 @@ def box_counts(cells: np.ndarray, largest: int = 64) -> np.ndarray:
     """
     counts = []
     for shift in range(0, largest, largest // 4):
-        padding = [(shift, -(n + shift) % largest) for n in cells.shape]
-        marked = np.pad(cells, padding)
+        marked = np.pad(cells, [(shift, -(n + shift) % largest) for n in cells.shape])
         counts.append([marked.sum()])
         while len(counts[-1]) < largest.bit_length():
             rows, columns = marked.shape
@@ -229,17 +221,19 @@ VARIABLES = {
 }
 
 
-class _OnPixels:
-    """What the two processes below share: they classify pixels of a box, and carry nothing from step to step."""
+class _OnPixels(Stateful):
+    """What the two processes below share: they classify pixels of a box, and carry only counts from step to step."""
 
     variables: ClassVar = VARIABLES
     device = torch.device("cpu")
     kept: ClassVar = {}  # no θ
+    carries = ("t", "gradients", "products")
 
     def __init__(self, landscape: Polynomial, step_size: float, box: Box, grid: int, steps: int):
         self.landscape, self.step_size, self.steps, self.box = landscape, step_size, steps, box
         self.x, self.y = pixel_centres(box, grid)
-        self.t, self.gradients, self._row = 0, 0, {}
+        self.t = self.gradients = self.products = 0
+        self._row = {}
 
     @property
     def finished(self) -> bool:
@@ -249,14 +243,6 @@ class _OnPixels:
     def observe(self) -> dict[str, dict]:
         """The observables of the last step."""
         return {"step": self._row}
-
-    def state(self) -> dict:
-        """All that the next step depends on."""
-        return {"t": self.t, "gradients": self.gradients, "products": 0}
-
-    def load(self, state: dict) -> None:
-        """Continue from `state`."""
-        self.t, self.gradients = state["t"], state["gradients"]
 
 
 class BasinMap(_OnPixels):

@@ -15,16 +15,14 @@ import torch
 from torch import Tensor
 
 from eoslib.measure import host
-from eoslib.measure.curvature import FOUND, SharpnessTracker, Spectrum, top_eigenpairs
-from eoslib.measure.variables import Variable
+from eoslib.measure.curvature import FOUND, SharpnessTracker, Spectrum, random_rows, top_eigenpairs
+from eoslib.measure.variables import Stateful, Variable
 from eoslib.problems.objective import Evaluation, Expansion, Objective
 
 REPETITIONS = 3  # of the linearised step in `project`, as in the authors' code
 CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
 NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
 LOWER_BOUND = 0.1  # a power iteration may stop some per cent below its limit
-
-# ------------------------------------------------------------------------------------- the constrained trajectory
 
 
 class CyclicTracker:
@@ -58,8 +56,7 @@ class CyclicTracker:
     def _start(self, like: Tensor) -> Tensor:
         past, n = [vectors.to(like) for vectors in self.history], self.period
         if not past:
-            generator = torch.Generator().manual_seed(0)
-            return torch.randn(self.k, len(like), generator=generator, dtype=torch.float64).to(like)
+            return random_rows(self.k, like, seed=0)
         if len(past) <= 2 * n:
             return past[-1]
         return past[-1] + 2 * (past[-n] - past[-n - 1]) - (past[-2 * n] - past[-2 * n - 1])
@@ -98,9 +95,6 @@ def project(objective: Objective, theta: Tensor, step_size: float, tracker: Cycl
             step = step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan: nothing moves the eigenvalues
         theta = theta + step
     return theta
-
-
-# ------------------------------------------------------------------------------------------ predicted dynamics
 
 
 class CubicExpansion:
@@ -162,9 +156,6 @@ def limiting_sharpness(objective: Objective, cubic: CubicExpansion) -> float:
     return (2 / cubic.step_size + (sum(second) - sum(first)) / 2).item()
 
 
-# -------------------------------------------------------------------------------- the central flow, the assumptions
-
-
 def central_velocity(point: Expansion, spectrum: Spectrum, step_size: float, duration: float) -> tuple[Tensor, Tensor]:
     """σ² () and −∇f − ½σ²∇S (p,) of the central flow at `point`, for one unstable eigenvalue (Cohen et al. 2025).
 
@@ -219,8 +210,6 @@ def assumption_ratios(cubic: CubicExpansion, v: Tensor) -> dict[str, float]:
     return host.numbers(ratios)
 
 
-# ------------------------------------------------------------------------------------------------------ the process
-
 VARIABLES = {
     "loss": Variable("training loss f(θ)"),
     "sharpness": Variable("sharpness λ_max(∇²f(θ))", tolerance=FOUND),
@@ -272,13 +261,12 @@ VARIABLES = {
 }
 
 
-class SelfStabilization:
+class SelfStabilization(Stateful):
     """Gradient descent, and from its onset of instability on the constrained trajectory, flows and predictions.
 
-    The onset is the first θ_t for which the sharpness at the midpoint of θ_t and θ_{t+1} is at least 2/η. Of
-    each `every` steps the last is checked for it; all are checked at the start, where the last is unstable, and where
-    the last before was at least 1.5/η. At the onset θ† = project(θ), gradient flow and central flow start from θ; both
-    predictions start from θ − θ†, there or later.
+    The onset is the first θ_t for which the sharpness at the midpoint of θ_t and θ_{t+1} is at least 2/η. Of each
+    `every` steps the last is checked for it; all are checked at the start, where the last is unstable, and where the
+    last before was at least 1.5/η. At the onset θ† = project(θ), both flows start from θ, the predictions from θ − θ†.
 
     objective: f in float64. theta: start (p,). approach: f in the precision of `theta`, for the steps before the
     onset; by default `objective`. The paper has float32 there, and it matters: while gradient descent is stable, its
@@ -295,6 +283,7 @@ class SelfStabilization:
 
     variables: ClassVar = VARIABLES
     kept: ClassVar = {}  # no θ
+    carries = ("t", "onset", "diverged_at")
     _POINTS = ("theta", "constrained", "flow", "central", "predicted", "generalised")  # (p,), None until the onset
 
     def __init__(
@@ -334,10 +323,7 @@ class SelfStabilization:
         """Move everything by one step of gradient descent."""
         if not self._approaching and self.onset is None:
             self._approach()
-        if self._approaching:
-            self._row, *self._approaching = self._approaching
-        else:
-            self._row = self._track()
+        self._row, *self._approaching = self._approaching or [self._track()]
         if not _finite(self._row):
             self.diverged_at = self.t
         self.t += 1
@@ -348,10 +334,7 @@ class SelfStabilization:
 
     def state(self) -> dict:
         """All that the next step depends on."""
-        return {
-            "t": self.t,
-            "onset": self.onset,
-            "diverged_at": self.diverged_at,
+        return super().state() | {
             "approaching": self._approaching,
             "row": self._row,
             "gradients": sum(f.gradients for f in {self.objective, self.approach}),
@@ -362,7 +345,7 @@ class SelfStabilization:
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
-        self.t, self.onset, self.diverged_at = state["t"], state["onset"], state["diverged_at"]
+        super().load(state)
         self._approaching, self._row = state["approaching"], state["row"]
         self.approach.gradients = self.approach.products = 0
         self.objective.gradients, self.objective.products = state["gradients"], state["products"]
@@ -431,9 +414,8 @@ class SelfStabilization:
             before, ahead = self.constrained, self.constrained - self.step_size * point.gradient
             self.constrained = project(self.objective, ahead, self.step_size, self.trackers["constrained"])
             if self.unstable == 1:
-                moved = (self.constrained - before) / self.step_size
                 tangent = self.cubic.tangent(point.gradient)
-                error = (moved + tangent).norm() / point.gradient.norm()
+                error = ((self.constrained - before) / self.step_size + tangent).norm() / point.gradient.norm()
                 row |= host.numbers({"projected_gradient_norm": tangent.norm(), "projection_error": error})
         return row | {"products": float(self.objective.products - products)}
 
