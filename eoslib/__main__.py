@@ -90,16 +90,21 @@ def compute(
 @app.command(epilog="Example: python -m eoslib claims unstable_convergence --accept .executed/quick")
 def claims(
     chapter: Annotated[str | None, typer.Argument(help="A chapter; default all.")] = None,
-    accept: Annotated[
-        Path | None, typer.Option(help="Acknowledge this executed notebook, or those in a folder.")
-    ] = None,
+    accept: Annotated[Path | None, typer.Option(help="Acknowledge an executed notebook, or a folder of them.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the ledger with the verdicts last acknowledged, or acknowledge new ones."""
     chosen = [presets.chapter_path(chapter).stem] if chapter else presets.chapters()
     if accept:
+        import nbformat
+
         for name in chosen:
-            _accept(name, accept if accept.suffix == ".ipynb" else accept / f"{name}.ipynb")
+            path = accept if accept.suffix == ".ipynb" else accept / f"{name}.ipynb"
+            if not path.exists():
+                raise FileNotFoundError(f"{path} does not exist: build the book, or run the chapter, first")
+            notebook = nbformat.read(path, as_version=4)
+            preset = notebook.metadata["eoslib"]["preset"]
+            print(f"acknowledged in {ledger.acknowledge(ledger.in_notebook(notebook), name, preset)} ({preset})")
         return
     rows = []
     for name in chosen:
@@ -169,10 +174,7 @@ def data(
 
 
 @app.command("selftest", epilog="Example: python -m eoslib selftest --device cuda")
-def selftest_command(
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
+def selftest_command(device: Device = None, as_json: AsJson = False) -> None:
     """Is this machine fit: its device, and a few steps of each kind of experiment on it, against the CPU."""
     if device:
         os.environ["EOSLIB_DEVICE"] = device
@@ -235,16 +237,6 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
-
-
-def _accept(chapter: str, path: Path) -> None:
-    import nbformat
-
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: build the book, or run the chapter, first")
-    notebook = nbformat.read(path, as_version=4)
-    preset = notebook.metadata["eoslib"]["preset"]
-    print(f"acknowledged in {ledger.acknowledge(ledger.in_notebook(notebook), chapter, preset)} ({preset})")
 
 
 if __name__ == "__main__":

@@ -22,10 +22,8 @@ def rows(process: store.Process, until: float = np.inf) -> Iterator[tuple[int, d
 
 def error(name: str, seen, expected, within: float, scale: float | None = None) -> float:
     """The largest error relative to `scale`, by default to the largest number expected, as some pass through zero.
-
     AssertionError if it is larger than `within`; but of many numbers one in a thousand may be off, because rounding
-    decides on which side of a basin's boundary a pixel lies.
-    """
+    decides on which side of a basin's boundary a pixel lies."""
     seen, expected = np.asarray(seen, float), np.asarray(expected, float)
     if scale is None:
         scale = np.max(abs(expected), initial=1e-300, where=np.isfinite(expected))

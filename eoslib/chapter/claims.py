@@ -15,8 +15,8 @@
 
 A chapter measures a quantity, for each case (a step size, a seed, …), and `Ledger.measure` judges it.
 `recorded/claims/<chapter>.yaml` keeps the verdicts last acknowledged, so that a build notices a change. Trajectories at
-the edge of stability amplify rounding errors, so a verdict near its bound may differ between kinds of machines: it is
-acknowledged for each, and a kind that has acknowledged none is compared with those that have.
+the edge of stability amplify rounding errors, so a verdict near its bound may differ between kinds of machines, and is
+acknowledged for each.
 """
 
 import json
@@ -45,10 +45,8 @@ class ClaimError(ValueError):
 
 
 class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
-    """One claim of the ledger; `criteria` maps a preset to one criterion, e.g. {"at_most": 0.1}.
-
-    amended: preset → why its criterion was changed after a run was recorded. ours: a claim beyond the paper.
-    """
+    """One claim of the ledger; `criteria` maps a preset to one criterion, e.g. {"at_most": 0.1}. amended: preset → why
+    its criterion was changed after a run was recorded. ours: a claim beyond the paper."""
 
     id: str
     where: str
@@ -68,10 +66,8 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
         return _verdict([criteria.met(self.criteria[preset], case) for case in cases if preset in self.criteria])
 
     def possible(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float]) -> set[str]:
-        """The verdicts that another kind of machine may reach: a case near its bound may fall on either side.
-
-        cases, errors: label → value and, for those that have one, standard error.
-        """
+        """The verdicts that another kind of machine may reach: a case near its bound may fall on either side. cases,
+        errors: label → value and, for those that have one, standard error."""
         met = {frozenset()}  # the sets of outcomes there may be among the cases so far
         for label, case in cases.items() if preset in self.criteria else ():
             outcomes = criteria.outcomes(self.criteria[preset], case, errors.get(label))
@@ -84,10 +80,8 @@ def _verdict(met: Collection[bool]) -> str:
 
 
 class Ledger:
-    """The claims of one chapter at one preset, and the means to measure them.
-
-    path: of its file, if not `ledger_path`. Raises ClaimError if the file is malformed.
-    """
+    """The claims of one chapter at one preset, and the means to measure them. path: of their file, if not
+    `ledger_path`. Raises ClaimError if the file is malformed."""
 
     def __init__(self, chapter: str, preset: str, path: Path | None = None):
         self.chapter, self.preset = chapter, preset
@@ -205,11 +199,9 @@ def changed(verdicts: Sequence[dict], chapter: str, preset: str) -> list[str]:
             cases = {label: from_json(case) for label, case in v["cases"].items()}
             possible |= stated[v["id"]].possible(preset, cases, v["standard_error"])
         if known and not possible & known:
-            elsewhere = "" if here in machines else " on other kinds of machine"
-            changes.append(
-                f"{v['id']} at {preset} was {' or '.join(map(repr, sorted(known)))}{elsewhere} and is now "
-                f"{v['verdict']!r} ({v['value']}; criterion: {v['criterion']})"
-            )
+            was = " or ".join(map(repr, sorted(known))) + ("" if here in machines else " on other kinds of machine")
+            now = f"{v['verdict']!r} ({v['value']}; criterion: {v['criterion']})"
+            changes.append(f"{v['id']} at {preset} was {was} and is now {now}")
     return changes
 
 
@@ -226,10 +218,8 @@ def acknowledge(verdicts: Sequence[dict], chapter: str, preset: str) -> Path:
         old = before.get(v["id"], v)
         for what in ("criterion", "quantity"):
             if v[what] != old[what] and not v["amended"]:
-                raise ClaimError(
-                    f"{v['id']}: the {what} at {preset} was {old[what]!r} and is now "
-                    f"{v[what]!r}; say why in the ledger, amended: {{{preset}: <reason>}}"
-                )
+                why = f"say why in the ledger, amended: {{{preset}: <reason>}}"
+                raise ClaimError(f"{v['id']}: the {what} at {preset} was {old[what]!r} and is now {v[what]!r}; {why}")
         comparable = all(v[what] == old[what] for what in ("criterion", "quantity", "runs"))
         elsewhere = old.get("machines", {}) if comparable else {}
         if v["verdict"] != NOT_RUN:

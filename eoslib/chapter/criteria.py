@@ -29,10 +29,8 @@ def _increasing(values: Sequence[Number]) -> bool:
 
 
 def _hangs_on_a_tie(values: Sequence[Number]) -> bool:
-    """Whether values that nearly equal their neighbours decide if all increase.
-
-    One such pair can undo the order; to restore it, each pair out of order must be one.
-    """
+    """Whether values that nearly equal their neighbours decide if all increase: one such pair can undo the order; to
+    restore it, each pair out of order must be one."""
     pairs = list(itertools.pairwise(values))
     broken = [(a, b) for a, b in pairs if not a < b]
     ties = [abs(a - b) < NEAR * max(abs(a), abs(b)) for a, b in broken or pairs]
@@ -87,10 +85,8 @@ def met(criterion: Mapping[str, Any], case: Case) -> bool:
 
 
 def outcomes(criterion: Mapping[str, Any], case: Case, error: float | None = None) -> set[bool]:
-    """What `met` may say of the case on another kind of machine: both, if it is near its bound.
-
-    error: its standard error, if it has one. A yes or no is never near.
-    """
+    """What `met` may say of the case on another kind of machine: both, if it is near its bound. error: its standard
+    error, if it has one. A yes or no is never near."""
     ((name, argument),) = criterion.items()
     clear = isinstance(case, bool) or not KINDS[name].near(case, argument, error)
     return {met(criterion, case)} if clear else {True, False}

@@ -41,7 +41,6 @@ def execute(
     The kernel runs in the repository root, with one thread unless OMP_NUM_THREADS says otherwise. With
     ``compute=False`` the chapter only renders runs that are finished (EOSLIB_COMPUTE=0).
     ``metadata["eoslib"]`` of the result holds chapter, preset, parameters, cache key and seconds taken.
-
     Raises ParameterError before anything runs, and ChapterFailed when a cell raises or the kernel dies; the
     notebook as far as it ran is then kept beside ``out``, which itself is only ever written whole.
     """
@@ -81,9 +80,8 @@ def execute(
         raise ChapterFailed(path.stem, cause, partial if partial.is_file() else None) from error
     for path_of_this_machine in ("input_path", "output_path"):
         del notebook.metadata["papermill"][path_of_this_machine]
-    seconds = round(time.monotonic() - started, 1)
     made_from = {"chapter": path.stem, "preset": preset, "parameters": values, "key": key}
-    notebook.metadata["eoslib"] = made_from | {"seconds": seconds}
+    notebook.metadata["eoslib"] = made_from | {"seconds": round(time.monotonic() - started, 1)}
     store.write_atomically(out, nbformat.writes(notebook).encode())
     partial.unlink()
     return notebook
@@ -122,13 +120,12 @@ def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True, t
     """
     claims = path.parent / "claims" / f"{path.stem}.yaml"
     sources = sorted([*LIBRARY.rglob("*.py"), *LIBRARY.rglob("*.html")])
-    packages = ("torch", "numpy", "matplotlib")
     ingredients = {
         "code": [cell.source for cell in code_cells(read_chapter(path, tag))],
         "library": {str(p): p.read_text(encoding="utf-8") for p in sources},
         "parameters": dict(parameters),
         "claims": claims.read_text(encoding="utf-8") if claims.is_file() else None,
-        "versions": [platform.python_version(), *map(importlib.metadata.version, packages)],
+        "versions": [platform.python_version(), *map(importlib.metadata.version, ("torch", "numpy", "matplotlib"))],
         "data": [Data(dataset=v, n=0).fingerprint for name, v in parameters.items() if name.endswith("dataset")],
         "runs": None if compute else store.inventory(),
     }

@@ -67,10 +67,8 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Descent(Experiment):
-    """A `Trajectory`: problem × batches × rule × schedule × measurements.
-
-    precision: float32 or float64. seed: of the network and of the batches. stop_accuracy, keep: see `Trajectory`.
-    """
+    """A `Trajectory`: problem × batches × rule × schedule × measurements. precision: float32 or float64. seed: of the
+    network and of the batches. stop_accuracy, keep: see `Trajectory`."""
 
     problem: Training | OnLandscape
     rule: Rule = Rule()  # noqa: RUF009 – frozen, here and below
@@ -84,15 +82,13 @@ class Descent(Experiment):
 
     @property
     def instant(self) -> bool:
-        """Whether it is so cheap that every build may compute it."""
         return isinstance(self.problem, OnLandscape)
 
     def process(self, device: torch.device) -> Trajectory:
         objective, theta = self.problem.begin(self.seed, self.precision, device)
         return Trajectory(
             objective, theta, self.step_size, self.steps, self.measurements, rule=self.rule, schedule=self.schedule,
-            batches=self.batches, problem=self.problem, seed=self.seed, stop_accuracy=self.stop_accuracy,
-            keep=self.keep,
+            batches=self.batches, problem=self.problem, seed=self.seed, stop_accuracy=self.stop_accuracy, keep=self.keep
         )  # fmt: skip
 
     def work(self) -> tuple[float, float]:
@@ -109,10 +105,8 @@ class Descent(Experiment):
 @dataclass(frozen=True, kw_only=True)
 class ManyStarts(Experiment):
     """Gradient descent on a function of `landscapes` from `starts` points of a box, side by side, see `Starts`.
-
     box: (low, high) for each coordinate. keep: the steps at which θ is observed. noise, noise_size: added to the
-    gradient, see `counter_noise.noise_at`. seed: of the points and of the noise.
-    """
+    gradient, see `counter_noise.noise_at`. seed: of the points and of the noise."""
 
     instant: ClassVar[bool] = True
 
@@ -160,10 +154,8 @@ class Sizes(Map):
 @dataclass(frozen=True, kw_only=True)
 class Stabilization(Experiment):
     """Gradient descent, constrained trajectory, flows and predictions side by side, see `SelfStabilization`.
-
     tracked, unstable, every, predict_from: its parameters. precision: of the steps before the onset; all else is in
-    float64. In the trace the variables of the constrained trajectory are nan before the onset.
-    """
+    float64. In the trace the variables of the constrained trajectory are nan before the onset."""
 
     problem: Training
     tracked: int
@@ -245,11 +237,8 @@ def carry_on(experiment: Experiment, budget: float | None = None, fresh: bool = 
 
 
 def collect(experiments: Sequence[Experiment]) -> list[store.Run]:
-    """The finished runs of a list of experiments, in its order.
-
-    What is missing is computed, unless EOSLIB_COMPUTE is 0: then the page says that it was not run at this
-    preset, with the command that runs it, and the list is shorter.
-    """
+    """The finished runs of a list of experiments, in its order. What is missing is computed, unless EOSLIB_COMPUTE is
+    0: then the page says that it was not run at this preset, with the command that runs it, and the list is shorter."""
     may_compute = os.environ.get("EOSLIB_COMPUTE", "1") != "0"
     found = [(e, carry_on(e) if may_compute or e.instant else store.find(e.identity)) for e in experiments]
     if missing := [e for e, run in found if run is None]:

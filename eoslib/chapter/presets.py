@@ -95,7 +95,6 @@ def parameters(path: Path, preset: str = "quick", overrides: Mapping[str, Any] |
 
     Text is read as a value, with exact arithmetic, unless the parameter is itself a text, so a command line can pass
     on what it was given: {"step_size": "2/60", "hidden": "[64, 64]"} gives 0.03333333333333333 and [64, 64].
-
     Raises ParameterError for an unknown preset or name, and for a value of the wrong type or out of range.
     """
     known = presets(path)
@@ -213,10 +212,8 @@ def _did_you_mean(name: str, valid) -> str:
 
 
 def declared_experiments(path: Path, parameters: Mapping[str, Any]) -> dict[str, list]:
-    """What a chapter's cells tagged ``experiments`` declare: name -> experiments, at these parameters.
-
-    The cells run in this process, in order, with the parameters as their only variables.
-    """
+    """What a chapter's cells tagged ``experiments`` declare: name -> experiments, at these parameters. The cells run in
+    this process, in order, with the parameters as their only variables."""
     namespace = dict(parameters)
     for cell in code_cells(read_chapter(path), "experiments"):
         exec(compile(cell.source, f"{path} (a cell tagged experiments)", "exec"), namespace)

@@ -57,10 +57,8 @@ class Run:
         store: recorded/ holds traces only."""
         name = f"theta-{at}.safetensors"
         if self.recorded or name not in self.manifest.get("kept", {}):
-            raise StoreError(
-                f"run {self.key} keeps no θ of step {at}: declare keep=({at!r},) and compute it here, with "
-                "--fresh where it is recorded"
-            )
+            way_out = f"declare keep=({at!r},) and compute it here, with --fresh where it is recorded"
+            raise StoreError(f"run {self.key} keeps no θ of step {at}: {way_out}")
         content = verified(home() / self.key / name, self.manifest["kept"][name])
         return safetensors.torch.load(content)["theta"].clone()
 
@@ -76,10 +74,8 @@ def _values(value: Any, name: str) -> Iterator:
 
 
 def find(identity: Identity) -> Run | None:
-    """The finished run of this identity in the store, else in recorded/, else None. Raises Damaged.
-
-    Where the data is absent, a run of the same family is taken; its own fingerprint stands in its identity.
-    """
+    """The finished run of this identity in the store, else in recorded/, else None. Raises Damaged. Where the data is
+    absent, a run of the same family is taken; its own fingerprint stands in its identity."""
     path = _commit(identity)
     return None if path is None or path.name == CHECKPOINT else _load(path)
 

@@ -47,13 +47,9 @@ class Process(Protocol):
 
 
 def carry_on(
-    process: Process,
-    identity: Identity,
-    budget: float | None = None,
-    fresh: bool = False,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    mix: bool = False,
-) -> Run | None:
+    process: Process, identity: Identity, budget: float | None = None, fresh: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS, mix: bool = False,
+) -> Run | None:  # fmt: skip
     """Carry the process to its end, from its last checkpoint if there is one.
 
     identity: says all that determines the run. budget: seconds after which it stops cleanly. fresh: forget what
@@ -131,10 +127,9 @@ class _Journal:
             checkpoint = read_json(self.folder / CHECKPOINT)
             begun, here = checkpoint["machine"], self.body["machine"]
             if begun != here and not mix:
-                raise StoreError(
-                    f"{self.folder.name} was begun on another machine ({begun}, this is {here}): its stretches must "
-                    "not be mixed. Finish it there, begin anew with --fresh, or say --mix"
-                )
+                begun_elsewhere = f"{self.folder.name} was begun on another machine ({begun}, this is {here})"
+                way_out = "Finish it there, begin anew with --fresh, or say --mix"
+                raise StoreError(f"{begun_elsewhere}: its stretches must not be mixed. {way_out}")
             earlier = [{"machine": begun, "to_step": checkpoint["step"]}] if begun != here else []
             *rows, (state, checksum) = checkpoint["files"].items()
             for name, sha in rows:
@@ -245,11 +240,8 @@ def _split(state: dict) -> tuple[dict, dict[str, Tensor]]:
 
 
 def _join(numbers: dict, tensors: dict[str, Tensor]) -> dict:
-    """The inverse of `_split`.
-
-    Tensors are copied to memory of PyTorch's own: it is aligned, that of a file's content is not, and on some
-    processors the matrix library then sums in another order.
-    """
+    """The inverse of `_split`. Tensors are copied to memory of PyTorch's own: it is aligned, that of a file's content
+    is not, and on some processors the matrix library then sums in another order."""
     return json.loads(
         json.dumps(numbers), object_hook=lambda part: tensors[part["tensor"]].clone() if "tensor" in part else part
     )

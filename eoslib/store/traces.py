@@ -48,11 +48,8 @@ def labelled(parts: Iterable[Columns], variables: Mapping[str, Any]) -> xr.Datas
             data.setdefault(table, {})[table if v is STEP else name] = named
         for table, named in data.items():
             tables.setdefault(table, []).append(xr.Dataset(named))
-    joined = [
-        xr.concat(parts, table, join="outer", data_vars="all", coords="minimal", compat="override")
-        for table, parts in tables.items()
-    ]
-    return xr.merge(joined)
+    how = {"join": "outer", "data_vars": "all", "coords": "minimal", "compat": "override"}
+    return xr.merge([xr.concat(parts, table, **how) for table, parts in tables.items()])
 
 
 def tables_of(trace: xr.Dataset) -> list[str]:
