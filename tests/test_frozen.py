@@ -8,6 +8,7 @@ import yaml
 from frozen import steps
 
 from eoslib import store
+from eoslib.chapter.experiments import built, described, differing
 
 ROOT = steps.FOLDER.parents[1]
 TABLES = sorted(steps.FOLDER.glob("*.npz"))
@@ -35,6 +36,18 @@ def test_every_recorded_run_has_the_values_it_had():
         assert twin or now[new_keys[old_key]] == (chapter, experiment, values_sha256), name
         twins += twin
     assert twins == 3
+
+
+def test_every_recorded_run_is_rebuilt_with_its_key():
+    """From the values in its manifest: a default that changed, or a field that was renamed, would orphan it."""
+    manifests = [path for path in (ROOT / "recorded").glob("*/*-*.json") if path.parent.name != "claims"]
+    assert len(manifests) >= len(RECORDED) - 3
+    for path in manifests:
+        body = json.loads(path.read_text())["body"]
+        rebuilt, fingerprint = built(body["identity"]), body["identity"]["fingerprint"]
+        identity = store.Identity(described(rebuilt) | {"fingerprint": fingerprint}, differing(rebuilt))
+        assert (identity.key, identity.family) == (body["key"], body["family"])
+        assert path.stem == f"{body['identity']['experiment']}-{identity.key}"
 
 
 @pytest.mark.parametrize("chapter", VERDICTS)

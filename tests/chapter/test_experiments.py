@@ -4,7 +4,10 @@ import copy
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -36,6 +39,8 @@ from eoslib.measure.variables import Measurement, Variable
 from eoslib.problems import datasets, networks
 from eoslib.problems.batches import Batches
 from eoslib.problems.problem import Data, Network, Training
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ALL = pytest.mark.parametrize("experiment", EACH, ids=list(NAMED))
 CPU = torch.device("cpu")
@@ -499,3 +504,11 @@ def test_a_declaration_cannot_be_changed_and_may_be_copied():
         GD.problem.data.n = 13
     assert copy.deepcopy(GD) == GD and differing(copy.deepcopy(GD)) == differing(GD)
     assert SEGMENT in GD.measurements and isinstance(Loss(), Measurement)
+
+
+def test_every_measurement_of_the_library_can_be_built_where_nothing_else_was_imported():
+    """As `audit` does, which imports no chapter."""
+    values = {"is": "Position", "every": 3}
+    code = f"from eoslib.chapter.experiments import built; print(built({values}).table)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "every_3\n", done.stderr
