@@ -122,7 +122,7 @@ def cache_key(path: Path, parameters: Mapping[str, Any], compute: bool = True, t
     sources = sorted([*LIBRARY.rglob("*.py"), *LIBRARY.rglob("*.html")])
     ingredients = {
         "code": [cell.source for cell in code_cells(read_chapter(path, tag))],
-        "library": {str(p): p.read_text(encoding="utf-8") for p in sources},
+        "library": {p.relative_to(LIBRARY).as_posix(): p.read_text(encoding="utf-8") for p in sources},
         "parameters": dict(parameters),
         "claims": claims.read_text(encoding="utf-8") if claims.is_file() else None,
         "versions": [platform.python_version(), *map(importlib.metadata.version, ("torch", "numpy", "matplotlib"))],
