@@ -11,6 +11,7 @@ running statistics a dict of `buffers` beside it.
 import copy
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -295,6 +296,9 @@ def buffers(module: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
 
 
+_PLACES = weakref.WeakKeyDictionary()  # module → where its parameters and buffers stand, their shapes and names
+
+
 def apply(
     module: nn.Module, theta: Tensor, *x: Tensor, buffers: dict[str, Tensor] | None = None, training: bool = True
 ) -> Tensor:
@@ -304,31 +308,29 @@ def apply(
     default copies that are thrown away, so that the module's own never move. training: the mode of this call, whichever
     the module is in. Raises RuntimeError if `theta` has another length than p, or if some but not all buffers are
     given."""
-    parameters = list(module.parameters())  # each once, though two layers may share it
-    pieces = theta.split([parameter.numel() for parameter in parameters])
-    given = {id(p): piece.view_as(p) for p, piece in zip(parameters, pieces, strict=True)}  # by id of the replaced
-    held = dict(module.named_buffers())
+    if module not in _PLACES:  # found once: for a small network it takes as long as a layer
+        numbers = {id(p): i for i, p in enumerate(module.parameters())}  # each once, though two layers may share it
+        names = {id(buffer): name for name, buffer in module.named_buffers()}
+        held = [(d, k, t) for m in module.modules() for d in (m._parameters, m._buffers) for k, t in d.items()]
+        held = [(d, k, numbers.get(id(t), names.get(id(t)))) for d, k, t in held if id(t) in numbers | names]
+        _PLACES[module] = held, [p.shape for p in module.parameters()], set(names.values())
+    places, shapes, names = _PLACES[module]
+    given = dict(enumerate(map(Tensor.view, theta.split([shape.numel() for shape in shapes]), shapes)))
     if buffers is None:
-        buffers = {name: buffer.clone() for name, buffer in held.items()}
-    elif odd := buffers and held.keys() ^ buffers.keys():
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    elif odd := buffers and names ^ buffers.keys():
         raise RuntimeError(f"buffers must be all of the module's or none; not so: {', '.join(sorted(odd))}")
-    given |= {id(held[name]): buffer for name, buffer in buffers.items()}
-    places = [
-        (tensors, name, tensor)
-        for part in module.modules()
-        for tensors in (part._parameters, part._buffers)
-        for name, tensor in tensors.items()
-        if id(tensor) in given
-    ]
+    given |= buffers
+    own = [tensors[name] for tensors, name, _ in places]
     before = module.training
     if training != before:
         module.train(training)
     try:  # what `torch.func.functional_call` does, which for a small network takes as long as a forward pass
-        for tensors, name, tensor in places:
-            tensors[name] = given[id(tensor)]
+        for tensors, name, which in places:
+            tensors[name] = given.get(which, tensors[name])
         return module(*x)
     finally:
-        for tensors, name, tensor in places:
+        for (tensors, name, _), tensor in zip(places, own, strict=True):
             tensors[name] = tensor
         if training != before:
             module.train(before)

@@ -345,3 +345,13 @@ def test_the_inverse_sharpness_as_last_seen_bounded_by_the_step_size_given():
 def test_a_schedule_that_does_not_exist_or_does_not_fit_is_named(name, options, advances, named):
     with pytest.raises(ValueError, match=named):
         Schedule(name=name, options=options, advances=advances).begin(ETA)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_spent_gradient_gives_theta_its_memory_and_the_same_bits(dtype):
+    generator = torch.Generator().manual_seed(0)
+    theta, gradient = (torch.randn(10_007, generator=generator, dtype=dtype) for _ in range(2))
+    expected, place = theta - 0.3 * gradient, gradient.data_ptr()
+    after, v = Rule().begin(theta, 0.3).move(theta, gradient, 0.3, spent=True)
+    assert torch.equal(after, expected) and after.data_ptr() == place and v is None
+    assert not torch.equal(torch.sub(theta, gradient, alpha=0.3), expected)  # one rounding would be other bits
