@@ -16,6 +16,7 @@ from eoslib.measure.variables import Stateful
 # They want a closure, sparse gradients, matrices; a function, other schedulers, a loss.
 UNFIT = {"LBFGS", "SparseAdam", "Muon", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"}
 UNFIT |= {"ReduceLROnPlateau", "LRScheduler", "Optimizer"}
+ONE = {dtype: torch.ones((), dtype=dtype) for dtype in (torch.float32, torch.float64)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class GradientDescent(Stateful):
         """The next θ and v, both (p,); spent: nobody else wants the gradient; θ takes its memory and v is None,
         which for many parameters saves much of the time of a step on a small minibatch."""
         if spent and theta.is_cpu:  # one pass over the memory; only the division keeps it from rounding once
-            return torch.addcdiv(theta, gradient, theta.new_ones(()), value=-step_size, out=gradient), None
+            return torch.addcdiv(theta, gradient, ONE[theta.dtype], value=-step_size, out=gradient), None
         if spent:
             return torch.sub(theta, gradient.mul_(step_size), out=gradient), None
         v = step_size * gradient
