@@ -111,6 +111,9 @@ transformer_loss: Literal["mse-binary", "logistic", "mse-sum", "mse-half-sum", "
 transformer_sizes: dict = {"width": 8, "heads": 1, "layers": 1}
 transformer_step_sizes: Annotated[list[PositiveFloat], Len(1, 5)] = [2 / 64]
 transformer_tracked: PositiveInt = 140
+# figures 1 and 4 in the paper's own setting, whatever the preset: its step sizes, where it can be afforded
+own_step_sizes: Annotated[list[PositiveFloat], Len(0, 3)] = []
+own_tracked: PositiveInt = 1000
 # appendices F and G: settings in which the plain predictions fail, and the step size of each
 appf_settings: list[dict] = [
     {
@@ -171,9 +174,9 @@ def problem(dataset, n, loss, architecture, sizes, activation, data_options=None
 
 def stabilize(experiment, problem, step_size, tracked, **rest):
     """Everything side by side from the onset of instability on."""
-    rest = {"every": every, "predict_from": predict_from} | rest
+    rest = {"every": every, "predict_from": predict_from, "steps": steps} | rest
     return Stabilization(
-        chapter="self_stabilization", experiment=experiment, problem=problem, step_size=step_size, steps=steps,
+        chapter="self_stabilization", experiment=experiment, problem=problem, step_size=step_size,
         tracked=tracked, seed=seed, **rest,
     )  # fmt: skip
 
@@ -192,6 +195,7 @@ transformer = problem(
     transformer_dataset, transformer_n, transformer_loss, "transformer", transformer_sizes, activation,
     transformer_data_options,
 )  # fmt: skip
+papers_own = problem("cifar10", 5000, "mse-half-sum", "mlp", {"hidden": [200, 200]}, "swish")
 several_eigenvalues = problem(fig5_dataset, fig5_n, fig5_loss, "mlp", fig5_sizes, fig5_activation)
 residual = problem(fig6_dataset, fig6_n, "cross-entropy", "resnet18", fig6_sizes, "swish")
 
@@ -205,6 +209,10 @@ def fig6_run(step_size, every, **rest):
 experiments = {
     "fig1": [descend("fig1", first, fig1_step_size, fig1_steps, (Sharpness(every=fig1_every),))],
     "fig4": [stabilize("fig4", first, eta, tracked) for eta in step_sizes],
+    "own": [
+        stabilize("own", papers_own, eta, own_tracked, every=50, predict_from=0.0, also=("assumptions",), steps=30_000)
+        for eta in own_step_sizes
+    ],
     "cnn": [stabilize("cnn", cnn, eta, cnn_tracked) for eta in cnn_step_sizes],
     "transformer": [stabilize("transformer", transformer, eta, transformer_tracked) for eta in transformer_step_sizes],
     "appf": [
@@ -252,7 +260,7 @@ from eoslib.chapter.figures import (
 )
 from eoslib.chapter.provenance import provenance
 from eoslib.measure.curvature import top_eigenpairs
-from eoslib.papers.stabilization import CubicExpansion, CyclicTracker, operator_norm, project
+from eoslib.papers.stabilization import CubicExpansion, eigenvector_tracker, operator_norm, project
 from eoslib.problems import networks
 from eoslib.problems.objective import Objective
 
@@ -508,10 +516,10 @@ def stages_hold():
 
 
 def toy_constrained_error():
-    tracker, theta, errors = CyclicTracker(1, 4), torch.zeros(3, dtype=torch.float64), []
+    tracker, theta, errors = eigenvector_tracker(1, 2), torch.zeros(3, dtype=torch.float64), []
     for t in range(100):
         errors.append((theta - torch.tensor([0, 0, toy_step_size * t])).norm())
-        theta = project(toy, theta - toy_step_size * toy.gradient(theta), toy_step_size, tracker)
+        theta = project(toy, theta - toy_step_size * toy.gradient(theta), toy_step_size, tracker).theta
     return max(errors)
 
 
@@ -876,13 +884,11 @@ def polynomial(theta, s):
 
 def constrained_trajectory(objective):
     """f's cubic expansions at θ†₀ = proj(0), θ†₁, …, for η = 1 and four variables."""
-    tracker = CyclicTracker(1, 4)
-    constrained = project(objective, torch.zeros(4, dtype=torch.float64), 1.0, tracker)
+    tracker, ahead = eigenvector_tracker(1, 2), torch.zeros(4, dtype=torch.float64)
     while True:
-        point = objective.expand(constrained)
-        sharpness = tracker.at(point).values[0]
-        yield CubicExpansion(point, sharpness, tracker.history[-1][0], 1.0)
-        constrained = project(objective, constrained - point.gradient, 1.0, tracker)
+        constrained = project(objective, ahead, 1.0, tracker)
+        yield CubicExpansion(constrained, 1.0)
+        ahead = constrained.theta - constrained.point.gradient
 
 
 def transported(v, u, u_next):

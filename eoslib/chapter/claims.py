@@ -137,6 +137,8 @@ def ledger_path(chapter: str) -> Path:
 class _FORMAT(TypedDict):
     paper: str
     claims: list[Claim]
+
+
 _FILE = pydantic.TypeAdapter(pydantic.with_config(presets.STRICT | {"extra": "forbid"})(_FORMAT))
 
 

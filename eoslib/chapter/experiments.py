@@ -22,7 +22,7 @@ from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.dynamics.trajectory import Trajectory, asked
 from eoslib.measure.variables import Measurement
 from eoslib.papers.basins import BasinMap, BasinSizes
-from eoslib.papers.stabilization import SelfStabilization
+from eoslib.papers.stabilization import ALSO, SelfStabilization
 from eoslib.problems import landscapes
 from eoslib.problems.batches import Batches
 from eoslib.problems.problem import Data, Network, OnLandscape, Training
@@ -154,14 +154,16 @@ class Sizes(Map):
 @dataclass(frozen=True, kw_only=True)
 class Stabilization(Experiment):
     """Gradient descent, constrained trajectory, flows and predictions side by side, see `SelfStabilization`.
-    tracked, unstable, every, predict_from: its parameters. precision: of the steps before the onset; all else is in
-    float64. In the trace the variables of the constrained trajectory are nan before the onset."""
+    tracked, unstable, every, predict_from, also: its parameters. precision: of the steps before the onset, and after it
+    of what tolerates rounding; states and gradients are in float64 then. In the trace the variables of the constrained
+    trajectory are nan before the onset."""
 
     problem: Training
     tracked: int
     unstable: int = 1
     every: int = 50
     predict_from: float = 0.0
+    also: tuple[str, ...] = ALSO
     precision: str = "float32"
     seed: int = 0
 
@@ -170,7 +172,7 @@ class Stabilization(Experiment):
         objective, _ = self.problem.begin(self.seed, "float64", device)
         return SelfStabilization(
             objective, theta, self.step_size, self.steps, approach, self.tracked, self.unstable, self.every,
-            self.predict_from,
+            self.predict_from, self.also,
         )  # fmt: skip
 
     def work(self) -> tuple[float, float]:

@@ -197,8 +197,7 @@ class Scaled:
         """s∇²f s w, shape (p,)."""
         return self._s * self._point.hvp(self._s * w)
 
-    def restricted(self) -> None:
-        """No subspace of cheap products: s mixes the principal directions of the inputs."""
+    rough = hvp
 
 
 def asked(measurements: Sequence[Measurement], whole: bool) -> Sequence[Measurement]:

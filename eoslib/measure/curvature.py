@@ -4,29 +4,45 @@ Between two steps of gradient descent the top eigenvectors hardly turn, so the s
 Rayleigh–Ritz on their span, enlarged by the worst residual until all are small. From one vector this is Lanczos's
 method (the residuals span the Krylov space), from several the block Davidson method without preconditioner. A warm
 start cannot see an eigenvector that its space is orthogonal to, hence the spare vector and the cold audits.
+
+An eigenvalue is right long before its vector: with residual r it errs by at most r²/gap, the vector by r/gap, where the
+gap is the distance to the eigenvalues that are not sought. So a search is told which of the two is wanted.
 """
 
+import copy
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from eoslib.measure import host
 from eoslib.measure.variables import Measurement, Stateful, Variable
+from eoslib.problems import networks
+from eoslib.problems.losses import LOSSES
+from eoslib.problems.objective import Expansion, Objective, SupervisedObjective
 
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
+ROUGH_SHARE = 1e-2  # of an eigenvector, that may lie in directions multiplied roughly: their errors enter times this
+NEAR = 0.9  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
+PRINCIPAL = 100  # directions of the inputs in a `Subspace`
 FOUND = 1e-3  # to which an eigenvalue is found
 COSINE = {"tolerance": 0.01, "absolute": True}  # the angle by which an eigenvector may be off
+
+
+Wanted = Literal["vectors", "values"]
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """Top eigenpairs: values (k,) descending, vectors (k, p) orthonormal rows, residuals ‖Hu − λu‖ (k,), the products
-    they cost, and whether every residual met the tolerance. `basis` (m, p) holds the vectors and, if the search had
-    more than k directions, the next Ritz vector. Values and residuals lie on the CPU, where the search decides."""
+    they cost, and whether the search ended as it was asked to. `basis` (m, p) holds the vectors and, if the search had
+    more than k directions, the next Ritz vector; `beyond` is its Ritz value over λₖ, else nan. Values and residuals lie
+    on the CPU, where the search decides."""
 
     values: Tensor
     vectors: Tensor
@@ -34,57 +50,79 @@ class Spectrum:
     products: int
     converged: bool
     basis: Tensor
+    beyond: float = math.nan
 
 
 def top_eigenpairs(
-    hvp: Callable[[Tensor], Tensor], start: Tensor, k: int = 1,
-    tolerance: float = 3e-3, max_products: int = 300, eager: int | None = None,
+    hvp: Callable[[Tensor], Tensor], start: Tensor, k: int = 1, tolerance: float = 3e-3, max_products: int = 300,
+    eager: int | None = None, wanted: Wanted = "vectors", beyond: float = math.nan,
+    rough: Callable[[Tensor], Tensor] | None = None,
 ) -> Spectrum:  # fmt: skip
     """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
 
     hvp: v (p,) ↦ Hv (p,). start: (m, p), m ≥ 1, any independent rows; random for a cold start, earlier eigenvectors for
     a warm one. eager: how many are used in any case (default all), the others only if those do not suffice. Every row
-    costs one product. Stops with k residuals ≤ `tolerance`·|λ₁|, or at `max_products` with `converged` False.
+    costs one product. Stops, relative to |λ₁|, with k residuals r ≤ `tolerance` or, if the values are wanted, with
+    min(r, r²/gap) ≤ `tolerance`, which bounds their errors; or at `max_products` with `converged` False. beyond: what
+    is known of λₖ₊₁/λₖ, for the gap; nothing is known while it is nan and the search has k directions only. rough: a
+    hvp that may be cheaper and less exact, for the directions that the search adds to `start`; should the result
+    contain much of them it is multiplied once more, exactly.
     """
     p = start.shape[1]
     if not 1 <= k <= p:
         raise ValueError(f"k = {k} eigenpairs were asked of an operator of size {p}")
-    rows = images = start[:0]  # orthonormal basis Q, and HQ
-    queue = list(start)
+    # orthonormal basis Q, and HQ: in float64, for sums in float32 over p coordinates leave residuals of 1e-5
+    rows = images = start[:0].double()
+    queue = list(start.double())
     needed = min(p, max(k, len(start) if eager is None else eager))
-    products = 0
+    products, exact, multiply = 0, 0, hvp
     while True:
         q = _orthonormalised(queue.pop(0), rows)
         if q is None:  # nothing new in it; a residual that is lost in rounding ends in a new direction
-            queue = queue or [random_rows(1, start, products)[0]]
+            queue = queue or [random_rows(1, rows, products)[0]]
             continue
         rows = torch.cat([rows, q[None]])
-        images = torch.cat([images, hvp(q)[None]])
+        images = torch.cat([images, multiply(q.to(start))[None].double()])
         products += 1
+        exact += multiply is hvp
         if queue and len(rows) < needed:
             continue
-        projected = (rows @ images.T).double().cpu()  # a device takes longer for a problem of this size
+        projected = (rows @ images.T).cpu()  # a device takes longer for a problem of this size
         if not projected.isfinite().all():  # f overflowed here: the spectrum does not exist, the run goes on
             nothing = torch.full((k,), torch.nan, dtype=start.dtype)
             return Spectrum(nothing, torch.full_like(start[:k], torch.nan), nothing, products, False, start)
         values, mixing = torch.linalg.eigh((projected + projected.T) / 2)
         values, mixing = values.flip(0), mixing.flip(1).T.to(rows)  # descending; rows of mixing are Ritz pairs
         ritz, ritz_images = mixing[: k + 1] @ rows, mixing[: k + 1] @ images
-        residual_vectors = ritz_images[:k] - values[:k, None].to(ritz) * ritz[:k]
+        residual_vectors = ritz_images[:k] - values[:k, None].to(ritz.device) * ritz[:k]
         residuals = residual_vectors.norm(dim=1).cpu()
-        converged = len(rows) == p or (len(rows) >= k and bool((residuals <= tolerance * values[0].abs()).all()))
-        if converged or products >= max_products:
-            return Spectrum(values[:k].to(ritz.dtype), ritz[:k], residuals, products, converged, ritz)
+        next_ratio = (values[k] / values[k - 1]).item() if len(rows) > k else math.nan
+        errors = residuals if wanted == "vectors" else _value_errors(values[:k], residuals, np.fmax(beyond, next_ratio))
+        small = len(rows) >= k and bool((errors <= tolerance * values[0].abs()).all())
+        if small and mixing[:k, exact:].norm(dim=1).max() > ROUGH_SHARE:
+            rows, images, queue, exact, multiply = rows[:0], images[:0], list(ritz[:k]), 0, hvp
+            continue
+        if small or len(rows) == p or products >= max_products:
+            converged = small or len(rows) == p
+            ritz, values, residuals = ritz.to(start), values[:k].to(start.dtype), residuals.to(start.dtype)
+            return Spectrum(values, ritz[:k], residuals, products, converged, ritz, next_ratio)
         if len(rows) >= MAX_BASIS + k:  # thick restart: keep the best half, which needs no new products
             keep = mixing[: MAX_BASIS // 2 + k]
-            rows, images = keep @ rows, keep @ images
-        queue = queue or [residual_vectors[residuals.argmax()]]
+            rows, images, exact = keep @ rows, keep @ images, exact if multiply is hvp else 0
+        if not queue:
+            queue, multiply = [residual_vectors[residuals.argmax()]], rough or hvp
+
+
+def _value_errors(values: Tensor, residuals: Tensor, beyond: float) -> Tensor:
+    """Bounds min(r, r²/gap) of the errors of k Ritz values; beyond: λₖ₊₁/λₖ, or nan."""
+    gaps = (values - beyond * values[-1]).clamp(min=0)
+    return torch.fmin(residuals, residuals**2 / gaps)
 
 
 def _orthonormalised(v: Tensor, rows: Tensor) -> Tensor | None:
     """v made orthogonal to the orthonormal rows and of length 1, or None if nothing of it is left."""
     length = v.norm()
-    for _ in range(2):  # once is not enough in float32
+    for _ in range(2):  # once is not enough
         v = v - rows.T @ (rows @ v)
     left = v.norm()
     return v / left if left > 1e-5 * length else None
@@ -96,58 +134,123 @@ def random_rows(count: int, like: Tensor, seed: int) -> Tensor:
     return torch.randn(count, like.shape[-1], generator=generator, dtype=torch.float64).to(like)
 
 
+@dataclass(frozen=True)
+class Cycle:
+    """Start vectors from measurements that come in cycles of `period`: those at the same place of the last cycle or, if
+    `continued`, the last ones, turned as the vectors have turned at this place of the last two cycles, linearly
+    continued. Cycle(1) is a slow trajectory. At the edge of stability the iterates alternate, and so do the
+    eigenvectors: Cycle(2). Where the trajectory is smooth, a search from continued ones takes half of the products."""
+
+    period: int
+    continued: bool = False
+
+    @property
+    def memory(self) -> int:
+        """How many measurements it looks back."""
+        return 2 * self.period + 1 if self.continued else self.period
+
+    def start(self, past: list[Tensor]) -> list[Tensor]:
+        """Blocks (k, p) to begin with, the best first, from the vectors (k, p) of the last measurements. Next to
+        continued vectors a residual is a better direction than any other."""
+        n = self.period
+        if not self.continued:
+            return [past[-n] if len(past) >= n else past[0], past[-1]]
+        if len(past) < self.memory:
+            return [past[-1]]
+        return [past[-1] + 2 * (past[-n] - past[-n - 1]) - (past[-2 * n] - past[-2 * n - 1])]
+
+
 class SharpnessTracker(Stateful):
     """Measures the k top eigenpairs whenever the trajectory asks, starting from those of earlier measurements.
 
-    At the edge of stability the iterates alternate, and so do the eigenvectors: those of the measurement before last
-    are the better start, and often enough alone. Next come the last ones, and the spare (the next eigenvector known).
+    It begins with the vectors that `cycle` names; often they suffice. Next come the last ones, and the spare (the next
+    eigenvector known), which belongs to the block from the beginning where its eigenvalue is near the last one sought:
+    two eigenvalues may change places between measurements.
 
-    tolerance: on the residuals, relative to λ₁. audit_every: at each so many measurements a cold search is run
-    beside the warm one, and its result taken if it found a larger eigenvalue; `missed` counts those. top: λ₁'s name.
+    tolerance, wanted: see `top_eigenpairs`. audit_every: at each so many measurements a cold search is run
+    beside the warm one, and its result taken if it found a larger eigenvalue; `missed` counts those; None: never, which
+    is for points that another tracker audits. subspace: whether to search in a `Subspace` first, where there is one.
+    top: λ₁'s name.
     """
 
     SPARE_EVERY = 4  # by each so many measurements the spare is used in any case
-    carries = ("measurements", "missed", "older", "newer", "spare")
+    carries = ("measurements", "missed", "spare", "beyond")
 
-    def __init__(self, k: int = 1, tolerance: float = 3e-3, audit_every: int = 50, seed: int = 0, top="sharpness"):
-        self.k, self.tolerance, self.audit_every, self.seed, self.top = k, tolerance, audit_every, seed, top
+    def __init__(
+        self, k: int = 1, tolerance: float = 3e-3, wanted: Wanted = "vectors", cycle: Cycle = Cycle(2),
+        audit_every: int | None = 50, subspace: bool = True, seed: int = 0, top: str = "sharpness",
+    ):  # fmt: skip
+        self.k, self.tolerance, self.wanted, self.cycle = k, tolerance, wanted, cycle
+        self.audit_every, self.subspace, self.seed, self.top = audit_every, subspace, seed, top
         self.measurements = self.missed = 0
-        self.older: Tensor | None = None  # eigenvectors (k, p) of the measurement before last
-        self.newer: Tensor | None = None  # of the last one
+        self.past: list[Tensor] = []  # eigenvectors (k, p) of the last measurements
         self.spare: Tensor | None = None  # (≤ 1, p)
+        self.beyond = math.nan  # the largest λₖ₊₁/λₖ seen since the last audit
 
-    def track(self, hvp: Callable[[Tensor], Tensor], like: Tensor) -> Spectrum:
+    def track(self, hvp: Callable[[Tensor], Tensor], like: Tensor, rough: Callable | None = None) -> Spectrum:
         """The spectrum at the next point of the trajectory; `like` gives size, type and device."""
         found = []
-        if self.measurements % self.audit_every == 0:
+        audited = not self.past or (self.audit_every is not None and self.measurements % self.audit_every == 0)
+        if audited:  # a cold search knows no gap, and stops on the residuals
             cold = random_rows(self.k, like, self.seed + self.measurements)
-            found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance))
-        if self.newer is not None:
-            spare_due = self.measurements % self.SPARE_EVERY == 0
-            older = self.newer if self.older is None else self.older
-            order = [older, self.spare, self.newer] if spare_due else [older, self.newer, self.spare]
-            warm = torch.cat([vectors.to(like) for vectors in order])  # a resumed state lies on the CPU
-            found.append(top_eigenpairs(hvp, warm, self.k, self.tolerance, eager=self.k + spare_due))
+            found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance, rough=rough))
+        if self.past:
+            spare_due = self.measurements % self.SPARE_EVERY == 0 or self.beyond > NEAR
+            past = [vectors.to(like) for vectors in self.past]  # a resumed state lies on the CPU
+            spare = self.spare.to(like)
+            first, *others = self.cycle.start(past)
+            order = [first, spare, *others] if spare_due else [first, *others, spare][: 1 + 2 * len(others)]
+            eager = self.k + (spare_due and len(spare) > 0)
+            found.append(
+                top_eigenpairs(
+                    hvp, torch.cat(order), self.k, self.tolerance,
+                    eager=eager, wanted=self.wanted, beyond=self.beyond, rough=rough,
+                )
+            )  # fmt: skip
         last = found[-1].values[0]
         better = bool(found[0].values[0] > last + self.tolerance * last.abs())
         spectrum = replace(found[0 if better else -1], products=sum(s.products for s in found))
+        if self.past:  # signs are arbitrary: let them stay
+            turned = torch.where((spectrum.vectors * past[-1]).sum(1, keepdim=True) < 0, -1, 1)
+            spectrum = replace(spectrum, vectors=turned * spectrum.vectors)
         self.missed += better
         self.measurements += 1
-        # Vectors that missed something would find only themselves again.
-        self.older, self.newer = None if better else self.newer, spectrum.vectors
-        if len(spectrum.basis) > self.k or self.spare is None:
-            self.spare = spectrum.basis[self.k : self.k + 1]
+        if spectrum.values.isfinite().all():
+            self._remember(spectrum, forget=better)
+            known = found[0].beyond if audited else self.beyond
+            self.beyond = max((x for x in (known, spectrum.beyond) if math.isfinite(x)), default=math.nan)
         return spectrum
 
+    def _remember(self, spectrum: Spectrum, forget: bool) -> None:
+        """forget: what was known before. Vectors that missed something would find only themselves again."""
+        vectors = spectrum.vectors
+        if self.cycle.continued and self.past:  # turned within their span, to be nearest to those before
+            left, _, right = torch.linalg.svd((self.past[-1].to(vectors) @ vectors.T).cpu())
+            vectors = (left @ right).to(vectors) @ vectors
+        self.past = [vectors] if forget else [*self.past[1 - self.cycle.memory :], vectors][-self.cycle.memory :]
+        if len(spectrum.basis) > self.k or self.spare is None:
+            self.spare = spectrum.basis[self.k : self.k + 1]
+
+    def state(self) -> dict:
+        """All that the next measurement depends on."""
+        return super().state() | {"past": {str(i): vectors for i, vectors in enumerate(self.past)}}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        super().load(state)
+        self.past = [state["past"][str(i)] for i in range(len(state["past"]))]
+
     def at(self, point) -> Spectrum:
-        """The spectrum at an `objective.Expansion`, the next point of the trajectory. If it knows a `Restriction`, the
-        search takes place in its subspace, and ∇²f itself only multiplies what was found, until the residuals are small
-        there too. `products` counts the latter."""
-        inside = point.restricted()
+        """The spectrum at an `objective.Expansion`, the next point of the trajectory. If there is a `Subspace`, the
+        search takes place there, and ∇²f itself only multiplies what was found, until that is good enough. `products`
+        counts the latter."""
+        inside = Subspace.of(point) if self.subspace else None
         if inside is None:
-            return self.track(point.hvp, point.gradient)
+            return self.track(point.hvp, point.gradient, point.rough)
         found = self.track(inside.hvp, inside.gradient)
-        return top_eigenpairs(point.hvp, inside.lift(found.vectors), self.k, self.tolerance)
+        return top_eigenpairs(
+            point.hvp, inside.lift(found.vectors), self.k, self.tolerance, wanted=self.wanted, beyond=self.beyond
+        )
 
     def measure(self, point, step_size: float) -> dict[str, float | list[float]]:
         """The observables that `Sharpness` labels, at an `objective.Expansion`; only if k > 1 all eigenvalues, and the
@@ -166,9 +269,57 @@ class SharpnessTracker(Stateful):
         return host.numbers(row)
 
 
+class Subspace(Expansion):
+    """f at one θ, seen in a subspace: of the first layer's weights only the components along the leading principal
+    directions of the inputs vary. The gradient of those weights is a sum of inputs, and so are nearly the Hessian's top
+    eigenvectors: on CIFAR-10 100 of 3,072 directions hold all but about 1e-4 of their squared length. Gradient (q,) and
+    `hvp` are those of the coordinates z in the subspace; `lift` maps them to θ's."""
+
+    _known: ClassVar = (
+        weakref.WeakKeyDictionary()
+    )  # objective → principal directions, the inputs in them, and the later layers
+
+    def __init__(self, objective: SupervisedObjective, theta: Tensor):
+        if objective not in self._known:
+            directions = torch.linalg.eigh(objective.inputs.T @ objective.inputs).eigenvectors[:, -PRINCIPAL:]
+            later = copy.deepcopy(objective.network)
+            later.layers = later.layers[1:]
+            self._known[objective] = directions, objective.inputs @ directions, later
+        self._directions, inputs, later = self._known[objective]
+        activation, loss, labels = later.activation, LOSSES[objective.loss], objective.labels
+        self._hidden, d = objective.network.layers[0].weight.shape
+        weight, others = theta[: self._hidden * d].view(self._hidden, d), theta[self._hidden * d :]
+        inside = weight @ self._directions  # (h, r)
+        fixed = objective.inputs @ (weight - inside @ self._directions.T).T  # what the weights' other components give
+
+        def f(z: Tensor) -> Tensor:
+            first, bias, rest = z.split([inside.numel(), self._hidden, len(z) - inside.numel() - self._hidden])
+            x = inputs @ first.view_as(inside).T + bias + fixed
+            return loss(networks.apply(later, rest, activation(x), buffers={}) if len(later.layers) else x, labels)
+
+        super().__init__(Objective(f), torch.cat([inside.flatten(), others]))
+
+    @classmethod
+    def of(cls, point) -> "Subspace | None":
+        """That of an expansion; None where the first layer is not what a product costs, or θ has other coordinates."""
+        objective = point.objective if isinstance(point, Expansion) else None
+        if not isinstance(objective, SupervisedObjective) or not isinstance(objective.network, networks.MLP):
+            return None
+        if objective.network.is_linear or objective.inputs.shape[1] < 10 * PRINCIPAL:
+            return None
+        return cls(objective, point.theta)
+
+    def lift(self, rows: Tensor) -> Tensor:
+        """Rows (m, q) of the subspace as rows (m, p); lengths and angles stay."""
+        r = self._directions.shape[1]
+        first = rows[:, : self._hidden * r].unflatten(1, (self._hidden, r)) @ self._directions.T
+        return torch.cat([first.flatten(1), rows[:, self._hidden * r :]], dim=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sharpness(Measurement):
-    """The `eigenvalues` largest eigenvalues of the Hessian, see `SharpnessTracker`."""
+    """The `eigenvalues` largest eigenvalues of the Hessian, see `SharpnessTracker`. tolerance: of residuals, since the
+    vectors enter the alignments."""
 
     eigenvalues: int = 1
     tolerance: float = 3e-3
@@ -222,7 +373,7 @@ class SegmentSharpness(Measurement):
 
 class _SegmentTracker:
     def __init__(self, points: int):
-        self.trackers = [SharpnessTracker() for _ in range(points)]
+        self.trackers = [SharpnessTracker(tolerance=FOUND, wanted="values") for _ in range(points)]
 
     def measure(self, point, step_size: float) -> dict[str, list[float]]:
         values = []

@@ -7,7 +7,8 @@ directions above all: x = u·v, which instability blows up, and y = ∇S⊥·v, 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import ClassVar
 
@@ -15,101 +16,105 @@ import torch
 from torch import Tensor
 
 from eoslib.measure import host
-from eoslib.measure.curvature import FOUND, SharpnessTracker, Spectrum, random_rows, top_eigenpairs
+from eoslib.measure.curvature import FOUND, Cycle, SharpnessTracker, Spectrum
 from eoslib.measure.variables import Stateful, Variable
-from eoslib.problems.objective import Evaluation, Expansion, Objective
+from eoslib.problems.objective import Evaluation, Expansion, MixedExpansion, Objective
 
-REPETITIONS = 3  # of the linearised step in `project`, as in the authors' code
+ALSO = ("central flow", "assumptions")
+REPETITIONS = 3  # of the linearised step in `project` at most, as in the authors' code
+EIGENVECTOR = 1e-6  # residual, where ∇S or u enters a prediction
+SHARPNESS = 1e-4  # relative error of a sharpness that is only shown
 CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
 NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
 LOWER_BOUND = 0.1  # a power iteration may stop some per cent below its limit
 
 
-class CyclicTracker:
-    """The k top eigenpairs, to a residual of 1e-6 λ₁, at points that come in cycles: `period` of them at each step.
+def eigenvector_tracker(k: int, period: int) -> SharpnessTracker:
+    """Of the k top eigenpairs at points that come in cycles: `period` of them at each step."""
+    return SharpnessTracker(k, EIGENVECTOR, cycle=Cycle(period, continued=True), audit_every=None, subspace=False)
 
-    The eigenvectors turn much as they did at the same place of the last cycles. A search that starts from the last two
-    turns, continued linearly, takes less than half of the products of one from the point before. No start can see an
-    eigenvalue that is missing from it: compare with a `SharpnessTracker` now and then.
 
-    history: the eigenvectors (k, p) at the last 2·period + 1 points, each turned within its span to be nearest to those
-    before; for k = 1 the eigenvector with a sign that it keeps.
-    """
+@dataclass(frozen=True)
+class Stable:
+    """A point θ of the stable set M: f's expansion there; the k top eigenvalues (k,) of ∇²f(θ), with the residuals of
+    their vectors; of the first the vector u (p,), and ∇S = ∇³f(u, u) (p,)."""
 
-    TOLERANCE = 1e-6
+    point: Expansion | MixedExpansion
+    values: Tensor
+    residuals: Tensor
+    u: Tensor
+    sharpness_gradient: Tensor
 
-    def __init__(self, k: int, period: int):
-        self.k, self.period = k, period
-        self.history: list[Tensor] = []
-
-    def at(self, point: Expansion) -> Spectrum:
-        """The spectrum at the next point; vectors in the order of the values, their signs arbitrary."""
-        spectrum = top_eigenpairs(point.hvp, self._start(point.gradient), self.k, self.TOLERANCE)
-        vectors = spectrum.vectors
-        if spectrum.values.isfinite().all():
-            if self.history:
-                left, _, right = torch.linalg.svd((self.history[-1].to(vectors) @ vectors.T).cpu())
-                vectors = (left @ right).to(vectors) @ vectors
-            self.history = [*self.history[-2 * self.period :], vectors]
-        return spectrum
-
-    def _start(self, like: Tensor) -> Tensor:
-        past, n = [vectors.to(like) for vectors in self.history], self.period
-        if not past:
-            return random_rows(self.k, like, seed=0)
-        if len(past) <= 2 * n:
-            return past[-1]
-        return past[-1] + 2 * (past[-n] - past[-n - 1]) - (past[-2 * n] - past[-2 * n - 1])
+    @property
+    def theta(self) -> Tensor:
+        return self.point.theta
 
     def state(self) -> dict:
-        """All that the next measurement depends on."""
-        return {str(i): vectors for i, vectors in enumerate(self.history)}
-
-    def load(self, state: dict) -> None:
-        """Continue from `state`."""
-        self.history = [state[str(i)] for i in range(len(state))]
+        """All but what can be computed anew at θ without a search."""
+        return {name: tensor for name, tensor in vars(self).items() if name != "point"}
 
 
-def project(objective: Objective, theta: Tensor, step_size: float, tracker: CyclicTracker | SharpnessTracker) -> Tensor:
-    """The projection of θ (p,) to the stable set M, by three linearised steps, each from a new expansion.
+def project(
+    objective: Objective, theta: Tensor, step_size: float, tracker: SharpnessTracker,
+    single: Callable[[Tensor], Expansion] | None = None, tolerance: float = 5e-3,
+) -> Stable:  # fmt: skip
+    """The projection of θ (p,) to the stable set M, by linearised steps, each from a new expansion.
 
     With one eigenvalue (tracker.k = 1), as the authors do it after lemma 13: θ − max(0, S − 2/η) ∇S⊥/‖∇S⊥‖² −
     u (u·∇f)/S, where ∇S⊥ = ∇S − u (u·∇S). With k > 1 (section 8.2), ∇f·uᵢ = 0 is sought for all k, and those of the
     eigenvalues that are above 2/η are set to 2/η by moving in span{∇³f(uᵢ, uⱼ)} over the pairs of their eigenvectors;
-    nan where these are linearly dependent. The tracker finds them; a `SharpnessTracker` should have tolerance 1e-6.
+    nan where these are linearly dependent. It ends where the next step would be shorter than `tolerance` times the
+    first, after three steps at most. single: expands f in a lower precision, for the first step, whose error the later
+    ones mend, and for all third derivatives and rough products.
     """
-    for _ in range(REPETITIONS):
-        point = objective.expand(theta)
+    first = torch.inf
+    for repetition in range(REPETITIONS + 1):
+        point = single(theta) if single and repetition == 0 else _expanded(objective, theta, single)
         spectrum = tracker.at(point)
-        values, vectors = spectrum.values, spectrum.vectors  # (k,), (k, p)
-        step = -(vectors @ point.gradient / values.to(vectors)) @ vectors  # Newton's, to ∇f·uᵢ = 0
-        excess = values - 2 / step_size
-        unstable = [i for i in range(len(values)) if excess[i] > 0]
-        if unstable:
-            # uᵢᵀ∇²f uⱼ changes by ∇³f(uᵢ, uⱼ)·Δ: the shortest Δ that takes the excess and leaves the matrix diagonal
-            pairs = list(combinations_with_replacement(unstable, 2))
-            normals = torch.stack([point.third(vectors[i], vectors[j]) for i, j in pairs])
-            normals = normals - (normals @ vectors.T) @ vectors
-            wanted = torch.stack([excess[i] if i == j else torch.zeros_like(excess[i]) for i, j in pairs])
-            shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted.to(normals))
-            step = step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan: nothing moves the eigenvalues
-        theta = theta + step
-    return theta
+        u = spectrum.vectors[0]
+        sharpness_gradient = point.third(u)
+        step = _linearised(point, spectrum, sharpness_gradient, step_size)
+        length = step.norm()
+        if repetition == REPETITIONS or (repetition and length <= tolerance * first):
+            return Stable(point, spectrum.values, spectrum.residuals, u, sharpness_gradient)
+        first = first if repetition else length
+        theta = theta + step.to(theta)
+
+
+def _expanded(objective: Objective, theta: Tensor, single: Callable | None) -> Expansion | MixedExpansion:
+    return MixedExpansion(objective.expand(theta), single(theta)) if single else objective.expand(theta)
+
+
+def _linearised(point: Expansion, spectrum: Spectrum, sharpness_gradient: Tensor, step_size: float) -> Tensor:
+    """The step (p,) to M by what is known of f at a point."""
+    values, vectors = spectrum.values, spectrum.vectors  # (k,), (k, p)
+    step = -(vectors @ point.gradient / values.to(vectors)) @ vectors  # Newton's, to ∇f·uᵢ = 0
+    excess = values - 2 / step_size
+    unstable = [i for i in range(len(values)) if excess[i] > 0]
+    if unstable:
+        # uᵢᵀ∇²f uⱼ changes by ∇³f(uᵢ, uⱼ)·Δ: the shortest Δ that takes the excess and leaves the matrix diagonal
+        first, *pairs = combinations_with_replacement(unstable, 2)  # values descend: the first is (0, 0)
+        normals = torch.stack([sharpness_gradient, *(point.third(vectors[i], vectors[j]) for i, j in pairs)])
+        normals = normals - (normals @ vectors.T) @ vectors
+        wanted = torch.stack([excess[i] if i == j else torch.zeros_like(excess[i]) for i, j in (first, *pairs)])
+        shares, singular = torch.linalg.solve_ex(normals @ normals.T, wanted.to(normals))
+        step = step - torch.where(singular == 0, shares, torch.nan) @ normals  # nan: nothing moves the eigenvalues
+    return step
 
 
 class CubicExpansion:
     """What the predictions need of f at a point θ† of the constrained trajectory: definitions 3, 4 and 6.
 
-    point: f's expansion at θ†. u: the unit eigenvector (p,) of the sharpness S there. Beside them: slope ∇S·u,
-    `perpendicular` ∇S⊥ = ∇S − u (∇S·u) (p,), α = −∇f·∇S⊥, β = ‖∇S⊥‖², δ² = 2α/β and ε = η√α.
+    Beside point, sharpness, u and step_size it holds slope ∇S·u, `perpendicular` ∇S⊥ = ∇S − u (∇S·u) (p,),
+    α = −∇f·∇S⊥, β = ‖∇S⊥‖², δ² = 2α/β and ε = η√α.
     """
 
-    def __init__(self, point: Expansion, sharpness: Tensor, u: Tensor, step_size: float):
-        self.point, self.sharpness, self.u, self.step_size = point, sharpness, u, step_size
-        sharpness_gradient = point.third(u)
-        self.slope = sharpness_gradient @ u
-        self.perpendicular = sharpness_gradient - self.slope * u
-        self.alpha = -point.gradient @ self.perpendicular
+    def __init__(self, stable: Stable, step_size: float):
+        self.point, self.sharpness, self.u, self.step_size = stable.point, stable.values[0], stable.u, step_size
+        sharpness_gradient = stable.sharpness_gradient
+        self.slope = sharpness_gradient @ self.u
+        self.perpendicular = sharpness_gradient - self.slope * self.u
+        self.alpha = -self.point.gradient @ self.perpendicular
         self.beta = self.perpendicular @ self.perpendicular
         # The paper assumes α > 0. Otherwise ∇f does not press on the constraint, and the projection gives no push.
         self.delta_square = 2 * self.alpha.clamp(min=0) / self.beta
@@ -136,9 +141,9 @@ class CubicExpansion:
         F: along u the true gradient u·∇f(θ† + xu) takes the place of the linear (2/η)x.
         """
         x, y = self.coordinates(v)
-        linear = self.point.hvp(v if displaced is None else self.outside(v))
+        linear = self.point.rough(v if displaced is None else self.outside(v))
         if displaced is not None:
-            linear = linear + self.u * (self.u @ displaced.gradient)
+            linear = linear + self.u * (self.u @ displaced.gradient.to(v))
         return v - self.step_size * ((x**2 - self.delta_square) / 2 * self.perpendicular + linear + x * y * self.u)
 
 
@@ -237,12 +242,18 @@ VARIABLES = {
     "y": Variable("deviation y = ∇S⊥·(θ − θ†)"),
     "projected_gradient_norm": Variable("‖P∇f‖ at θ†, P the projection orthogonal to u and ∇S"),
     "projection_error": Variable("error ‖θ†_{t+1} − θ†_t + ηP∇f‖ / (η‖∇f‖) of the first-order form of the update"),
+    "predicted_loss_there": Variable("loss f(θ† + v) at the predicted point"),
+    "predicted_sharpness_there": Variable("sharpness λ_max(∇²f(θ† + v)) at the predicted point", tolerance=FOUND),
     "predicted_x": Variable("predicted x"),
     "predicted_y": Variable("predicted y"),
     "predicted_loss": Variable("predicted loss f(θ†) + x²/η"),
     "predicted_sharpness": Variable("predicted sharpness 2/η + y + (∇S·u)x"),
     "predicted_distance": Variable("predicted distance ‖v‖ to the constrained trajectory"),
     "predicted_error": Variable("error ‖v − (θ − θ†)‖ of the predicted deviation"),
+    "generalised_loss_there": Variable("loss f(θ† + v) at the point of the generalised prediction"),
+    "generalised_sharpness_there": Variable(
+        "sharpness λ_max(∇²f(θ† + v)) at the point of the generalised prediction", tolerance=FOUND
+    ),
     "generalised_x": Variable("x by the generalised prediction"),
     "generalised_y": Variable("y by the generalised prediction"),
     "generalised_loss": Variable("generalised prediction f(θ†) + x²/η + F(x) of the loss"),
@@ -270,10 +281,14 @@ class SelfStabilization(Stateful):
 
     objective: f in float64. theta: start (p,). approach: f in the precision of `theta`, for the steps before the
     onset; by default `objective`. The paper has float32 there, and it matters: while gradient descent is stable, its
-    oscillation along u decays to the rounding errors, and the instability grows from what is left. steps: at most so
-    many in all. tracked: at most so many after the onset. unstable: k, how many eigenvalues are constrained to 2/η;
-    predictions and the central flow are made for k = 1 only. every: what costs more is observed at the steps after the
-    onset that are divisible by it. predict_from: the predictions start at the first step with |x| ≥ predict_from · δ;
+    oscillation along u decays to the rounding errors, and the instability grows from what is left. After the onset
+    gradient descent and θ† and their gradients are in float64, the eigenpair at θ† is found to a residual of 1e-6 in
+    float64, and `approach` serves for what tolerates its rounding: the searches, third derivatives, the flow's slope.
+    steps: at most so many in all. tracked: at most so many after the onset. unstable: k, how many eigenvalues are
+    constrained to 2/η; predictions and the central flow are made for k = 1 only. every: what costs more is observed at
+    the steps after the onset that are divisible by it: λ_{k+1}, exact sharpness at the predicted points, and what of
+    `also` is the "assumptions" and the limiting sharpness. The "central flow" in `also` is followed. tolerance: of
+    `project`. predict_from: the predictions start at the first step with |x| ≥ predict_from · δ;
     0, the onset, is the paper's. While |x| ≪ δ, x is not so much an oscillation as a smooth offset that the theory
     neglects, and theorem 1 does not hold; a prediction from there errs in the time of the first blow-up. Ends too when
     λ_{k+1}(θ†), observed with the costly, exceeds 1.9/η, or when a loss is not finite (`diverged_at`).
@@ -289,24 +304,35 @@ class SelfStabilization(Stateful):
     def __init__(
         self, objective: Objective, theta: Tensor, step_size: float, steps: int, approach: Objective | None = None,
         tracked: int = 2000, unstable: int = 1, every: int = 50, predict_from: float = 0.0,
+        also: Sequence[str] = ALSO, tolerance: float = 5e-3,
     ):  # fmt: skip
+        if odd := set(also) - set(ALSO):
+            raise ValueError(f"also: {', '.join(sorted(odd))} is not among {', '.join(ALSO)}")
         if not step_size > 0:
             raise ValueError(f"step_size must be positive, got {step_size}")
         for name, number in {"tracked": tracked, "unstable": unstable, "every": every}.items():
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
         self.objective, self.approach = objective, approach or objective
+        self._type = theta.dtype
+        self._single = None if self._type == torch.float64 else lambda at: self.approach.expand(at.to(self._type))
+        self.also, self.tolerance = also, tolerance
         self.step_size, self.steps, self.tracked = step_size, steps, tracked
         self.unstable, self.every, self.predict_from = unstable, every, predict_from
         self.theta, self.device = theta.detach(), theta.device
         self.constrained = self.flow = self.central = self.predicted = self.generalised = None
+        smooth = {"wanted": "values", "cycle": Cycle(1, continued=True), "subspace": False}
         self.trackers = {
-            "theta": SharpnessTracker(),
-            "flow": SharpnessTracker(),
-            "constrained": CyclicTracker(unstable, 1 + REPETITIONS),
-            "central": CyclicTracker(1, CENTRAL_PARTS),
-            "next": SharpnessTracker(k=unstable + 1, audit_every=4),  # what the former missed, exceeds 1.9/η here
+            "theta": SharpnessTracker(tolerance=SHARPNESS, wanted="values", subspace=False),
+            "flow": SharpnessTracker(tolerance=SHARPNESS, **smooth),
+            "predicted": SharpnessTracker(tolerance=SHARPNESS, wanted="values", subspace=False),
+            "generalised": SharpnessTracker(tolerance=SHARPNESS, wanted="values", subspace=False),
+            "constrained": eigenvector_tracker(unstable, 2),
+            "central": eigenvector_tracker(1, CENTRAL_PARTS),
+            # what the former missed, exceeds 1.9/η here
+            "next": SharpnessTracker(unstable + 1, FOUND, wanted="values", audit_every=4, subspace=False),
         }
+        self._stable: Stable | None = None  # θ†, expanded
         self.t, self.onset, self.diverged_at = 0, None, None
         self.cubic: CubicExpansion | None = None
         self._approaching: list[dict] = []  # rows of the steps before the onset that are already taken
@@ -338,8 +364,9 @@ class SelfStabilization(Stateful):
             "approaching": self._approaching,
             "row": self._row,
             "gradients": sum(f.gradients for f in {self.objective, self.approach}),
-            "products": sum(f.products for f in {self.objective, self.approach}),
+            "products": self._products,
             "points": {name: getattr(self, name) for name in self._POINTS},
+            "stable": None if self._stable is None else self._stable.state(),
             "trackers": {name: tracker.state() for name, tracker in self.trackers.items()},
         }
 
@@ -347,12 +374,15 @@ class SelfStabilization(Stateful):
         """Continue from `state`."""
         super().load(state)
         self._approaching, self._row = state["approaching"], state["row"]
-        self.approach.gradients = self.approach.products = 0
-        self.objective.gradients, self.objective.products = state["gradients"], state["products"]
         for name, point in state["points"].items():
             setattr(self, name, None if point is None else point.to(self.device))
         for name, tracker in self.trackers.items():
             tracker.load(state["trackers"][name])
+        if state["stable"] is not None:
+            point = _expanded(self.objective, self.constrained, self._single)
+            self._stable = Stable(point, **{name: tensor.to(self.device) for name, tensor in state["stable"].items()})
+        self.approach.gradients = self.approach.products = 0
+        self.objective.gradients, self.objective.products = state["gradients"], state["products"]
 
     def _approach(self) -> None:
         """Take the next `every` steps of gradient descent, or those to the onset if it lies among them."""
@@ -366,7 +396,7 @@ class SelfStabilization(Stateful):
         if unstable:
             self.onset = self.t + len(self._approaching)
             self.theta = self.theta.double()
-            self.constrained = project(self.objective, self.theta, self.step_size, self.trackers["constrained"])
+            self._project(self.theta)
             self.flow, self.central = self.theta.clone(), self.theta.clone()  # a state's tensors share no memory
 
     def _descend(self, check_all: bool) -> bool:
@@ -386,51 +416,64 @@ class SelfStabilization(Stateful):
 
     def _track(self) -> dict:
         """Observe everything at step t after the onset, then move it."""
-        products = self.objective.products
+        products = self._products
         self.cubic = None  # frees its graph
-        gradient, row = self._seen("theta", "")
-        flow_gradient, flow_row = self._seen("flow", "flow_")
-        point = self.objective.expand(self.constrained)
-        spectrum = self.trackers["constrained"].at(point)
+        stable, point = self._stable, self._stable.point
+        here, flow = self.objective.evaluate(self.theta), self._rough(self.flow)
         due = (self.t - self.onset) % self.every == 0
-        row |= flow_row | {
+        row = {
+            "loss": here.value,
+            "sharpness": self.trackers["theta"].at(self._rough(self.theta)).values[0],
+            "distance": (self.theta - self.constrained).norm(),
+            "flow_loss": flow.value,
+            "flow_sharpness": self.trackers["flow"].at(flow).values[0],
+            "flow_distance": (self.flow - self.constrained).norm(),
             "constrained_loss": point.value,
-            "constrained_sharpness": spectrum.values[0],
-            "constrained_residual": spectrum.residuals[0] / spectrum.values[0].abs(),
+            "constrained_sharpness": stable.values[0],
+            "constrained_residual": stable.residuals[0] / stable.values[0].abs(),
         }
         if due:
-            row["next_eigenvalue"] = self.trackers["next"].at(point).values[-1]
+            row["next_eigenvalue"] = self.trackers["next"].at(self._rough(self.constrained)).values[-1]
         if self.unstable > 1:
-            row["constrained_eigenvalues"] = spectrum.values.tolist()
+            row["constrained_eigenvalues"] = stable.values.tolist()
         else:
-            row |= self._predict(point, spectrum.values[0], due) | self._central_flow()
+            row |= self._predict(stable, due)
+            if "central flow" in self.also:
+                row |= self._central_flow()
         row = host.numbers(row)
         if _finite(row):
-            self.theta = self.theta - self.step_size * gradient
+            self.theta = self.theta - self.step_size * here.gradient
             parts = max(1, math.ceil(self.step_size * row["flow_sharpness"]))  # Euler steps of at most 1/S, in time η
             for i in range(parts):
-                slope = self.objective.gradient(self.flow) if i else flow_gradient
-                self.flow = self.flow - self.step_size / parts * slope
-            before, ahead = self.constrained, self.constrained - self.step_size * point.gradient
-            self.constrained = project(self.objective, ahead, self.step_size, self.trackers["constrained"])
+                slope = self.approach.gradient(self.flow.to(self._type)) if i else flow.gradient
+                self.flow = self.flow - self.step_size / parts * slope.to(self.flow)
+            before = self.constrained
+            self._project(before - self.step_size * point.gradient)
             if self.unstable == 1:
                 tangent = self.cubic.tangent(point.gradient)
                 error = ((self.constrained - before) / self.step_size + tangent).norm() / point.gradient.norm()
                 row |= host.numbers({"projected_gradient_norm": tangent.norm(), "projection_error": error})
-        return row | {"products": float(self.objective.products - products)}
+        return row | {"products": float(self._products - products)}
 
-    def _seen(self, name: str, prefix: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """∇f at one of the points; and its loss, sharpness and distance to θ†, by names with the prefix."""
-        point = self.objective.expand(getattr(self, name))
-        sharpness, distance = self.trackers[name].at(point).values[0], (point.theta - self.constrained).norm()
-        row = {"loss": point.value, "sharpness": sharpness, "distance": distance}
-        return point.gradient, {prefix + quantity: value for quantity, value in row.items()}
+    @property
+    def _products(self) -> int:
+        return sum(f.products for f in {self.objective, self.approach})
+
+    def _rough(self, theta: Tensor) -> Expansion:
+        """f at θ (p,) in the lower of the two precisions."""
+        return self.approach.expand(theta.to(self._type))
+
+    def _project(self, theta: Tensor) -> None:
+        """θ† = the projection of θ (p,)."""
+        tracker = self.trackers["constrained"]
+        self._stable = project(self.objective, theta, self.step_size, tracker, self._single, self.tolerance)
+        self.constrained = self._stable.theta
 
     def _central_flow(self) -> dict[str, Tensor]:
         """Observe the central flow, then move it by time η."""
         row, duration = {}, self.step_size / CENTRAL_PARTS
         for _ in range(CENTRAL_PARTS):
-            point = self.objective.expand(self.central)
+            point = _expanded(self.objective, self.central, self._single)
             spectrum = self.trackers["central"].at(point)
             variance, velocity = central_velocity(point, spectrum, self.step_size, duration)
             row = row or {
@@ -442,10 +485,9 @@ class SelfStabilization(Stateful):
             self.central = self.central + duration * velocity
         return row
 
-    def _predict(self, point: Expansion, sharpness: Tensor, due: bool) -> dict[str, Tensor | float]:
+    def _predict(self, stable: Stable, due: bool) -> dict[str, Tensor | float]:
         """Observe the predictions of step t beside what they predict, then move them."""
-        u = self.trackers["constrained"].history[-1][0].to(point.gradient)  # unlike `spectrum`, keeps the sign
-        self.cubic = cubic = CubicExpansion(point, sharpness, u, self.step_size)
+        self.cubic = cubic = CubicExpansion(stable, self.step_size)
         v = self.theta - self.constrained
         x, y = cubic.coordinates(v)
         row = {"alpha": cubic.alpha, "beta": cubic.beta, "delta": cubic.delta_square.sqrt(), "epsilon": cubic.epsilon}
@@ -453,12 +495,12 @@ class SelfStabilization(Stateful):
         if self.predicted is None and x.abs() >= self.predict_from * row["delta"]:
             self.predicted, self.generalised = v, v.clone()  # a state's tensors share no memory
         if self.predicted is not None:
-            row |= self._move_prediction("predicted", v) | self._move_prediction("generalised", v)
-        if due:
+            row |= self._move_prediction("predicted", v, due) | self._move_prediction("generalised", v, due)
+        if due and "assumptions" in self.also:
             row |= assumption_ratios(cubic, v) | {"limiting_sharpness": limiting_sharpness(self.objective, cubic)}
         return row
 
-    def _move_prediction(self, name: str, v: Tensor) -> dict[str, Tensor]:
+    def _move_prediction(self, name: str, v: Tensor, due: bool) -> dict[str, Tensor]:
         """Observe one of the predictions of v, then move it."""
         cubic, predicted, displaced = self.cubic, getattr(self, name), None
         x, y = cubic.coordinates(predicted)
@@ -466,11 +508,17 @@ class SelfStabilization(Stateful):
             loss = cubic.point.value + x**2 / self.step_size
             sharpness = 2 / self.step_size + y + cubic.slope * x
         else:  # f(θ†) + x²/η + F(x) and 2/η + y + F″(x), see `limiting_sharpness`
-            displaced = self.objective.expand(self.constrained + x * cubic.u)
-            loss, sharpness = displaced.value, y + displaced.hvp(cubic.u) @ cubic.u
+            displaced = self._rough(self.constrained + x * cubic.u)
+            loss, sharpness = displaced.value, y + displaced.rough(cubic.u.to(displaced.theta)).to(y) @ cubic.u
         distance, error = predicted.norm(), (predicted - v).norm()
-        setattr(self, name, cubic.predict(predicted, displaced))
         row = {"x": x, "y": y, "loss": loss, "sharpness": sharpness, "distance": distance, "error": error}
+        there = self.constrained + predicted
+        if due:
+            there = self._rough(there)
+            row |= {"loss_there": there.value, "sharpness_there": self.trackers[name].at(there).values[0]}
+        else:
+            row["loss_there"] = self.approach.value(there.to(self._type))
+        setattr(self, name, cubic.predict(predicted, displaced))
         return {f"{name}_{quantity}": value for quantity, value in row.items()}
 
 

@@ -8,7 +8,6 @@ The module only gives the architecture and the initial numbers; from then on θ 
 running statistics a dict of `buffers` beside it.
 """
 
-import copy
 import functools
 import inspect
 import weakref
@@ -47,9 +46,9 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(*widths) for widths in pairwise([d_in, *hidden, d_out]))
         _initialise_biases(self, bias_init)
 
-    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
-        """Inputs (n, d_in) to outputs (n, d_out). `offset` (n, hidden[0]) is added to what the first layer gives."""
-        if self.is_linear and offset is None:
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs (n, d_in) to outputs (n, d_out)."""
+        if self.is_linear:
             # One affine map: with the weights multiplied first, an example costs d_in · d_out, not d_in · hidden.
             *hidden_layers, last = self.layers
             weight, bias = last.weight, last.bias
@@ -57,7 +56,7 @@ class MLP(nn.Module):
                 weight, bias = weight @ layer.weight, weight @ layer.bias + bias
             return F.linear(x, weight, bias)
         first, *others = self.layers
-        x = first(x) if offset is None else first(x) + offset
+        x = first(x)
         for layer in others:
             x = layer(self.activation(x))
         return x
@@ -277,13 +276,6 @@ def _seeded(network: type[nn.Module]) -> Callable[..., nn.Module]:
 
 
 mlp, cnn, resnet18, transformer = map(_seeded, (MLP, CNN, ResNet, Transformer))
-
-
-def narrowed(network: MLP, d_in: int) -> MLP:
-    """The same network for inputs of another size; its parameters are not meant to be used."""
-    narrow, first = copy.deepcopy(network), network.layers[0]
-    narrow.layers[0] = nn.utils.skip_init(nn.Linear, d_in, first.out_features).to(first.weight)
-    return narrow
 
 
 def flatten(module: nn.Module) -> Tensor:

@@ -3,7 +3,6 @@
 An `Objective` is any scalar function of θ, a `SupervisedObjective` the training loss of a network on data.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True  # or a convolution's backward pass would not resume bit for bit
 
 CHUNK = 5_000  # examples whose graph is held at once; f on more is a sum of such parts
-PRINCIPAL = 100  # directions of the inputs in a `Restriction`
 Buffers = dict[str, Tensor]
 
 
@@ -52,6 +50,10 @@ class Expansion:
         (product,) = torch.autograd.grad(self._gradient, self._theta, v, retain_graph=True)
         return product
 
+    def rough(self, v: Tensor) -> Tensor:
+        """∇²f(θ)v where little hangs on its precision: the same, unless there is something cheaper."""
+        return self.hvp(v)
+
     def third(self, u: Tensor, v: Tensor | None = None) -> Tensor:
         """∇³f(θ)(u, v) = ∇_θ(uᵀ∇²f(θ)v) for fixed u and v, shape (p,); v defaults to u. ∇³f(u, u) is the gradient of
         the sharpness when u is the top unit eigenvector (Damian et al. 2023, section 3). Costs about two products
@@ -68,10 +70,6 @@ class Expansion:
         (third,) = torch.autograd.grad(hu @ u, self._theta, create_graph=True)
         (result,) = torch.autograd.grad(third @ u, self._theta, retain_graph=True)
         return result
-
-    def restricted(self) -> "Restriction | None":
-        """The same point in a subspace of much cheaper products, or None if the objective knows none."""
-        return self.objective.restrict(self.theta)
 
 
 class ChunkedExpansion(Expansion):
@@ -96,21 +94,23 @@ class ChunkedExpansion(Expansion):
         return sum(weight * of(part.expand(self.theta)) for weight, part in self.objective.parts())
 
 
-class Restriction(Expansion):
-    """f at one θ, seen in a subspace: of the first layer's weights only the components along the leading principal
-    directions of the inputs vary. The gradient of those weights is a sum of inputs, and so are nearly the Hessian's top
-    eigenvectors: on CIFAR-10 100 of 3,072 directions hold all but about 1e-4 of their squared length. Gradient (q,) and
-    `hvp` are those of the coordinates z in the subspace; `lift` maps them to θ's."""
+class MixedExpansion:
+    """f at one θ in two precisions: value, gradient and `hvp` as of `exact`, all else as of the cheaper `single`."""
 
-    def __init__(self, objective: "Objective", z: Tensor, directions: Tensor, split: int):
-        super().__init__(objective, z)
-        self._directions, self._split = directions, split
+    def __init__(self, exact: Expansion, single: Expansion):
+        self.exact, self.single = exact, single
+        self.objective, self.theta, self.outputs = exact.objective, exact.theta, exact.outputs
+        self.value, self.gradient, self.hvp = exact.value, exact.gradient, exact.hvp
 
-    def lift(self, rows: Tensor) -> Tensor:
-        """Rows (m, q) of the subspace as rows (m, p); lengths and angles stay."""
-        r = self._directions.shape[1]
-        first = rows[:, : self._split * r].unflatten(1, (self._split, r)) @ self._directions.T
-        return torch.cat([first.flatten(1), rows[:, self._split * r :]], dim=1)
+    def rough(self, v: Tensor) -> Tensor:
+        return self.single.hvp(v.to(self.single.theta)).to(v)
+
+    def third(self, u: Tensor, v: Tensor | None = None) -> Tensor:
+        like = self.single.theta
+        return self.single.third(u.to(like), v if v is None else v.to(like)).to(u)
+
+    def fourth(self, u: Tensor) -> Tensor:
+        return self.single.fourth(u.to(self.single.theta)).to(u)
 
 
 class Objective:
@@ -147,10 +147,6 @@ class Objective:
     def expand(self, theta: Tensor) -> Expansion:
         """f, ∇f and the means to multiply with ∇²f(θ), see `Expansion`."""
         return Expansion(self, theta)
-
-    def restrict(self, theta: Tensor) -> Restriction | None:
-        """θ in a subspace of much cheaper products; None, since nothing is known of f."""
-        return None
 
 
 class SupervisedObjective(Objective):
@@ -211,27 +207,6 @@ class SupervisedObjective(Objective):
         for inputs, labels in zip(self.inputs.split(CHUNK), self.labels.split(CHUNK), strict=True):  # views, no copies
             part = SupervisedObjective(self.network, inputs, labels, self.loss, self.buffers)
             yield len(labels) / len(self.labels), part
-
-    @functools.cached_property
-    def _principal(self) -> tuple[Tensor, Tensor, torch.nn.Module] | None:
-        """The leading principal directions (d, r) of the inputs, the inputs in them (n, r) and a network for those."""
-        network = self.network
-        if not isinstance(network, networks.MLP) or network.is_linear or self.inputs.shape[1] < 10 * PRINCIPAL:
-            return None  # the first layer is not what a product costs
-        directions = torch.linalg.eigh(self.inputs.T @ self.inputs).eigenvectors[:, -PRINCIPAL:]
-        return directions, self.inputs @ directions, networks.narrowed(network, PRINCIPAL)
-
-    def restrict(self, theta: Tensor) -> Restriction | None:
-        """θ in the subspace of the inputs' leading principal directions; None where that saves nothing."""
-        if self._principal is None:
-            return None
-        directions, inputs, network = self._principal
-        h, d = self.network.layers[0].weight.shape
-        weight, others = theta[: h * d].view(h, d), theta[h * d :]
-        inside = weight @ directions  # (h, r)
-        offset = self.inputs @ (weight - inside @ directions.T).T  # what the weights' other components contribute
-        f = Objective(lambda z: LOSSES[self.loss](networks.apply(network, z, inputs, offset, buffers={}), self.labels))
-        return Restriction(f, torch.cat([inside.flatten(), others]), directions, h)
 
     def batch(self, indices: Tensor) -> "SupervisedObjective":
         """The same loss on the examples `indices` (b,) alone, with counters of its own."""
