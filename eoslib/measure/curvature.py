@@ -27,8 +27,10 @@ from eoslib.problems.losses import LOSSES
 from eoslib.problems.objective import Expansion, Objective, SupervisedObjective
 
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
+HALF_TURN = 0.5**0.5  # cosine of 45°: vectors that turned farther are others
+SPARE = 0.03  # residual of the spare vector
 ROUGH_SHARE = 1e-2  # of an eigenvector, that may lie in directions multiplied roughly: their errors enter times this
-NEAR = 0.9  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
+NEAR = 0.75  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
 PRINCIPAL = 100  # directions of the inputs in a `Subspace`
 FOUND = 1e-3  # to which an eigenvalue is found
 COSINE = {"tolerance": 0.01, "absolute": True}  # the angle by which an eigenvector may be off
@@ -55,7 +57,7 @@ class Spectrum:
 
 def top_eigenpairs(
     hvp: Callable[[Tensor], Tensor], start: Tensor, k: int = 1, tolerance: float = 3e-3, max_products: int = 300,
-    eager: int | None = None, wanted: Wanted = "vectors", beyond: float = math.nan,
+    eager: int | None = None, wanted: Wanted = "vectors", beyond: float = math.nan, spare: bool = False,
     rough: Callable[[Tensor], Tensor] | None = None,
 ) -> Spectrum:  # fmt: skip
     """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
@@ -64,9 +66,10 @@ def top_eigenpairs(
     a warm one. eager: how many are used in any case (default all), the others only if those do not suffice. Every row
     costs one product. Stops, relative to |λ₁|, with k residuals r ≤ `tolerance` or, if the values are wanted, with
     min(r, r²/gap) ≤ `tolerance`, which bounds their errors; or at `max_products` with `converged` False. beyond: what
-    is known of λₖ₊₁/λₖ, for the gap; nothing is known while it is nan and the search has k directions only. rough: a
-    hvp that may be cheaper and less exact, for the directions that the search adds to `start`; should the result
-    contain much of them it is multiplied once more, exactly.
+    is known of λₖ₊₁/λₖ, for the gap; nothing is known while it is nan and the search has k directions only. spare:
+    whether the next pair is sought, too, to a residual of `SPARE`. rough: a hvp that may be cheaper and less exact, for
+    the directions that the search adds to `start`; should the result contain much of them it is multiplied once more,
+    exactly.
     """
     p = start.shape[1]
     if not 1 <= k <= p:
@@ -94,11 +97,15 @@ def top_eigenpairs(
         values, mixing = torch.linalg.eigh((projected + projected.T) / 2)
         values, mixing = values.flip(0), mixing.flip(1).T.to(rows)  # descending; rows of mixing are Ritz pairs
         ritz, ritz_images = mixing[: k + 1] @ rows, mixing[: k + 1] @ images
-        residual_vectors = ritz_images[:k] - values[:k, None].to(ritz.device) * ritz[:k]
-        residuals = residual_vectors.norm(dim=1).cpu()
+        residual_vectors = ritz_images - values[: len(ritz), None].to(ritz.device) * ritz
+        lengths = residual_vectors.norm(dim=1).cpu()
+        residuals = lengths[:k]
         next_ratio = (values[k] / values[k - 1]).item() if len(rows) > k else math.nan
         errors = residuals if wanted == "vectors" else _value_errors(values[:k], residuals, np.fmax(beyond, next_ratio))
-        small = len(rows) >= k and bool((errors <= tolerance * values[0].abs()).all())
+        excess = errors / (tolerance * values[0].abs())
+        if spare and len(ritz) > k:
+            excess = torch.cat([excess, lengths[k:] / (SPARE * values[0].abs())])
+        small = len(rows) >= min(p, k + spare) and not bool((excess > 1).any())
         if small and mixing[:k, exact:].norm(dim=1).max() > ROUGH_SHARE:
             rows, images, queue, exact, multiply = rows[:0], images[:0], list(ritz[:k]), 0, hvp
             continue
@@ -110,7 +117,7 @@ def top_eigenpairs(
             keep = mixing[: MAX_BASIS // 2 + k]
             rows, images, exact = keep @ rows, keep @ images, exact if multiply is hvp else 0
         if not queue:
-            queue, multiply = [residual_vectors[residuals.argmax()]], rough or hvp
+            queue, multiply = [residual_vectors[excess.argmax()]], rough or hvp
 
 
 def _value_errors(values: Tensor, residuals: Tensor, beyond: float) -> Tensor:
@@ -163,9 +170,9 @@ class Cycle:
 class SharpnessTracker(Stateful):
     """Measures the k top eigenpairs whenever the trajectory asks, starting from those of earlier measurements.
 
-    It begins with the vectors that `cycle` names; often they suffice. Next come the last ones, and the spare (the next
-    eigenvector known), which belongs to the block from the beginning where its eigenvalue is near the last one sought:
-    two eigenvalues may change places between measurements.
+    It begins with the vectors that `cycle` names; often they suffice. Next come the spare (the next eigenvector known)
+    and the last ones. Where the spare's eigenvalue is near the last one sought it belongs to the block from the
+    beginning, for two eigenvalues may change places between measurements; elsewhere it is used now and then.
 
     tolerance, wanted: see `top_eigenpairs`. audit_every: at each so many measurements a cold search is run
     beside the warm one, and its result taken if it found a larger eigenvalue; `missed` counts those; None: never, which
@@ -173,8 +180,8 @@ class SharpnessTracker(Stateful):
     top: λ₁'s name.
     """
 
-    SPARE_EVERY = 4  # by each so many measurements the spare is used in any case
-    carries = ("measurements", "missed", "spare", "beyond")
+    SPARE_EVERY = 5  # odd, for both phases: by each so many measurements the spare is used in any case, and found anew
+    carries = ("measurements", "missed", "beyond")
 
     def __init__(
         self, k: int = 1, tolerance: float = 3e-3, wanted: Wanted = "vectors", cycle: Cycle = Cycle(2),
@@ -184,7 +191,7 @@ class SharpnessTracker(Stateful):
         self.audit_every, self.subspace, self.seed, self.top = audit_every, subspace, seed, top
         self.measurements = self.missed = 0
         self.past: list[Tensor] = []  # eigenvectors (k, p) of the last measurements
-        self.spare: Tensor | None = None  # (≤ 1, p)
+        self.spares: list[Tensor] = []  # with each the next one known (≤ 1, p)
         self.beyond = math.nan  # the largest λₖ₊₁/λₖ seen since the last audit
 
     def track(self, hvp: Callable[[Tensor], Tensor], like: Tensor, rough: Callable | None = None) -> Spectrum:
@@ -193,18 +200,18 @@ class SharpnessTracker(Stateful):
         audited = not self.past or (self.audit_every is not None and self.measurements % self.audit_every == 0)
         if audited:  # a cold search knows no gap, and stops on the residuals
             cold = random_rows(self.k, like, self.seed + self.measurements)
-            found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance, rough=rough))
+            found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance, spare=True, rough=rough))
         if self.past:
-            spare_due = self.measurements % self.SPARE_EVERY == 0 or self.beyond > NEAR
+            due = self.measurements % self.SPARE_EVERY == 0
             past = [vectors.to(like) for vectors in self.past]  # a resumed state lies on the CPU
-            spare = self.spare.to(like)
             first, *others = self.cycle.start(past)
-            order = [first, spare, *others] if spare_due else [first, *others, spare][: 1 + 2 * len(others)]
-            eager = self.k + (spare_due and len(spare) > 0)
+            spare = self.spares[-self.cycle.period :][0].to(like)
+            order = [first, spare, *others]  # so that the next spare is no worse than this one
+            eager = self.k + (len(spare) > 0 and (due or self.beyond > NEAR))
             found.append(
                 top_eigenpairs(
                     hvp, torch.cat(order), self.k, self.tolerance,
-                    eager=eager, wanted=self.wanted, beyond=self.beyond, rough=rough,
+                    eager=eager, wanted=self.wanted, beyond=self.beyond, spare=due, rough=rough,
                 )
             )  # fmt: skip
         last = found[-1].values[0]
@@ -225,20 +232,26 @@ class SharpnessTracker(Stateful):
         """forget: what was known before. Vectors that missed something would find only themselves again."""
         vectors = spectrum.vectors
         if self.cycle.continued and self.past:  # turned within their span, to be nearest to those before
-            left, _, right = torch.linalg.svd((self.past[-1].to(vectors) @ vectors.T).cpu())
+            left, cosines, right = torch.linalg.svd((self.past[-1].to(vectors) @ vectors.T).cpu())
             vectors = (left @ right).to(vectors) @ vectors
-        self.past = [vectors] if forget else [*self.past[1 - self.cycle.memory :], vectors][-self.cycle.memory :]
-        if len(spectrum.basis) > self.k or self.spare is None:
-            self.spare = spectrum.basis[self.k : self.k + 1]
+            forget = forget or bool(cosines.min() < HALF_TURN)  # there is nothing to continue
+        spare = spectrum.basis[self.k : self.k + 1]
+        if not len(spare) and self.spares:
+            spare = self.spares[-self.cycle.period :][0]
+        keep = 0 if forget else self.cycle.memory - 1
+        self.past = [*(self.past[-keep:] if keep else []), vectors]
+        self.spares = [*self.spares, spare][-len(self.past) :]
 
     def state(self) -> dict:
         """All that the next measurement depends on."""
-        return super().state() | {"past": {str(i): vectors for i, vectors in enumerate(self.past)}}
+        pairs = zip(self.past, self.spares, strict=True)
+        return super().state() | {"past": {str(i): torch.cat([v, spare.to(v)]) for i, (v, spare) in enumerate(pairs)}}
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
         super().load(state)
-        self.past = [state["past"][str(i)] for i in range(len(state["past"]))]
+        blocks = [state["past"][str(i)] for i in range(len(state["past"]))]
+        self.past, self.spares = [block[: self.k] for block in blocks], [block[self.k :] for block in blocks]
 
     def at(self, point) -> Spectrum:
         """The spectrum at an `objective.Expansion`, the next point of the trajectory. If there is a `Subspace`, the

@@ -10,10 +10,12 @@ from torch.func import hessian
 
 from eoslib.measure.curvature import (
     MAX_BASIS,
+    Cycle,
     PreconditionedSharpness,
     SegmentSharpness,
     Sharpness,
     SharpnessTracker,
+    Subspace,
     _orthonormalised,
     top_eigenpairs,
 )
@@ -208,7 +210,7 @@ def orthogonal_tracker(**options):
     """A tracker after one measurement, whose vectors are orthogonal to a direction that is about to rise."""
     tracker = SharpnessTracker(audit_every=5, **options)
     e = torch.eye(10, dtype=torch.float64)
-    tracker.older, tracker.newer, tracker.spare = e[:1], e[:1], e[1:2]
+    tracker.past, tracker.spares = [e[:1], e[:1]], [e[1:2], e[1:2]]
     tracker.measurements = 1
     return tracker
 
@@ -270,7 +272,7 @@ def test_a_declaration_begins_a_tracker_of_its_own_with_its_settings(kind):
     objective, theta = network_problem()
     first, second = (kind(eigenvalues=2, tolerance=1e-8).begin(None, theta) for _ in range(2))
     row = first.measure(objective.expand(theta), 0.1)
-    assert first.newer is not None and second.newer is None
+    assert first.past and not second.past
     assert (first.k, first.tolerance) == (2, 1e-8)
     assert row.keys() == kind.variables.keys()
     name = next(iter(kind.variables))
@@ -323,7 +325,8 @@ def test_the_sharpness_along_a_step_against_dense_matrices():
     assert measured == pytest.approx(expected, rel=1e-6)
     restored = SegmentSharpness(points=4).begin(None, theta)
     restored.load(segment.state())
-    assert all(torch.equal(a.newer, b.newer) for a, b in zip(segment.trackers, restored.trackers, strict=True))
+    for ours, theirs in zip(segment.trackers, restored.trackers, strict=True):
+        assert ours.past and all(torch.equal(a, b) for a, b in zip(ours.past, theirs.past, strict=True))
 
 
 @pytest.mark.parametrize("p", [1, 2])
@@ -334,12 +337,159 @@ def test_a_tracker_never_asks_for_more_directions_than_there_are(p):
         assert tracker.track(Counted(matrix), random(p)).values[0].item() == pytest.approx(p)
 
 
+# --- what is wanted --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_value_is_found_to_its_tolerance_with_fewer_products_than_a_vector(k):
+    matrix, _ = symmetric([*np.linspace(-1, 4, 60), 4.6, 5])
+    spent = {}
+    for wanted in ("values", "vectors"):
+        operator = Counted(matrix)
+        spectrum = top_eigenpairs(operator, random(1, 62), k, 1e-3, wanted=wanted, beyond=0.9)
+        errors = (spectrum.values - torch.tensor([5.0, 4.6])[:k]).abs()
+        assert spectrum.converged and errors.max() <= 1e-3 * 5
+        spent[wanted] = operator.products
+    assert spent["values"] < spent["vectors"]
+
+
+def test_where_no_gap_is_known_a_residual_decides():
+    """From one direction nothing is known of the others: (e₁ + e₂)/√2 has Rayleigh quotient 4.5 and residual ½."""
+    diagonal = torch.tensor([5.0, 4, 0, 0], dtype=torch.float64)
+    start = torch.tensor([[1.0, 1, 0, 0]], dtype=torch.float64)
+    blind = top_eigenpairs(lambda v: diagonal * v, start, tolerance=0.1, wanted="values")
+    assert blind.products == 2 and blind.values[0].item() == pytest.approx(5)
+    told = top_eigenpairs(lambda v: diagonal * v, start, tolerance=0.1, wanted="values", beyond=0.0)
+    assert told.products == 1 and told.values[0].item() == pytest.approx(4.5)  # it was told of a gap that is not there
+
+
+@pytest.mark.parametrize("share", [1e-4, 0.3])
+def test_rough_products_do_for_what_is_added_to_the_start(share):
+    """Products that err by 1e-6, as in single precision: the residual is true far below that, for the start is
+    multiplied exactly, and what was added only if it became a large part."""
+    matrix, vectors = symmetric([*np.linspace(-1, 3, 78), 4.0, 5])
+    noise = 1e-6 * symmetric(np.linspace(-5, 5, 80), seed=1)[0]
+    exact, rough = Counted(matrix), Counted(matrix + noise)
+    start = (vectors[-1] + share * random(80) / 80**0.5)[None]
+    spectrum = top_eigenpairs(exact, start, tolerance=1e-6, rough=rough)
+    check(matrix, spectrum, 1, 2e-6 if share > 0.1 else 1e-6)
+    assert spectrum.products == exact.products + rough.products
+    assert rough.products > 0 and exact.products == (1 if share < 0.1 else 2)
+
+
+def test_a_search_in_single_precision_comes_to_small_residuals():
+    """Where p is large, sums in single precision err by more than 1e-6."""
+    diagonal = torch.linspace(0, 1, 100_000, dtype=torch.float64) ** 3
+    diagonal[[7, 70_000]] = torch.tensor([3.0, 2.5], dtype=torch.float64)
+    single = diagonal.float()
+    spectrum = top_eigenpairs(lambda v: single * v, random(1, 100_000).float(), tolerance=1e-6)
+    u = spectrum.vectors[0].double()
+    assert spectrum.converged and spectrum.products < 15
+    assert ((diagonal * u - 3 * u).norm() / u.norm()).item() <= 4e-6
+
+
+# --- where a tracker begins ------------------------------------------------------------------------------
+
+
+def test_a_cycle_begins_at_the_same_place():
+    past = [torch.full((1, 3), float(x)) for x in (1, 10, 2, 12, 4)]
+    assert [block[0, 0].item() for block in Cycle(1).start(past)] == [4, 4]
+    assert [block[0, 0].item() for block in Cycle(2).start(past)] == [12, 4]
+    assert [block[0, 0].item() for block in Cycle(2).start(past[:1])] == [1, 1]
+    # the steps at this place were 10 − 1 and 12 − 2: the next is 11
+    assert [block[0, 0].item() for block in Cycle(2, continued=True).start(past)] == [4 + 11]
+    assert [block[0, 0].item() for block in Cycle(2, continued=True).start(past[1:])] == [4]
+
+
+def crossing(t, exchange):
+    """Two eigenvalues that exchange their places on the way from t = 0 to 1, `exchange` between two measurements."""
+    _, vectors = symmetric(range(30))
+    s = min(max((t - 0.5) / exchange + 0.5, 0), 1)
+    values = torch.tensor([*np.linspace(0, 4, 28), 6 - s, 5 + s], dtype=torch.float64)
+    turn = torch.linalg.matrix_exp(0.1 * t * (random(30, 30) - random(30, 30).T))
+    return turn @ (vectors.T @ torch.diag(values) @ vectors) @ turn.T
+
+
+@pytest.mark.parametrize("exchange", [0.5, 1e-6])
+@pytest.mark.parametrize("cycle", [Cycle(1), Cycle(2), Cycle(1, continued=True)])
+@pytest.mark.parametrize("wanted", ["values", "vectors"])
+def test_two_eigenvalues_change_places_unseen_between_measurements(wanted, cycle, exchange):
+    tolerance = 1e-3 if wanted == "values" else 1e-6
+    tracker = SharpnessTracker(tolerance=tolerance, wanted=wanted, cycle=cycle, audit_every=None)
+    for i in range(25):
+        matrix = crossing(i / 24, exchange)
+        found = tracker.track(Counted(matrix), torch.zeros(30, dtype=torch.float64)).values[0].item()
+        assert found == pytest.approx(torch.linalg.eigvalsh(matrix)[-1].item(), rel=tolerance), i
+
+
+def test_a_degenerate_top_is_found_and_does_not_stall():
+    """White inputs and random labels: the ten largest eigenvalues are equal but for some per cent."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(400, 30, generator=generator), torch.randint(10, (400,), generator=generator)
+    network = networks.mlp(30, (16,), 10, "tanh", seed=0)
+    objective = SupervisedObjective(network.double(), inputs.double(), labels, "cross-entropy")
+    theta, spent = networks.flatten(network), []
+    tracker = SharpnessTracker(tolerance=1e-3, wanted="values")
+    for _ in range(12):
+        point = objective.expand(theta)
+        values = torch.linalg.eigvalsh(hessian(lambda t: objective.forward(t)[0])(theta)).flip(0)
+        spectrum = tracker.at(point)
+        assert values[9] > 0.5 * values[0] and values[1] > 0.85 * values[0]
+        assert spectrum.converged and spectrum.values[0].item() == pytest.approx(values[0].item(), rel=1e-3)
+        spent.append(spectrum.products)
+        theta = theta - 0.5 * point.gradient
+    assert np.median(spent) <= 8 and max(spent) <= 40
+
+
 # --- in the subspace of the inputs' principal directions -------------------------------------------------
+
+
+@pytest.fixture
+def few_directions(monkeypatch):
+    monkeypatch.setattr("eoslib.measure.curvature.PRINCIPAL", 3)
+
+
+def supervised(d, hidden=(5,), activation="tanh", n=12):
+    """A small network on random data of three classes."""
+    labels = torch.randint(3, (n,), generator=torch.Generator().manual_seed(0))
+    network = networks.mlp(d, hidden, 3, activation, seed=0).double()
+    return SupervisedObjective(network, random(n, d), labels, "cross-entropy"), networks.flatten(network)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+def test_a_subspace_has_the_gradient_and_the_products_of_its_coordinates(few_directions, hidden, activation):
+    """∇ = Eᵀ∇f and products EᵀHE, where the rows of Eᵀ are the lifted unit vectors."""
+    objective, theta = supervised(30, hidden, activation)
+    point = objective.expand(theta)
+    inside = Subspace.of(point)
+    torch.testing.assert_close(inside.value, point.value, rtol=1e-13, atol=0)
+    unit = torch.eye(len(inside.gradient), dtype=theta.dtype)
+    lifted = inside.lift(unit)  # (q, p)
+    torch.testing.assert_close(lifted @ lifted.T, unit, rtol=0, atol=1e-13)
+    torch.testing.assert_close(inside.gradient, lifted @ point.gradient, rtol=1e-11, atol=1e-14)
+    products = torch.stack([inside.hvp(e) for e in unit])
+    expected = lifted @ torch.stack([point.hvp(row) for row in lifted]).T
+    torch.testing.assert_close(products, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_the_directions_kept_are_the_leading_ones(few_directions):
+    objective, theta = supervised(30, n=50)
+    objective.inputs = objective.inputs * torch.tensor([9.0, 8.0, 7.0] + 27 * [0.01], dtype=torch.float64)
+    inside, leading = Subspace.of(objective.expand(theta)), torch.eye(30, dtype=torch.float64)[:3]
+    first = inside.lift(torch.eye(len(inside.gradient), dtype=torch.float64))[:3, :30]  # of the first hidden unit
+    torch.testing.assert_close(leading @ first.T @ first, leading, rtol=0, atol=1e-3)
+
+
+def test_there_is_no_subspace_where_it_saves_nothing(few_directions):
+    for narrow in (supervised(29), supervised(30, activation="linear")):
+        assert Subspace.of(narrow[0].expand(narrow[1])) is None
+    assert Subspace.of(Objective(torch.sum).expand(torch.zeros(3))) is None
 
 
 def descent_on_inputs(scales, monkeypatch):
     """Points along gradient descent of a small network whose inputs have these standard deviations."""
-    monkeypatch.setattr("eoslib.problems.objective.PRINCIPAL", 4)
+    monkeypatch.setattr("eoslib.measure.curvature.PRINCIPAL", 4)
     labels = torch.randint(3, (200,), generator=torch.Generator().manual_seed(1))
     inputs = random(200, len(scales)) * torch.as_tensor(scales, dtype=torch.float64)
     network = networks.mlp(len(scales), (6,), 3, "tanh", seed=0).double()
@@ -362,7 +512,7 @@ def test_a_search_in_the_subspace_spares_products(monkeypatch):
 def test_where_the_subspace_holds_little_the_search_goes_on_outside(monkeypatch):
     tracker = SharpnessTracker(k=2, tolerance=1e-5)
     for point, expected in descent_on_inputs(np.ones(60), monkeypatch):
-        assert point.restricted() is not None
+        assert Subspace.of(point) is not None
         spectrum = tracker.at(point)
         assert spectrum.converged
         assert spectrum.values[0].item() == pytest.approx(expected, rel=1e-6)

@@ -262,7 +262,7 @@ def test_one_repetition_is_the_formula(theta_scale, monkeypatch, precise):
 @pytest.mark.parametrize("tracker", [eigenvector_tracker(1, 3), SharpnessTracker(tolerance=1e-6)])
 def test_the_projection_lies_in_the_stable_set_and_near(tracker):
     objective, theta = trained(190)
-    projected = project(objective, theta, STEP_SIZE, tracker).theta
+    projected = project(objective, theta, STEP_SIZE, tracker, tolerance=0).theta
     before, d = dense(objective, theta), dense(objective, projected)
     assert before.S > 2 / STEP_SIZE + 0.1
     assert pytest.approx(2 / STEP_SIZE, rel=1e-6) == d.S
@@ -282,8 +282,8 @@ def test_a_stable_point_only_loses_its_gradient_along_u():
 
 def test_projecting_again_changes_nothing():
     objective, theta = trained(190)
-    once = project(objective, theta, STEP_SIZE, eigenvector_tracker(1, 3)).theta
-    assert (project(objective, once, STEP_SIZE, eigenvector_tracker(1, 3)).theta - once).norm() < 1e-5
+    once = project(objective, theta, STEP_SIZE, eigenvector_tracker(1, 3), tolerance=0).theta
+    assert (project(objective, once, STEP_SIZE, eigenvector_tracker(1, 3), tolerance=0).theta - once).norm() < 1e-5
 
 
 def two_toys():
@@ -420,7 +420,7 @@ def test_seventy_steps_against_full_tensors(precise):
     assert largest > 1.5 * row["delta"]  # there was something to predict
 
 
-def test_on_the_toy_loss_the_prediction_is_exact():
+def test_on_the_toy_loss_the_prediction_is_exact(precise):
     process = SelfStabilization(toy(0.1), vector(0.001, 0.05, 0), 0.1, 100, every=4, tolerance=0)
     rows = step_rows(process)
     assert process.onset == 0 and len(rows) == 100
@@ -702,7 +702,7 @@ def test_it_ends_so_many_steps_after_the_onset():
 
 
 def test_divergence_is_a_result():
-    process = SelfStabilization(toy(0.1, quartic=5.0), vector(1.0, 0.05, 0), 0.1, 200, every=3)
+    process = SelfStabilization(toy(0.1, quartic=5.0), vector(1.0, 0.05, 0), 0.1, 200, every=200)
     rows = step_rows(process)
     assert process.diverged_at == len(rows) - 1 < 150
     finite = [all(math.isfinite(row[f"{name}loss"]) for name in ("", "constrained_", "flow_")) for row in rows]

@@ -28,7 +28,6 @@ from eoslib.problems.networks import (
     cnn,
     flatten,
     mlp,
-    narrowed,
     resnet18,
     transformer,
 )
@@ -503,24 +502,6 @@ def test_a_linear_network_is_the_composition_of_its_layers():
     for layer in network.layers:
         layer_by_layer = layer(layer_by_layer)
     torch.testing.assert_close(network(x), layer_by_layer)
-
-
-@pytest.mark.parametrize("activation", ["linear", "tanh"])
-@pytest.mark.parametrize("hidden", [(), (6, 5)])
-def test_an_offset_is_added_to_what_the_first_layer_gives(activation, hidden):
-    network, x = mlp(4, hidden, 2, activation, seed=0).double(), torch.randn(3, 4, dtype=torch.float64)
-    shifted = copy.deepcopy(network)
-    shifted.layers[0].bias.data += 0.5
-    offset = torch.full_like(network.layers[0](x), 0.5)
-    torch.testing.assert_close(network(x, offset), shifted(x))
-
-
-def test_a_narrowed_network_differs_in_its_first_layer_only():
-    network = mlp(40, (6, 5), 2, "tanh", seed=0).double()
-    narrow = narrowed(network, 3)
-    assert narrow(torch.randn(7, 3, dtype=torch.float64)).shape == (7, 2)
-    assert [p.shape for p in narrow.parameters()][1:] == [p.shape for p in network.parameters()][1:]
-    assert network.layers[0].weight.shape == (6, 40)
 
 
 def test_without_hidden_layers_the_network_is_affine():

@@ -14,7 +14,7 @@ from eoslib.problems import datasets, networks
 from eoslib.problems import objective as objective_module
 from eoslib.problems.landscapes import LANDSCAPES
 from eoslib.problems.losses import BINARY_LOSSES, LOSSES
-from eoslib.problems.objective import Objective, SupervisedObjective
+from eoslib.problems.objective import MixedExpansion, Objective, SupervisedObjective
 
 
 def problem(loss, hidden=(5,), n=12, d=4, activation="tanh", seed=0):
@@ -258,46 +258,22 @@ def test_theta_of_another_length_is_refused():
         objective.value(theta[:-1])
 
 
-# --- the subspace of the inputs' principal directions ----------------------------------------------------
-
-
-@pytest.fixture
-def few_directions(monkeypatch):
-    monkeypatch.setattr("eoslib.problems.objective.PRINCIPAL", 3)
-
-
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
-def test_a_restriction_has_the_gradient_and_the_products_of_its_subspace(few_directions, hidden, activation):
-    """∇ = Eᵀ∇f and products EᵀHE, where the rows of Eᵀ are the lifted unit vectors."""
-    objective, theta = problem("cross-entropy", hidden, d=30, activation=activation)
-    point = objective.expand(theta)
-    inside = point.restricted()
-    torch.testing.assert_close(inside.value, point.value, rtol=1e-13, atol=0)
-    torch.testing.assert_close(inside.outputs, None)
-    unit = torch.eye(len(inside.gradient), dtype=theta.dtype)
-    lifted = inside.lift(unit)  # (q, p)
-    torch.testing.assert_close(lifted @ lifted.T, unit, rtol=0, atol=1e-13)
-    torch.testing.assert_close(inside.gradient, lifted @ point.gradient, rtol=1e-11, atol=1e-14)
-    products = torch.stack([inside.hvp(e) for e in unit])
-    expected = lifted @ torch.stack([point.hvp(row) for row in lifted]).T
-    torch.testing.assert_close(products, expected, rtol=1e-10, atol=1e-13)
-
-
-def test_the_directions_kept_are_the_leading_ones(few_directions):
-    objective, _ = problem("cross-entropy", n=50, d=30)
-    objective.inputs = objective.inputs * torch.tensor([9.0, 8.0, 7.0] + 27 * [0.01], dtype=torch.float64)
-    (directions, inputs, _), leading = objective._principal, torch.eye(30, dtype=torch.float64)[:, :3]
-    torch.testing.assert_close(directions @ directions.T @ leading, leading, rtol=0, atol=1e-3)
-    torch.testing.assert_close(inputs @ directions.T, objective.inputs, rtol=0, atol=0.2)
-
-
-def test_there_is_no_restriction_where_it_saves_nothing(few_directions):
-    narrow, theta = problem("cross-entropy", d=29)
-    assert narrow.expand(theta).restricted() is None
-    linear, theta = problem("cross-entropy", d=30, activation="linear")
-    assert linear.expand(theta).restricted() is None
-    assert Objective(torch.sum).expand(torch.zeros(3)).restricted() is None
+def test_a_mixed_expansion_takes_from_each_precision_what_it_should():
+    double, theta = problem("cross-entropy")
+    single = SupervisedObjective(
+        copy.deepcopy(double.network).float(), double.inputs.float(), double.labels, double.loss
+    )
+    exact, rough = double.expand(theta), single.expand(theta.float())
+    mixed = MixedExpansion(exact, rough)
+    u, v = torch.randn(2, len(theta), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(
+        [mixed.value, mixed.gradient, mixed.hvp(u)], [exact.value, exact.gradient, exact.hvp(u)], rtol=0, atol=0
+    )
+    for name, given in {"rough": (u,), "third": (u, v), "fourth": (u,)}.items():
+        found, expected = getattr(mixed, name)(*given), getattr(exact, name)(*given)
+        assert found.dtype == torch.float64 and not torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    torch.testing.assert_close(exact.rough(u), exact.hvp(u), rtol=0, atol=0)
 
 
 def test_many_examples_are_taken_part_by_part(monkeypatch):
@@ -350,7 +326,7 @@ def test_an_evaluation_moves_nothing(norm, chunk, monkeypatch):
     point = objective.expand(theta)
     first = [*objective.evaluate(theta), objective.value(theta), point.hvp(theta)]
     objective.gradient(theta)
-    point.third(theta), point.restricted(), objective.restrict(theta)
+    point.third(theta), point.fourth(theta)
     objective.forward(theta), objective.forward(theta, training=False), objective.forward(theta, True, training=False)
     objective.batch(torch.arange(5)).evaluate(theta)
     assert_same(objective.buffers, before)
