@@ -1,10 +1,12 @@
 """Benchmarks of the numerical core against public peers, all in one process and one run.
 
-Network 3072-200-200-10 (tanh) with 5,000 examples: CIFAR-10 if it is here, else generated inputs of the same shape.
+Network 3072-200-200-10 (tanh) with 5,000 examples: CIFAR-10 if it is here, else power-law data of the same shape. The
+sharpness is tracked past the onset of instability, on networks of four kinds; each row says how far past it.
 Maps of starting points against vectorised NumPy and a plain loop in Numba. Writes benchmarks/results.json,
 benchmarks/scaling.png, benchmarks/maps.png and the table in the README.
 """
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -16,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numba
@@ -27,19 +30,20 @@ from eoslib import store
 from eoslib.chapter.figures import BLUE, GREEN, ORANGE
 from eoslib.dynamics.rules import Rule
 from eoslib.dynamics.trajectory import Trajectory
-from eoslib.measure.curvature import SharpnessTracker, top_eigenpairs
+from eoslib.measure.curvature import SharpnessTracker, random_rows, top_eigenpairs
 from eoslib.measure.progress import Loss
 from eoslib.papers import basins
+from eoslib.papers.stabilization import SelfStabilization
 from eoslib.problems import datasets, landscapes, networks
 from eoslib.problems.batches import Batches
 from eoslib.problems.losses import cross_entropy
 from eoslib.problems.objective import SupervisedObjective
+from eoslib.problems.problem import Data, Network, Training
 from eoslib.store import journal
 
 FOLDER = Path(__file__).parent
 N, HIDDEN, STEP_SIZE = 5000, (200, 200), 2 / 30
-ONSET = 300  # at this step size and seed the sharpness has passed 2/η by then
-TRACKED, JUDGED = 24, 6  # steps followed by our tracker; of these, the last ones are solved by the peers too
+TRACKED, JUDGED = 24, 3  # steps followed by our tracker; of these, the last ones are solved by the peers too
 ACCURACY = 1e-3  # relative error of the eigenvalue that every method must reach
 
 
@@ -78,9 +82,17 @@ def examples(n: int) -> tuple[torch.Tensor, torch.Tensor, str]:
         return inputs, torch.randint(10, (n,), generator=generator), "generated"
 
 
+def power_law(n: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """The same of data whose variances along principal directions fall as a power, as those of images do."""
+    data = datasets.load("power_law", n, d=4096)
+    return data.inputs[:, :3072].contiguous(), data.labels, "power_law"
+
+
 def problem(n: int = N, hidden: tuple[int, ...] = HIDDEN) -> tuple[SupervisedObjective, torch.Tensor, str]:
     """The objective, its initial θ, and the name of the data."""
     inputs, labels, name = examples(n)
+    if name == "generated":
+        inputs, labels, name = power_law(n)
     network = networks.mlp(3072, hidden, 10, "tanh", seed=0)
     return SupervisedObjective(network, inputs, labels, "cross-entropy"), networks.flatten(network), name
 
@@ -116,56 +128,158 @@ class Peers:
         return hessian.eigenvalues(maxIter=1000, tol=tolerance, top_n=1)[0][0]
 
 
-def compare_sharpness(objective: SupervisedObjective, theta: torch.Tensor) -> dict:
-    """Time and error per tracked step, ours and the peers', on the same iterates after the onset.
+@dataclass(frozen=True)
+class Tracking:
+    """A problem on which the sharpness is tracked: after `onset` steps of size η it has passed 2/η. products: how many
+    a tracked step may cost; faster: how many times faster than the peers it must be."""
 
-    Each peer gets the loosest tolerance at which it reaches the accuracy on all iterates judged.
+    objective: SupervisedObjective
+    theta: torch.Tensor
+    what: str
+    step_size: float
+    onset: int
+    products: float
+    faster: float
+
+    @classmethod
+    def of(cls, given: Training, what: str, *rest) -> "Tracking":
+        """From a declaration."""
+        return cls(*given.begin(0, "float32", torch.device("cpu")), what, *rest)
+
+
+def tracked_problems() -> dict[str, Tracking]:
+    """Those of the rows tracked-sharpness; what needs absent data is left out."""
+
+    def mlp(inputs, labels, name, *rest):
+        network = networks.mlp(3072, HIDDEN, 10, "tanh", seed=0)
+        objective = SupervisedObjective(network, inputs, labels, "cross-entropy")
+        return Tracking(objective, networks.flatten(network), f"{name}, n = {N:,}, 3072-200-200-10", *rest)
+
+    cases = {
+        "cifar10-mlp": lambda: mlp(*present(examples(N), "cifar10"), STEP_SIZE, 300, 3, 15),
+        "power-law-mlp": lambda: mlp(*power_law(N), STEP_SIZE, 300, 5, 5),
+        "cnn": lambda: Tracking.of(
+            training("cifar10", 500, "cross-entropy", "cnn", {"width": 16}, "tanh"),
+            "cifar10, n = 500, CNN of width 16", 2 / 15, 150, 5, 5,
+        ),
+        "transformer": lambda: Tracking.of(
+            training("sst2", 500, "cross-entropy", "transformer", TRANSFORMER, "tanh", vocabulary=2000, length=20),
+            "sst2, n = 500, transformer of width 32", 2 / 30, 390, 5, 5,
+        ),
+    }  # fmt: skip
+    return available(cases)
+
+
+TRANSFORMER = {"width": 32, "heads": 2, "layers": 2}
+
+
+def training(
+    dataset: str, n: int, loss: str, architecture: str, sizes: dict, activation: str = "swish", **options
+) -> Training:
+    """A problem in the words of the chapters."""
+    data = Data(dataset=dataset, n=n, standardisation="per-channel", data_options=options)
+    network = Network(architecture=architecture, sizes=sizes, activation=activation, bias_init="zero")
+    return Training(data=data, network=network, loss=loss)
+
+
+def present(data: tuple, name: str) -> tuple:
+    """The data, if they are those of that name."""
+    if data[-1] != name:
+        raise datasets.DataAbsent(name)
+    return data
+
+
+def available(cases: dict[str, Callable]) -> dict:
+    """The cases whose data are here."""
+    found = {}
+    for name, case in cases.items():
+        with contextlib.suppress(datasets.DataError):
+            found[name] = case()
+    return found
+
+
+def compare_sharpness(case: Tracking) -> dict:
+    """Time and error per tracked step, ours and the peers', on the same iterates after the onset; our products, and
+    the sharpness over 2/η.
+
+    Each peer gets the loosest tolerance at which it reaches the accuracy on all iterates judged. What is compared is
+    timed in turn, at each of the iterates.
     """
-    descent = Trajectory(objective, theta, STEP_SIZE, steps=10**6)
-    while descent.t < ONSET:
+    objective = case.objective
+    descent = Trajectory(objective, case.theta, case.step_size, steps=10**6, measurements=(Loss(every="end"),))
+    while descent.t < case.onset:
         descent.step()
-    tracker = SharpnessTracker()
+    tracker = SharpnessTracker(tolerance=ACCURACY, wanted="values")
     tracker.at(objective.expand(descent.theta))  # the cold start is not part of tracking
-    times, iterates, found = [], [], []
-    for _ in range(TRACKED):
+    peers, tolerances = Peers(objective), {}
+    times, errors = ({name: [] for name in ("ours", "curvlinops", "pyhessian")} for _ in range(2))
+    products, heights = [], []
+    for i in range(TRACKED):
         descent.step()
-        # the graph of the gradient serves the step too: what tracking adds is the search
-        expansion = objective.expand(descent.theta)
+        # a step needs the gradient in any case: what tracking adds is the graph and the search
+        bare, _ = timed(lambda: objective.evaluate(descent.theta))
+        graph, expansion = timed(lambda: objective.expand(descent.theta))
+        before = objective.products
         took, spectrum = timed(lambda e=expansion: tracker.at(e))
-        times.append(took)
-        iterates.append(descent.theta)
-        found.append(spectrum)
-    graph = seconds(lambda: objective.expand(descent.theta)) - seconds(lambda: objective.evaluate(descent.theta))
-    truth = [
-        top_eigenpairs(objective.expand(t).hvp, warm.vectors, tolerance=1e-4).values[0].item()
-        for t, warm in zip(iterates, found, strict=True)
-    ]
-    result = {
-        "ours": (statistics.mean(times) + max(graph, 0), worst_error([s.values[0].item() for s in found], truth)),
-        "products": statistics.mean(s.products for s in found),
-    }
-    truth = truth[-JUDGED:]
-    peers = Peers(objective)
-    for name in ("curvlinops", "pyhessian"):
-        solve = getattr(peers, name)
-        for tolerance in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
-            times, values = [], []
-            for t in iterates[-JUDGED:]:
-                peers.at(t)
+        products.append(objective.products - before)
+        times["ours"].append(took + max(graph - bare, 0))
+        start = torch.cat(
+            [spectrum.basis, random_rows(2, descent.theta, i)]
+        )  # finds what the tracker would have missed
+        truth = top_eigenpairs(expansion.hvp, start, tolerance=1e-4, max_products=1000).values[0].item()
+        errors["ours"].append(abs(spectrum.values[0].item() / truth - 1))
+        heights.append(truth * case.step_size / 2)
+        if i < TRACKED - JUDGED:
+            continue
+        peers.at(descent.theta)
+        for name in ("curvlinops", "pyhessian"):
+            solve = getattr(peers, name)
+            for tolerance in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
+                if tolerance > tolerances.get(name, 1):
+                    continue  # at which it was not accurate enough before
                 took, value = timed(lambda s=solve, tol=tolerance: s(tol))
-                times.append(took)
-                values.append(value)
-                if abs(value / truth[len(values) - 1] - 1) > ACCURACY:
-                    break  # not accurate enough: no need to time the rest
-            result[name] = (statistics.mean(times), worst_error(values, truth[: len(values)]))
-            if result[name][1] <= ACCURACY:
-                break
-    return result
+                if abs(value / truth - 1) <= ACCURACY:
+                    break
+            tolerances[name] = tolerance
+            times[name].append(took)
+            errors[name].append(abs(value / truth - 1))
+    mean = {name: statistics.mean(values) for name, values in times.items()}
+    mean["ours"] = statistics.mean(times["ours"][-JUDGED:])
+    return {
+        "time": mean, "error": {name: max(values) for name, values in errors.items()},
+        "products": statistics.mean(products), "height": statistics.mean(heights),
+    }  # fmt: skip
 
 
-def worst_error(values: list[float], truth: list[float]) -> float:
-    """The largest relative error."""
-    return max(abs(v / t - 1) for v, t in zip(values, truth, strict=True))
+def tracked_steps() -> dict[str, tuple[Training, float, float]]:
+    """Those of the rows tracked-step: the problem, the step size, and how many gradients a step may cost."""
+    images = {"classes": [3, 5]}
+    return {
+        "mlp": (training("cifar10", N, "mse-sum", "mlp", {"hidden": list(HIDDEN)}), 2 / 30, 40),
+        "cnn": (training("cifar10", 100, "mse-binary", "cnn", {"width": 8}, **images), 2 / 700, 80),
+        "transformer": (
+            training("sst2", 100, "mse-binary", "transformer", TRANSFORMER, vocabulary=2000, length=20), 2 / 370, 80,
+        ),
+    }  # fmt: skip
+
+
+def tracked_step(given: Training, step_size: float, steps: int = 10) -> tuple[float, float, float]:
+    """The time of a tracked step of self-stabilization in single-precision gradients, timed in turn: the median; the
+    products that a step takes; and the mean of ε."""
+    cpu = torch.device("cpu")
+    single, theta = given.begin(0, "float32", cpu)
+    process = SelfStabilization(given.begin(0, "float64", cpu)[0], theta, step_size, 10**6, single, also=())
+    while process.onset is None or process.t < process.onset + 12:
+        process.step()
+    ratios, rows = [], []
+    for _ in range(steps):
+        gradient = seconds(lambda: single.evaluate(theta), 3)
+        took, _ = timed(process.step)
+        row = process.observe()["step"]
+        if "next_eigenvalue" not in row:  # now and then a step observes more
+            ratios.append(took / gradient)
+            rows.append(row)
+    return statistics.median(ratios), *(statistics.mean(row[name] for row in rows) for name in ("products", "epsilon"))
 
 
 def draw_scaling(path: Path) -> None:
@@ -494,15 +608,21 @@ def main() -> None:
     waits = transfers()
     row("transfers-per-step", waits, "at most", "<= 1", waits <= 1, "digits, n = 640, 64-32-32-10, pretend accelerator")
 
-    compared = compare_sharpness(objective, theta)
-    spent = compared.pop("products")
-    row("tracked-sharpness/products", spent, "per step", "<= 3", spent <= 3)
-    row("tracked-sharpness/ours/all-in-products", compared["ours"][0] / statistics.median(hvp), "per step")
-    for name, (took, error) in compared.items():
-        row(f"tracked-sharpness/{name}/time", took, "s per step")
-        row(f"tracked-sharpness/{name}/error", error, "relative", "<= 1e-3", error <= ACCURACY)
-    faster = min(compared["curvlinops"][0], compared["pyhessian"][0]) / compared["ours"][0]
-    row("tracked-sharpness/faster-than-peers", faster, "times", ">= 4", faster >= 4)
+    for name, case in tracked_problems().items():
+        compared = compare_sharpness(case)
+        on = f"{case.what}, sharpness {compared['height']:.2f} · 2/η"
+        spent, took = compared["products"], compared["time"]
+        row(f"tracked-sharpness/{name}", spent, "products", f"<= {case.products:g}", spent <= case.products, on)
+        row(f"tracked-sharpness/{name}/time", took["ours"], "s per step", on=on)
+        for method, error in compared["error"].items():
+            row(f"tracked-sharpness/{name}/error/{method}", error, "relative", "<= 1e-3", error <= ACCURACY, on)
+        faster = min(took["curvlinops"], took["pyhessian"]) / took["ours"]
+        row(f"tracked-sharpness/{name}/faster", faster, "times", f">= {case.faster:g}", faster >= case.faster, on)
+    for name, (given, step_size, most) in tracked_steps().items():
+        with contextlib.suppress(datasets.DataAbsent):
+            gradients, spent, epsilon = tracked_step(given, step_size)
+            on = f"{given.data.dataset}, n = {given.data.n:,}, {spent:.0f} products, ε {epsilon:.2f}"
+            row(f"tracked-step/{name}", gradients, "gradients", f"<= {most}", gradients <= most, on)
 
     maps = compare_maps()
     on = "f4, five maps of 1024 x 1024 starts"

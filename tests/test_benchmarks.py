@@ -57,6 +57,13 @@ def test_the_networks_of_the_rows_have_the_sizes_that_the_rows_say(benchmarks):
     assert (group["momentum"], group["weight_decay"]) == (0.9, 5e-4)
 
 
+def test_a_tracked_step_is_timed_in_gradients(benchmarks):
+    given = benchmarks.training("digits", 60, "mse-binary", "mlp", {"hidden": [6]}, classes=[8, 9])
+    gradients, products, epsilon = benchmarks.tracked_step(given, 2 / 20, 4)
+    assert gradients > 1 and products > 5 and 0 < epsilon < 2
+    assert {most for *_, most in benchmarks.tracked_steps().values()} == {40, 80}
+
+
 def test_the_share_of_checkpoints_is_measured_and_leaves_nothing_behind(benchmarks, monkeypatch):
     store, before = os.environ["EOSLIB_RUNS"], set(benchmarks.FOLDER.iterdir())
     share, parameters = benchmarks.checkpoint_share(3, (5, 5), checkpoint_seconds=0)

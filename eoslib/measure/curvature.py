@@ -30,7 +30,7 @@ MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz 
 HALF_TURN = 0.5**0.5  # cosine of 45°: vectors that turned farther are others
 SPARE = 0.03  # residual of the spare vector
 ROUGH_SHARE = 1e-2  # of an eigenvector, that may lie in directions multiplied roughly: their errors enter times this
-NEAR = 0.75  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
+NEAR = 0.8  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
 PRINCIPAL = 100  # directions of the inputs in a `Subspace`
 FOUND = 1e-3  # to which an eigenvalue is found
 COSINE = {"tolerance": 0.01, "absolute": True}  # the angle by which an eigenvector may be off
@@ -57,7 +57,7 @@ class Spectrum:
 
 def top_eigenpairs(
     hvp: Callable[[Tensor], Tensor], start: Tensor, k: int = 1, tolerance: float = 3e-3, max_products: int = 300,
-    eager: int | None = None, wanted: Wanted = "vectors", beyond: float = math.nan, spare: bool = False,
+    eager: int | None = None, wanted: Wanted = "vectors", beyond: float = math.nan, spare: int = 0,
     rough: Callable[[Tensor], Tensor] | None = None,
 ) -> Spectrum:  # fmt: skip
     """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
@@ -67,9 +67,9 @@ def top_eigenpairs(
     costs one product. Stops, relative to |λ₁|, with k residuals r ≤ `tolerance` or, if the values are wanted, with
     min(r, r²/gap) ≤ `tolerance`, which bounds their errors; or at `max_products` with `converged` False. beyond: what
     is known of λₖ₊₁/λₖ, for the gap; nothing is known while it is nan and the search has k directions only. spare:
-    whether the next pair is sought, too, to a residual of `SPARE`. rough: a hvp that may be cheaper and less exact, for
-    the directions that the search adds to `start`; should the result contain much of them it is multiplied once more,
-    exactly.
+    how many more products are spent at most until the next pair, too, is found to a residual of `SPARE`. rough: a hvp
+    that may be cheaper and less exact, for the directions that the search adds to `start`; should the result contain
+    much of them it is multiplied once more, exactly.
     """
     p = start.shape[1]
     if not 1 <= k <= p:
@@ -103,9 +103,9 @@ def top_eigenpairs(
         next_ratio = (values[k] / values[k - 1]).item() if len(rows) > k else math.nan
         errors = residuals if wanted == "vectors" else _value_errors(values[:k], residuals, np.fmax(beyond, next_ratio))
         excess = errors / (tolerance * values[0].abs())
-        if spare and len(ritz) > k:
-            excess = torch.cat([excess, lengths[k:] / (SPARE * values[0].abs())])
-        small = len(rows) >= min(p, k + spare) and not bool((excess > 1).any())
+        small = len(rows) >= k and not bool((excess > 1).any())
+        if small and spare and len(rows) < p and not (len(ritz) > k and lengths[k] <= SPARE * values[0].abs()):
+            spare, small, excess = spare - 1, False, lengths
         if small and mixing[:k, exact:].norm(dim=1).max() > ROUGH_SHARE:
             rows, images, queue, exact, multiply = rows[:0], images[:0], list(ritz[:k]), 0, hvp
             continue
@@ -156,6 +156,11 @@ class Cycle:
         """How many measurements it looks back."""
         return 2 * self.period + 1 if self.continued else self.period
 
+    @property
+    def patience(self) -> int:
+        """How many products a spare is worth: where the vectors leap, the next one may be on top a step later."""
+        return 2 if self.continued else 8
+
     def start(self, past: list[Tensor]) -> list[Tensor]:
         """Blocks (k, p) to begin with, the best first, from the vectors (k, p) of the last measurements. Next to
         continued vectors a residual is a better direction than any other."""
@@ -200,7 +205,7 @@ class SharpnessTracker(Stateful):
         audited = not self.past or (self.audit_every is not None and self.measurements % self.audit_every == 0)
         if audited:  # a cold search knows no gap, and stops on the residuals
             cold = random_rows(self.k, like, self.seed + self.measurements)
-            found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance, spare=True, rough=rough))
+            found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance, spare=20, rough=rough))
         if self.past:
             due = self.measurements % self.SPARE_EVERY == 0
             past = [vectors.to(like) for vectors in self.past]  # a resumed state lies on the CPU
@@ -211,7 +216,7 @@ class SharpnessTracker(Stateful):
             found.append(
                 top_eigenpairs(
                     hvp, torch.cat(order), self.k, self.tolerance,
-                    eager=eager, wanted=self.wanted, beyond=self.beyond, spare=due, rough=rough,
+                    eager=eager, wanted=self.wanted, beyond=self.beyond, spare=due * self.cycle.patience, rough=rough,
                 )
             )  # fmt: skip
         last = found[-1].values[0]

@@ -23,7 +23,7 @@ from eoslib.problems.objective import Evaluation, Expansion, MixedExpansion, Obj
 ALSO = ("central flow", "assumptions")
 REPETITIONS = 3  # of the linearised step in `project` at most, as in the authors' code
 EIGENVECTOR = 1e-6  # residual, where ∇S or u enters a prediction
-SHARPNESS = 1e-4  # relative error of a sharpness that is only shown
+SHARPNESS = 3e-4  # relative error of a sharpness that is only shown
 CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
 NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
 LOWER_BOUND = 0.1  # a power iteration may stop some per cent below its limit

@@ -225,7 +225,8 @@ def test_the_cyclic_tracker_finds_the_eigenpairs_and_saves_products(k):
 
     def point(step, place):
         matrix = base + 0.01 * step * turn + 0.05 * place * offset
-        return SimpleNamespace(hvp=lambda v: matrix @ v, rough=None, gradient=matrix[0]), torch.linalg.eigvalsh(matrix).flip(0)[:k]
+        values = torch.linalg.eigvalsh(matrix).flip(0)[:k]
+        return SimpleNamespace(hvp=lambda v: matrix @ v, rough=None, gradient=matrix[0]), values
 
     tracker, products, plain = eigenvector_tracker(k, 3), 0, 0
     vectors = None
@@ -256,7 +257,8 @@ def test_one_repetition_is_the_formula(theta_scale, monkeypatch, precise):
     d = dense(objective, theta)
     assert d.S > 2 / STEP_SIZE
     expected = theta.numpy() - (d.S - 2 / STEP_SIZE) * d.perp / (d.perp @ d.perp) - d.u * (d.u @ d.g) / d.S
-    np.testing.assert_allclose(project(objective, theta, STEP_SIZE, eigenvector_tracker(1, 1)).theta, expected, atol=1e-10)
+    projected = project(objective, theta, STEP_SIZE, eigenvector_tracker(1, 1)).theta
+    np.testing.assert_allclose(projected, expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("tracker", [eigenvector_tracker(1, 3), SharpnessTracker(tolerance=1e-6)])

@@ -269,8 +269,8 @@ def test_a_mixed_expansion_takes_from_each_precision_what_it_should():
     torch.testing.assert_close(
         [mixed.value, mixed.gradient, mixed.hvp(u)], [exact.value, exact.gradient, exact.hvp(u)], rtol=0, atol=0
     )
-    for name, given in {"rough": (u,), "third": (u, v), "fourth": (u,)}.items():
-        found, expected = getattr(mixed, name)(*given), getattr(exact, name)(*given)
+    for name, along in {"rough": (u,), "third": (u, v), "fourth": (u,)}.items():
+        found, expected = getattr(mixed, name)(*along), getattr(exact, name)(*along)
         assert found.dtype == torch.float64 and not torch.equal(found, expected)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
     torch.testing.assert_close(exact.rough(u), exact.hvp(u), rtol=0, atol=0)
