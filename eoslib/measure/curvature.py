@@ -95,7 +95,9 @@ def top_eigenpairs(
             nothing = torch.full((k,), torch.nan, dtype=start.dtype)
             return Spectrum(nothing, torch.full_like(start[:k], torch.nan), nothing, products, False, start)
         values, mixing = torch.linalg.eigh((projected + projected.T) / 2)
-        values, mixing = values.flip(0), mixing.flip(1).T.to(rows)  # descending; rows of mixing are Ritz pairs
+        values, mixing = values.flip(0), mixing.flip(1).T  # descending; rows of mixing are Ritz pairs
+        added = mixing[:k, exact:].norm(dim=1).max()
+        mixing = mixing.to(rows)
         ritz, ritz_images = mixing[: k + 1] @ rows, mixing[: k + 1] @ images
         residual_vectors = ritz_images - values[: len(ritz), None].to(ritz.device) * ritz
         lengths = residual_vectors.norm(dim=1).cpu()
@@ -106,7 +108,7 @@ def top_eigenpairs(
         small = len(rows) >= k and not bool((excess > 1).any())
         if small and spare and len(rows) < p and not (len(ritz) > k and lengths[k] <= SPARE * values[0].abs()):
             spare, small, excess = spare - 1, False, lengths
-        if small and mixing[:k, exact:].norm(dim=1).max() > ROUGH_SHARE:
+        if small and rough and added > ROUGH_SHARE:
             rows, images, queue, exact, multiply = rows[:0], images[:0], list(ritz[:k]), 0, hvp
             continue
         if small or len(rows) == p or products >= max_products:

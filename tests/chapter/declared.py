@@ -58,7 +58,7 @@ SIZES = Sizes(
     chapter="test", experiment="a", step_size=0.5, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=64
 )
 STABILIZATION = Stabilization(
-    **LABELS, step_size=2 / 10, steps=12, tracked=100, every=3,
+    **LABELS, step_size=2 / 10, steps=12, tracked=100, every=3, also=("assumptions", "central flow"),
     problem=Training(
         data=Data(dataset="digits", n=30, data_options={"classes": [8, 9]}),
         network=Network(architecture="mlp", sizes={"hidden": [8]}, activation="swish", bias_init="zero"),
