@@ -68,7 +68,7 @@
 # $2/\eta + y + (\nabla S\cdot u)\,x$ for the sharpness.
 #
 # Projections repeat a linearised step, up to three times, until the next would be negligible, with the eigenvector found anew to a residual of $10^{-6}\,S$ each time. The steps before the onset are
-# in single precision; after it the iterates, their gradients and that eigenvector are in double, while searches and third derivatives are in single, as in the authors' code (the first recorded runs have all of it in double; over a cycle the two agree to a thousandth of $\delta$). The preset `paper` has the paper's networks and data: fully connected, convolutional and residual
+# in single precision; after it the iterates, their gradients and that eigenvector are in double, while searches and third derivatives are in single, as in the authors' code (the other recorded runs have all of it in double). The preset `paper` has the paper's networks and data: fully connected, convolutional and residual
 # networks on 5,000 images of CIFAR-10 (figure 6: 50,000) and a transformer on 5,000 phrases of SST-2. `quick`, computed by every build, has networks of the same kinds with
 # 67 to a few thousand parameters on digits and generated data; where one unstable eigenvalue is followed, with two classes and one output, which keeps the second eigenvalue far below the first.
 
@@ -867,7 +867,7 @@ claims.measure("fig4/distance-is-delta", {case(r): ratio(r, "distance", "delta")
 #
 # *Paper, figures 1 and 4.* All ten classes, 5,000 images, a network of two hidden layers of 200 units, $\eta = 2/100$, nothing made smaller; and $2/50$. The predictions start at the onset, as the paper's do. With the factor ½ in the
 # squared error the edge of stability is reached near the step that the paper's text names; without it, as in the authors' published code, in a third of the steps ([the gallery](gallery/mlp_ten_classes) has that run). A run ends where the
-# second eigenvalue at $\theta^\dagger$ exceeds $1.9/\eta$, by the paper's own rule. At `standard` only: each takes most of an hour on one core. The loss, the network and the data are the paper's; the images are the exact-pixel subset.
+# second eigenvalue at $\theta^\dagger$ exceeds $1.9/\eta$, by the paper's own rule. These runs belong to the preset `standard` only. Loss, network and numbers are the paper's; the images are the first of the exact-pixel subset.
 
 # %% tags=["hide-input"]
 own = unstable(collect(experiments["own"]))
@@ -885,8 +885,8 @@ for quantity in ("loss", "sharpness", "distance"):
     claims.measure(f"appF/own-{quantity}", {case(r): error(r, "generalised", quantity) for r in own}, own)
 
 # %% [markdown]
-# **What to see.** At $2/100$ the run goes through two whole cycles and into a third before the second eigenvalue ends it; at $2/50$ through one. From a start of a millionth of $\delta$ both predictions grow through several powers of ten and find the first blow-up to within a few steps and its height to a tenth. Between the blow-ups $|x|$ decays to what the theory neglects, and the plain prediction, more and more late, is out of step at the second; the generalised one stays within some steps. The loss is the hardest measure: a blow-up lasts a few steps only, and a prediction that is late by as many is wrong by all of it. Curves that coincide, as in the paper's figure, we do not see:
-# the generalised prediction comes near, the plain one does not. $\rho_4/\eta\rho_3^2$ is about 2 here, where Assumption 3 wants it to be small.
+# **What to see.** At $2/100$ the run goes through two whole cycles and into a third before the second eigenvalue ends it; at $2/50$ through one. From a start that is next to nothing beside $\delta$ both predictions grow through many powers of ten and still find the first blow-up, as the table says: nearly its step and nearly its height. Between the blow-ups $|x|$ decays to what the theory neglects, and the plain prediction, more and more late, is out of step at the second; the generalised one stays within some steps. The loss is the hardest measure: a blow-up lasts a few steps only, and a prediction that is late by as many is wrong by all of it. Curves that coincide, as in the paper's figure, we do not see:
+# the generalised prediction comes near, the plain one does not. $\rho_4/\eta\rho_3^2$, which Assumption 3 wants to be small, is larger than 1.
 #
 # ## Theorem 1: how the errors scale
 #
