@@ -74,12 +74,17 @@ def timed(action: Callable) -> tuple[float, object]:
 def examples(n: int) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Images of CIFAR-10's shape, their labels, and the name of the data."""
     try:
-        data = datasets.load("cifar10", n)
-        return data.inputs, data.labels, "cifar10"
+        return cifar10(n)
     except datasets.DataError:
         generator = torch.Generator().manual_seed(0)
         inputs = torch.randn(n, 3072, generator=generator)
         return inputs, torch.randint(10, (n,), generator=generator), "generated"
+
+
+def cifar10(n: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """The images themselves; raises `DataError` where they are not."""
+    data = datasets.load("cifar10", n)
+    return data.inputs, data.labels, "cifar10"
 
 
 def power_law(n: int) -> tuple[torch.Tensor, torch.Tensor, str]:
@@ -156,7 +161,7 @@ def tracked_problems() -> dict[str, Tracking]:
         return Tracking(objective, networks.flatten(network), f"{name}, n = {N:,}, 3072-200-200-10", *rest)
 
     cases = {
-        "cifar10-mlp": lambda: mlp(*present(examples(N), "cifar10"), STEP_SIZE, 300, 3, 15),
+        "cifar10-mlp": lambda: mlp(*cifar10(N), STEP_SIZE, 300, 3, 15),
         "power-law-mlp": lambda: mlp(*power_law(N), STEP_SIZE, 300, 5, 5),
         "cnn": lambda: Tracking.of(
             training("cifar10", 500, "cross-entropy", "cnn", {"width": 16}, "tanh"),
@@ -167,7 +172,11 @@ def tracked_problems() -> dict[str, Tracking]:
             "sst2, n = 500, transformer of width 32", 2 / 30, 390, 5, 5,
         ),
     }  # fmt: skip
-    return available(cases)
+    found = {}
+    for name, case in cases.items():
+        with contextlib.suppress(datasets.DataError):
+            found[name] = case()
+    return found
 
 
 TRANSFORMER = {"width": 32, "heads": 2, "layers": 2}
@@ -180,22 +189,6 @@ def training(
     data = Data(dataset=dataset, n=n, standardisation="per-channel", data_options=options)
     network = Network(architecture=architecture, sizes=sizes, activation=activation, bias_init="zero")
     return Training(data=data, network=network, loss=loss)
-
-
-def present(data: tuple, name: str) -> tuple:
-    """The data, if they are those of that name."""
-    if data[-1] != name:
-        raise datasets.DataAbsent(name)
-    return data
-
-
-def available(cases: dict[str, Callable]) -> dict:
-    """The cases whose data are here."""
-    found = {}
-    for name, case in cases.items():
-        with contextlib.suppress(datasets.DataError):
-            found[name] = case()
-    return found
 
 
 def compare_sharpness(case: Tracking) -> dict:
@@ -223,9 +216,7 @@ def compare_sharpness(case: Tracking) -> dict:
         took, spectrum = timed(lambda e=expansion: tracker.at(e))
         products.append(objective.products - before)
         times["ours"].append(took + max(graph - bare, 0))
-        start = torch.cat(
-            [spectrum.basis, random_rows(2, descent.theta, i)]
-        )  # finds what the tracker would have missed
+        start = torch.cat([spectrum.basis, random_rows(2, descent.theta, i)])  # finds what a tracker may miss
         truth = top_eigenpairs(expansion.hvp, start, tolerance=1e-4, max_products=1000).values[0].item()
         errors["ours"].append(abs(spectrum.values[0].item() / truth - 1))
         heights.append(truth * case.step_size / 2)

@@ -27,15 +27,13 @@ from eoslib.problems.losses import LOSSES
 from eoslib.problems.objective import Expansion, Objective, SupervisedObjective
 
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
-HALF_TURN = 0.5**0.5  # cosine of 45°: vectors that turned farther are others
+TURNED = 0.5**0.5  # cosine of 45°: vectors that turned farther are others
 SPARE = 0.03  # residual of the spare vector
 ROUGH_SHARE = 1e-2  # of an eigenvector, that may lie in directions multiplied roughly: their errors enter times this
 NEAR = 0.8  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
 PRINCIPAL = 100  # directions of the inputs in a `Subspace`
 FOUND = 1e-3  # to which an eigenvalue is found
 COSINE = {"tolerance": 0.01, "absolute": True}  # the angle by which an eigenvector may be off
-
-
 Wanted = Literal["vectors", "values"]
 
 
@@ -241,7 +239,7 @@ class SharpnessTracker(Stateful):
         if self.cycle.continued and self.past:  # turned within their span, to be nearest to those before
             left, cosines, right = torch.linalg.svd((self.past[-1].to(vectors) @ vectors.T).cpu())
             vectors = (left @ right).to(vectors) @ vectors
-            forget = forget or bool(cosines.min() < HALF_TURN)  # there is nothing to continue
+            forget = forget or bool(cosines.min() < TURNED)  # there is nothing to continue
         spare = spectrum.basis[self.k : self.k + 1]
         if not len(spare) and self.spares:
             spare = self.spares[-self.cycle.period :][0]

@@ -9,6 +9,7 @@ directions above all: x = u·v, which instability blows up, and y = ∇S⊥·v, 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations_with_replacement
 from typing import ClassVar
 
@@ -321,16 +322,16 @@ class SelfStabilization(Stateful):
         self.unstable, self.every, self.predict_from = unstable, every, predict_from
         self.theta, self.device = theta.detach(), theta.device
         self.constrained = self.flow = self.central = self.predicted = self.generalised = None
-        smooth = {"wanted": "values", "cycle": Cycle(1, continued=True), "subspace": False}
+        shown = partial(SharpnessTracker, tolerance=SHARPNESS, wanted="values", subspace=False)
         self.trackers = {
-            "theta": SharpnessTracker(tolerance=SHARPNESS, wanted="values", subspace=False),
-            "flow": SharpnessTracker(tolerance=SHARPNESS, **smooth),
-            "predicted": SharpnessTracker(tolerance=SHARPNESS, wanted="values", subspace=False),
-            "generalised": SharpnessTracker(tolerance=SHARPNESS, wanted="values", subspace=False),
+            "theta": shown(),
+            "flow": shown(cycle=Cycle(1, continued=True)),
+            "predicted": shown(),
+            "generalised": shown(),
             "constrained": eigenvector_tracker(unstable, 2),
             "central": eigenvector_tracker(1, CENTRAL_PARTS),
             # what the former missed, exceeds 1.9/η here
-            "next": SharpnessTracker(unstable + 1, FOUND, wanted="values", audit_every=4, subspace=False),
+            "next": shown(unstable + 1, tolerance=FOUND, audit_every=4),
         }
         self._stable: Stable | None = None  # θ†, expanded
         self.t, self.onset, self.diverged_at = 0, None, None
@@ -509,7 +510,7 @@ class SelfStabilization(Stateful):
             sharpness = 2 / self.step_size + y + cubic.slope * x
         else:  # f(θ†) + x²/η + F(x) and 2/η + y + F″(x), see `limiting_sharpness`
             displaced = self._rough(self.constrained + x * cubic.u)
-            loss, sharpness = displaced.value, y + displaced.rough(cubic.u.to(displaced.theta)).to(y) @ cubic.u
+            loss, sharpness = displaced.value, y + displaced.hvp(cubic.u.to(displaced.theta)).to(y) @ cubic.u
         distance, error = predicted.norm(), (predicted - v).norm()
         row = {"x": x, "y": y, "loss": loss, "sharpness": sharpness, "distance": distance, "error": error}
         there = self.constrained + predicted
