@@ -680,6 +680,9 @@ NETWORKS = {
 def curve(trace, variable, step_size):
     """A quantity's curve: steps and values."""
     values = trace[variable].values
+    if variable == "flow_sharpness":  # smooth by itself, and observed now and then
+        known = np.isfinite(values)
+        return trace.step[known], values[known] * step_size / 2
     if variable.endswith("sharpness"):
         return smooth(trace.step), smooth(values) * step_size / 2
     if variable.endswith("_y") or variable == "y":

@@ -85,7 +85,7 @@ def top_eigenpairs(
         rows = torch.cat([rows, q[None]])
         images = torch.cat([images, multiply(q.to(start))[None].double()])
         products += 1
-        exact += multiply is hvp
+        exact += multiply == hvp
         if queue and len(rows) < needed:
             continue
         projected = (rows @ images.T).cpu()  # a device takes longer for a problem of this size
@@ -96,7 +96,8 @@ def top_eigenpairs(
         values, mixing = values.flip(0), mixing.flip(1).T  # descending; rows of mixing are Ritz pairs
         added = mixing[:k, exact:].norm(dim=1).max()
         mixing = mixing.to(rows)
-        ritz, ritz_images = mixing[: k + 1] @ rows, mixing[: k + 1] @ images
+        looked_at = k + (spare > 0)
+        ritz, ritz_images = mixing[:looked_at] @ rows, mixing[:looked_at] @ images
         residual_vectors = ritz_images - values[: len(ritz), None].to(ritz.device) * ritz
         lengths = residual_vectors.norm(dim=1).cpu()
         residuals = lengths[:k]
@@ -111,11 +112,12 @@ def top_eigenpairs(
             continue
         if small or len(rows) == p or products >= max_products:
             converged = small or len(rows) == p
-            ritz, values, residuals = ritz.to(start), values[:k].to(start.dtype), residuals.to(start.dtype)
+            ritz = (mixing[: k + 1] @ rows).to(start)
+            values, residuals = values[:k].to(start.dtype), residuals.to(start.dtype)
             return Spectrum(values, ritz[:k], residuals, products, converged, ritz, next_ratio)
         if len(rows) >= MAX_BASIS + k:  # thick restart: keep the best half, which needs no new products
             keep = mixing[: MAX_BASIS // 2 + k]
-            rows, images, exact = keep @ rows, keep @ images, exact if multiply is hvp else 0
+            rows, images, exact = keep @ rows, keep @ images, exact if multiply == hvp else 0
         if not queue:
             queue, multiply = [residual_vectors[excess.argmax()]], rough or hvp
 
@@ -128,10 +130,13 @@ def _value_errors(values: Tensor, residuals: Tensor, beyond: float) -> Tensor:
 
 def _orthonormalised(v: Tensor, rows: Tensor) -> Tensor | None:
     """v made orthogonal to the orthonormal rows and of length 1, or None if nothing of it is left."""
-    length = v.norm()
-    for _ in range(2):  # once is not enough
+    length = left = v.norm()
+    for _ in range(2):  # twice is enough, and once if little was taken away
+        before = left
         v = v - rows.T @ (rows @ v)
-    left = v.norm()
+        left = v.norm()
+        if left > 0.7 * before:
+            break
     return v / left if left > 1e-5 * length else None
 
 
@@ -199,8 +204,11 @@ class SharpnessTracker(Stateful):
         self.spares: list[Tensor] = []  # with each the next one known (≤ 1, p)
         self.beyond = math.nan  # the largest λₖ₊₁/λₖ seen since the last audit
 
-    def track(self, hvp: Callable[[Tensor], Tensor], like: Tensor, rough: Callable | None = None) -> Spectrum:
-        """The spectrum at the next point of the trajectory; `like` gives size, type and device."""
+    def track(
+        self, hvp: Callable[[Tensor], Tensor], like: Tensor, rough: Callable | None = None, again: bool = False
+    ) -> Spectrum:
+        """The spectrum at the next point of the trajectory; `like` gives size, type and device. again: the point is
+        near the last one and takes its place in the cycle."""
         found = []
         audited = not self.past or (self.audit_every is not None and self.measurements % self.audit_every == 0)
         if audited:  # a cold search knows no gap, and stops on the residuals
@@ -209,7 +217,7 @@ class SharpnessTracker(Stateful):
         if self.past:
             due = self.measurements % self.SPARE_EVERY == 0
             past = [vectors.to(like) for vectors in self.past]  # a resumed state lies on the CPU
-            first, *others = self.cycle.start(past)
+            first, *others = past[-1:] if again else self.cycle.start(past)
             spare = self.spares[-self.cycle.period :][0].to(like)
             order = [first, spare, *others]  # so that the next spare is no worse than this one
             eager = self.k + (len(spare) > 0 and (due or self.beyond > NEAR))
@@ -228,6 +236,8 @@ class SharpnessTracker(Stateful):
         self.missed += better
         self.measurements += 1
         if spectrum.values.isfinite().all():
+            if again:
+                self.past, self.spares = self.past[:-1], self.spares[:-1]
             self._remember(spectrum, forget=better)
             known = found[0].beyond if audited else self.beyond
             self.beyond = max((x for x in (known, spectrum.beyond) if math.isfinite(x)), default=math.nan)
@@ -258,14 +268,14 @@ class SharpnessTracker(Stateful):
         blocks = [state["past"][str(i)] for i in range(len(state["past"]))]
         self.past, self.spares = [block[: self.k] for block in blocks], [block[self.k :] for block in blocks]
 
-    def at(self, point) -> Spectrum:
-        """The spectrum at an `objective.Expansion`, the next point of the trajectory. If there is a `Subspace`, the
-        search takes place there, and ∇²f itself only multiplies what was found, until that is good enough. `products`
-        counts the latter."""
+    def at(self, point, again: bool = False) -> Spectrum:
+        """The spectrum at an `objective.Expansion`, the next point of the trajectory or the last one `again`, moved a
+        little. If there is a `Subspace`, the search takes place there, and ∇²f itself only multiplies what was found,
+        until that is good enough. `products` counts the latter."""
         inside = Subspace.of(point) if self.subspace else None
         if inside is None:
-            return self.track(point.hvp, point.gradient, point.rough)
-        found = self.track(inside.hvp, inside.gradient)
+            return self.track(point.hvp, point.gradient, point.rough, again)
+        found = self.track(inside.hvp, inside.gradient, again=again)
         return top_eigenpairs(
             point.hvp, inside.lift(found.vectors), self.k, self.tolerance, wanted=self.wanted, beyond=self.beyond
         )

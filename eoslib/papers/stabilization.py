@@ -25,6 +25,7 @@ ALSO = ("central flow", "assumptions")
 REPETITIONS = 3  # of the linearised step in `project` at most, as in the authors' code
 EIGENVECTOR = 1e-6  # residual, where ∇S or u enters a prediction
 SHARPNESS = 3e-4  # relative error of a sharpness that is only shown
+FLOW_EVERY = 5  # steps from one sharpness of gradient flow to the next: it is smooth
 CENTRAL_PARTS = 2  # Euler steps in time η: since S ≤ 2/η on the central flow, each is at most 1/S
 NEAR = 1.5  # times 1/η: the sharpness from which every step is checked for the onset, as in the authors' code
 LOWER_BOUND = 0.1  # a power iteration may stop some per cent below its limit
@@ -57,7 +58,7 @@ class Stable:
 
 def project(
     objective: Objective, theta: Tensor, step_size: float, tracker: SharpnessTracker,
-    single: Callable[[Tensor], Expansion] | None = None, tolerance: float = 5e-3,
+    single: Callable[[Tensor], Expansion] | None = None, tolerance: float = 1e-2,
 ) -> Stable:  # fmt: skip
     """The projection of θ (p,) to the stable set M, by linearised steps, each from a new expansion.
 
@@ -65,13 +66,13 @@ def project(
     u (u·∇f)/S, where ∇S⊥ = ∇S − u (u·∇S). With k > 1 (section 8.2), ∇f·uᵢ = 0 is sought for all k, and those of the
     eigenvalues that are above 2/η are set to 2/η by moving in span{∇³f(uᵢ, uⱼ)} over the pairs of their eigenvectors;
     nan where these are linearly dependent. It ends where the next step would be shorter than `tolerance` times the
-    first, after three steps at most. single: expands f in a lower precision, for the first step, whose error the later
+    first (of the order of εδ), after three steps at most. single: expands f in a lower precision, for the first step, whose error the later
     ones mend, and for all third derivatives and rough products.
     """
     first = torch.inf
     for repetition in range(REPETITIONS + 1):
         point = single(theta) if single and repetition == 0 else _expanded(objective, theta, single)
-        spectrum = tracker.at(point)
+        spectrum = tracker.at(point, again=repetition > 1)
         u = spectrum.vectors[0]
         sharpness_gradient = point.third(u)
         step = _linearised(point, spectrum, sharpness_gradient, step_size)
@@ -299,13 +300,13 @@ class SelfStabilization(Stateful):
 
     variables: ClassVar = VARIABLES
     kept: ClassVar = {}  # no θ
-    carries = ("t", "onset", "diverged_at")
+    carries = ("t", "onset", "diverged_at", "flow_parts")
     _POINTS = ("theta", "constrained", "flow", "central", "predicted", "generalised")  # (p,), None until the onset
 
     def __init__(
         self, objective: Objective, theta: Tensor, step_size: float, steps: int, approach: Objective | None = None,
         tracked: int = 2000, unstable: int = 1, every: int = 50, predict_from: float = 0.0,
-        also: Sequence[str] = ALSO, tolerance: float = 5e-3,
+        also: Sequence[str] = ALSO, tolerance: float = 1e-2,
     ):  # fmt: skip
         if odd := set(also) - set(ALSO):
             raise ValueError(f"also: {', '.join(sorted(odd))} is not among {', '.join(ALSO)}")
@@ -325,7 +326,7 @@ class SelfStabilization(Stateful):
         shown = partial(SharpnessTracker, tolerance=SHARPNESS, wanted="values", subspace=False)
         self.trackers = {
             "theta": shown(),
-            "flow": shown(cycle=Cycle(1, continued=True)),
+            "flow": shown(tolerance=FOUND, cycle=Cycle(1, continued=True)),
             "predicted": shown(),
             "generalised": shown(),
             "constrained": eigenvector_tracker(unstable, 2),
@@ -335,6 +336,7 @@ class SelfStabilization(Stateful):
         }
         self._stable: Stable | None = None  # θ†, expanded
         self.t, self.onset, self.diverged_at = 0, None, None
+        self.flow_parts = 1  # Euler steps of at most 1/S, in time η
         self.cubic: CubicExpansion | None = None
         self._approaching: list[dict] = []  # rows of the steps before the onset that are already taken
         self._row: dict = {}
@@ -420,19 +422,25 @@ class SelfStabilization(Stateful):
         products = self._products
         self.cubic = None  # frees its graph
         stable, point = self._stable, self._stable.point
-        here, flow = self.objective.evaluate(self.theta), self._rough(self.flow)
+        here = self.objective.evaluate(self.theta)
         due = (self.t - self.onset) % self.every == 0
         row = {
             "loss": here.value,
             "sharpness": self.trackers["theta"].at(self._rough(self.theta)).values[0],
             "distance": (self.theta - self.constrained).norm(),
-            "flow_loss": flow.value,
-            "flow_sharpness": self.trackers["flow"].at(flow).values[0],
             "flow_distance": (self.flow - self.constrained).norm(),
             "constrained_loss": point.value,
             "constrained_sharpness": stable.values[0],
             "constrained_residual": stable.residuals[0] / stable.values[0].abs(),
         }
+        if (self.t - self.onset) % FLOW_EVERY == 0:
+            flow = self._rough(self.flow)
+            row["flow_sharpness"] = self.trackers["flow"].at(flow).values[0]
+            if row["flow_sharpness"].isfinite():
+                self.flow_parts = max(1, math.ceil(self.step_size * row["flow_sharpness"]))
+        else:
+            flow = self.approach.evaluate(self.flow.to(self._type))
+        row["flow_loss"] = flow.value
         if due:
             row["next_eigenvalue"] = self.trackers["next"].at(self._rough(self.constrained)).values[-1]
         if self.unstable > 1:
@@ -444,10 +452,9 @@ class SelfStabilization(Stateful):
         row = host.numbers(row)
         if _finite(row):
             self.theta = self.theta - self.step_size * here.gradient
-            parts = max(1, math.ceil(self.step_size * row["flow_sharpness"]))  # Euler steps of at most 1/S, in time η
-            for i in range(parts):
+            for i in range(self.flow_parts):
                 slope = self.approach.gradient(self.flow.to(self._type)) if i else flow.gradient
-                self.flow = self.flow - self.step_size / parts * slope.to(self.flow)
+                self.flow = self.flow - self.step_size / self.flow_parts * slope.to(self.flow)
             before = self.constrained
             self._project(before - self.step_size * point.gradient)
             if self.unstable == 1:

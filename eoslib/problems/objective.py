@@ -50,9 +50,10 @@ class Expansion:
         (product,) = torch.autograd.grad(self._gradient, self._theta, v, retain_graph=True)
         return product
 
-    def rough(self, v: Tensor) -> Tensor:
-        """∇²f(θ)v where little hangs on its precision: the same, unless there is something cheaper."""
-        return self.hvp(v)
+    @property
+    def rough(self) -> Callable[[Tensor], Tensor]:
+        """`hvp` where little hangs on its precision: the same, unless there is something cheaper."""
+        return self.hvp
 
     def third(self, u: Tensor, v: Tensor | None = None) -> Tensor:
         """∇³f(θ)(u, v) = ∇_θ(uᵀ∇²f(θ)v) for fixed u and v, shape (p,); v defaults to u. ∇³f(u, u) is the gradient of
