@@ -177,9 +177,10 @@ class Stabilization(Experiment):
 
     def work(self) -> tuple[float, float]:
         approach, _ = self.problem.work(self.precision)
-        whole, memory = self.problem.work("float64")
-        gradients = (65 if self.problem.network.architecture == "mlp" else 150) + 600 / self.every
-        return approach + min(1, self.tracked / self.steps) * gradients * whole, 5 * memory
+        _, memory = self.problem.work("float64")
+        gradients = 40 + 20 * ("central flow" in self.also) + 600 / self.every * ("assumptions" in self.also)
+        derivatives = 1 if self.problem.network.architecture == "mlp" else 1.6  # what higher ones cost more elsewhere
+        return approach * (1 + min(1, self.tracked / self.steps) * derivatives * gradients), 5 * memory
 
     def onset(self, trace) -> int:
         if "constrained_loss" not in trace:

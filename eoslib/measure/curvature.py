@@ -130,14 +130,13 @@ def _value_errors(values: Tensor, residuals: Tensor, beyond: float) -> Tensor:
 
 def _orthonormalised(v: Tensor, rows: Tensor) -> Tensor | None:
     """v made orthogonal to the orthonormal rows and of length 1, or None if nothing of it is left."""
-    length = left = v.norm()
+    length = v.norm()
     for _ in range(2):  # twice is enough, and once if little was taken away
-        before = left
         v = v - rows.T @ (rows @ v)
-        left = v.norm()
-        if left > 0.7 * before:
+        left = (v.norm() / length).item()
+        if left > 0.7:
             break
-    return v / left if left > 1e-5 * length else None
+    return v / v.norm() if left > 1e-5 else None
 
 
 def random_rows(count: int, like: Tensor, seed: int) -> Tensor:

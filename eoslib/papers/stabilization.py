@@ -66,8 +66,8 @@ def project(
     u (u·∇f)/S, where ∇S⊥ = ∇S − u (u·∇S). With k > 1 (section 8.2), ∇f·uᵢ = 0 is sought for all k, and those of the
     eigenvalues that are above 2/η are set to 2/η by moving in span{∇³f(uᵢ, uⱼ)} over the pairs of their eigenvectors;
     nan where these are linearly dependent. It ends where the next step would be shorter than `tolerance` times the
-    first (of the order of εδ), after three steps at most. single: expands f in a lower precision, for the first step, whose error the later
-    ones mend, and for all third derivatives and rough products.
+    first (of the order of εδ), after three steps at most. single: expands f in a lower precision, for the first step,
+    whose error the later ones mend, and for all third derivatives and rough products.
     """
     first = torch.inf
     for repetition in range(REPETITIONS + 1):

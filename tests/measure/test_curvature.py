@@ -377,6 +377,13 @@ def test_rough_products_do_for_what_is_added_to_the_start(share):
     assert rough.products > 0 and exact.products == (1 if share < 0.1 else 2)
 
 
+def test_a_product_that_is_no_rougher_is_not_made_twice():
+    objective, theta = network_problem()
+    point, start = objective.expand(theta), random(1, len(theta))
+    spent = [top_eigenpairs(point.hvp, start, tolerance=1e-6, rough=rough).products for rough in (None, point.rough)]
+    assert spent[0] == spent[1] > 3
+
+
 def test_a_search_in_single_precision_comes_to_small_residuals():
     """Where p is large, sums in single precision err by more than 1e-6."""
     diagonal = torch.linspace(0, 1, 100_000, dtype=torch.float64) ** 3
@@ -399,6 +406,27 @@ def test_a_cycle_begins_at_the_same_place():
     # the steps at this place were 10 − 1 and 12 − 2: the next is 11
     assert [block[0, 0].item() for block in Cycle(2, continued=True).start(past)] == [4 + 11]
     assert [block[0, 0].item() for block in Cycle(2, continued=True).start(past[1:])] == [4]
+
+
+def test_a_point_again_takes_the_place_of_the_last_one():
+    """Two places of each step, one of them now and then in two points: the cycle stays in step."""
+    base, turn, offset = (symmetric(np.linspace(-5, 5, 40), seed=i)[0] for i in range(3))
+
+    def spent(known):
+        tracker = SharpnessTracker(1, 1e-6, cycle=Cycle(2, continued=True), audit_every=None)
+        products, again = [], []
+        for step in range(30):
+            first = base + 0.002 * step * turn
+            for matrix in (first, first + 0.1 * offset):
+                products.append(tracker.track(Counted(matrix), random(40)).products)
+            if step % 3 == 2:
+                matrix = Counted(first + 0.1001 * offset)
+                again.append(tracker.track(matrix, random(40), again=known).products)
+        assert len(tracker.past) == len(tracker.spares) == 5
+        return np.mean(products[10:]), np.mean(again)
+
+    told, untold = spent(True), spent(False)
+    assert told[0] < 0.8 * untold[0] and told[1] < untold[1]
 
 
 def crossing(t, exchange):
