@@ -24,7 +24,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import torch
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from eoslib import store
 from eoslib.chapter.figures import BLUE, GREEN, ORANGE
@@ -112,17 +112,25 @@ class Peers:
     def at(self, theta: torch.Tensor) -> None:
         """Put θ into the module."""
         torch.nn.utils.vector_to_parameters(theta.clone(), self.module.parameters())
+        self.expansion = self.objective.expand(theta)
 
     def curvlinops(self, tolerance: float) -> float:
-        """λ_max by SciPy's eigsh on curvlinops' operator."""
+        """λ_max by SciPy's eigsh on curvlinops' operator; by reverse mode where that cannot differentiate the network
+        forward (PyTorch cannot through group norm)."""
         from curvlinops import HessianLinearOperator
 
         batches = [(self.objective.inputs, self.objective.labels)]
         parameters = list(self.module.parameters())
-        operator = HessianLinearOperator(
-            self.module, torch.nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False
-        )
-        return float(eigsh(operator.to_scipy(), k=1, which="LA", tol=tolerance, return_eigenvectors=False)[0])
+        options = {"k": 1, "which": "LA", "tol": tolerance, "return_eigenvectors": False}
+        try:
+            operator = HessianLinearOperator(
+                self.module, torch.nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False
+            )
+            return float(eigsh(operator.to_scipy(), **options)[0])
+        except NotImplementedError:
+            hvp, theta = self.expansion.hvp, self.expansion.theta
+            product = LinearOperator((len(theta),) * 2, lambda v: hvp(torch.from_numpy(v).to(theta)).numpy())
+            return float(eigsh(product, **options)[0])
 
     def pyhessian(self, tolerance: float) -> float:
         """λ_max by PyHessian's power iteration."""

@@ -123,8 +123,9 @@ def top_eigenpairs(
 
 
 def _value_errors(values: Tensor, residuals: Tensor, beyond: float) -> Tensor:
-    """Bounds min(r, r²/gap) of the errors of k Ritz values; beyond: λₖ₊₁/λₖ, or nan."""
-    gaps = (values - beyond * values[-1]).clamp(min=0)
+    """Bounds min(r, r²/gap) of the errors of k Ritz values; beyond: λₖ₊₁/λₖ, or nan. It is a Ritz value too, which lies
+    below the eigenvalue, so half of the gap is counted on."""
+    gaps = (values - beyond * values[-1]).clamp(min=0) / 2
     return torch.fmin(residuals, residuals**2 / gaps)
 
 
