@@ -550,8 +550,7 @@ claims.measure("fig2/constrained", {"": toy_constrained_error()})
 # \end{aligned}
 # ```
 #
-# The paper prints the first without the 2. Then it does not hold: from $X(0) = \delta/10$, $Y$ reaches $1.90\sqrt\alpha$, and the printed bound is $1.52\sqrt\alpha$ (see the
-# [errata](../book/errata.md)).
+# These are the bounds that Lemma 3 gives; Corollary 1 has the same form, but our copy of the text has lost its relation sign, so that we cannot compare the constants.
 
 # %%
 def simplified_flow(times, x0, alpha, beta):
@@ -640,9 +639,6 @@ claims.measure(
     "lem3/conserved", {name: np.ptp(conserved_quantity(*orbits[x0], 1.0, 1.0)) for name, x0 in named.items()}
 )
 claims.measure("fig3/smaller-start-larger-orbit", {"": [orbits[x0][0].max() for x0 in starts]})
-claims.measure(
-    "cor1/y-as-printed", {name: abs(orbits[x0][1]).max() / np.sqrt(log_ratio[x0]) for name, x0 in named.items()}
-)
 claims.measure("cor1/y", {name: flow_extremes(x0, 1, 1)[1] / np.sqrt(2 * log_ratio[x0]) for name, x0 in named.items()})
 claims.measure(
     "cor1/x",

@@ -76,6 +76,7 @@ ledger.measure("ex1/lost", {"": float("nan")})
 
 CLAIMS = {
     "paper": "ahn2022",
+    "scale": "exact",
     "claims": [
         {
             "id": f"ex1/{name}", "where": "Example 1", "statement": "…", "quantity": "f",

@@ -15,7 +15,7 @@ class explorer(nodes.General, nodes.Element):
 
 
 class BasinExplorer(SphinxDirective):
-    """The explorer, once a page; the content is required: ``This needs JavaScript; see {numref}`…```."""
+    """The explorer, once a page; the content is required: ``This needs JavaScript; see {ref}`…```."""
 
     has_content = True
 

@@ -20,9 +20,11 @@ from eoslib.chapter.templates import render
 
 
 def verdicts(app) -> list[dict]:
-    """All verdicts, claim by claim in the order of the chapters, each with its chapter and page."""
+    """All verdicts, claim by claim in the order of the chapters, each with its chapter, page, scale and words."""
     found = []
     for chapter in app.chapters.values():
+        ledger = claims.ledger_path(chapter.name)
+        stated = claims.read(ledger) if ledger.is_file() else {}
         now = {(v["id"], v["preset"]): v for v in chapter.verdicts}
         before = {
             (id_, preset): v
@@ -31,10 +33,10 @@ def verdicts(app) -> list[dict]:
         }
         now = {key: v | {"machines": before.get(key, {}).get("machines", {})} for key, v in now.items()}
         order = list(dict.fromkeys(id_ for id_, _ in [*now, *before]))
-        found += [
-            {**v, "chapter": chapter.name, "page": f"{chapter.docname}.html#{id_.replace('/', '-')}"}
-            for (id_, _), v in sorted((before | now).items(), key=lambda item: order.index(item[0][0]))
-        ]
+        for (id_, preset), v in sorted((before | now).items(), key=lambda item: order.index(item[0][0])):
+            scale = stated[id_].scale_at(preset) if id_ in stated else None
+            place = {"chapter": chapter.name, "page": f"{chapter.docname}.html#{id_.replace('/', '-')}"}
+            found.append({**v, **place, "scale": scale, "words": claims.words(v["verdict"], scale)})
     return found
 
 

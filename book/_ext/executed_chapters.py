@@ -238,7 +238,8 @@ def show(app, docname: str, source: list[str]) -> None:
     page = app.chapters.get(docname) or app.gallery.get(docname)
     if page:
         app.env.shown[docname] = page.digest()
-        source[0] = nbformat.writes(merged(page))
+        board = "../" * docname.count("/") + "book/claims.html"
+        source[0] = nbformat.writes(merged(page)).replace(claims.BOARD, board)
 
 
 def merged(chapter: Chapter):

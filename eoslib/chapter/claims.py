@@ -3,6 +3,7 @@
 `notebooks/claims/<chapter>.yaml` holds the claims:
 
     paper: ahn2022
+    scale: {quick: toy, standard: paper, paper: paper}   # of the claims that state none
     claims:
       - id: exp3/rp-near-zero
         where: Experiment 3
@@ -13,6 +14,10 @@
           quick: {within: [-0.1, 0.1]}
           paper: {within: [-0.1, 0.1]}
 
+The scale says what a verdict stands for: `exact` is a theorem, an identity or an analytic function, checked as stated;
+`paper` the paper's own data, model and size; `reduced` the same kind, smaller; `toy` something else that shows the same
+phenomenon. The page words a verdict by its scale.
+
 A chapter measures a quantity, for each case (a step size, a seed, …), and `Ledger.measure` judges it.
 `recorded/claims/<chapter>.yaml` keeps the verdicts last acknowledged, so that a build notices a change. Trajectories at
 the edge of stability amplify rounding errors, so a verdict near its bound may differ between kinds of machines, and is
@@ -21,7 +26,7 @@ acknowledged for each.
 
 import json
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,24 +40,33 @@ from eoslib.chapter.criteria import Case, Criterion, as_json, from_json, has_nan
 from eoslib.chapter.templates import render
 
 MIME = "application/vnd.eoslib.claim+json"
-REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = "reproduced", "partly", "not reproduced", "not run at this preset"
+REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
+UNDECIDED, NOT_JUDGED, NOT_RUN = "undecided", "not judged", "not run"
+VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, UNDECIDED, NOT_JUDGED, NOT_RUN)
 PRESETS = ("quick", "standard", "paper")
-VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
+SCALES = {"exact": "", "paper": "", "reduced": "at reduced scale", "toy": "on a toy"}  # what a verdict's words add
+BOARD = "../book/claims.html"  # from a chapter's page
+MARKS = {REPRODUCED: "●", PARTLY: "◐", NOT_REPRODUCED: "○", UNDECIDED: "?", NOT_JUDGED: "·", NOT_RUN: "–"}
 
 
 class ClaimError(ValueError):
     """The ledger is malformed, or a chapter measures what the ledger does not know."""
 
 
+Scale = Literal[tuple(SCALES)] | dict[Literal[PRESETS], Literal[tuple(SCALES)]]
+
+
 class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
-    """One claim of the ledger; `criteria` maps a preset to one criterion, e.g. {"at_most": 0.1}. amended: preset → why
-    its criterion was changed after a run was recorded. ours: a claim beyond the paper."""
+    """One claim of the ledger; `criteria` maps a preset to one criterion, e.g. {"at_most": 0.1}. scale: one for all
+    presets, or preset → scale. amended: preset → why its criterion was changed after a run was recorded. ours: a claim
+    beyond the paper."""
 
     id: str
     where: str
     statement: str
     quantity: str
     criteria: dict[Literal[PRESETS], Criterion]
+    scale: Scale | None = None
     paper_value: str | None = None
     amended: dict[Literal[PRESETS], str] = {}
     ours: bool = False
@@ -61,22 +75,46 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
         """The criterion in words, or None if the claim cannot be judged at this preset."""
         return criteria.words(self.criteria[preset]) if preset in self.criteria else None
 
-    def judge(self, preset: str, cases: Sequence[Case]) -> str:
-        """The verdict on measured cases: all, some or none of them meet the criterion. A nan meets none."""
-        return _verdict([criteria.met(self.criteria[preset], case) for case in cases if preset in self.criteria])
+    def scale_at(self, preset: str) -> str | None:
+        """What a verdict at this preset stands for; None if it cannot be judged there."""
+        return self.scale.get(preset) if isinstance(self.scale, dict) else self.scale
+
+    def judge(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float] | None = None) -> str:
+        """The verdict on measured cases (label → value): all, some or none of them meet the criterion. A nan meets
+        none. errors: label → standard error; it is undecided while a bound lies within two of them and the verdict
+        hangs on it."""
+        if not cases or preset not in self.criteria:
+            return NOT_JUDGED if cases else NOT_RUN
+        criterion, errors = self.criteria[preset], errors or {}
+        verdicts = _verdicts(
+            criteria.outcomes(criterion, case, errors[label]) if label in errors else {criteria.met(criterion, case)}
+            for label, case in cases.items()
+        )
+        return verdicts.pop() if len(verdicts) == 1 else UNDECIDED
 
     def possible(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float]) -> set[str]:
-        """The verdicts that another kind of machine may reach: a case near its bound may fall on either side. cases,
-        errors: label → value and, for those that have one, standard error."""
-        met = {frozenset()}  # the sets of outcomes there may be among the cases so far
-        for label, case in cases.items() if preset in self.criteria else ():
-            outcomes = criteria.outcomes(self.criteria[preset], case, errors.get(label))
-            met = {before | {outcome} for before in met for outcome in outcomes}
-        return {_verdict(outcomes) for outcomes in met}
+        """The verdicts that another kind of machine may reach: a case near its bound may fall on either side."""
+        here = {self.judge(preset, cases, errors)}
+        if not cases or preset not in self.criteria:
+            return here
+        outcomes = (criteria.outcomes(self.criteria[preset], x, errors.get(label)) for label, x in cases.items())
+        return here | _verdicts(outcomes)
 
 
-def _verdict(met: Collection[bool]) -> str:
-    return NOT_RUN if not met else REPRODUCED if all(met) else PARTLY if any(met) else NOT_REPRODUCED
+def _verdicts(outcomes: Iterable[set[bool]]) -> set[str]:
+    """The verdicts there may be if each case may meet its criterion, or miss it, or either."""
+    met = {frozenset()}  # the sets of outcomes there may be among the cases so far
+    for of_one in outcomes:
+        met = {before | {outcome} for before in met for outcome in of_one}
+    return {REPRODUCED if all(one) else PARTLY if any(one) else NOT_REPRODUCED for one in met}
+
+
+def words(verdict: str, scale: str | None) -> str:
+    """A verdict as a page words it: nothing that was seen on a toy is called reproduced."""
+    if verdict not in (REPRODUCED, PARTLY, NOT_REPRODUCED):
+        return verdict
+    verb = "seen" if SCALES.get(scale) else "reproduced"
+    return " ".join(filter(None, [verdict.replace(REPRODUCED, verb), verb * (verdict == PARTLY), SCALES.get(scale)]))
 
 
 class Ledger:
@@ -93,16 +131,15 @@ class Ledger:
     ) -> None:  # fmt: skip
         """Judge a claim on the measured `cases` (label → value) and show the verdict.
 
-        name: the claim's id without the paper, e.g. "exp3/rp-near-zero". Without cases (nothing was run) the
-        verdict is "not run at this preset". from_runs: the runs the cases come from. note: what a reader should
-        know about this measurement. errors: label → standard error. Raises ClaimError on an unknown name or label.
+        name: the claim's id without the paper, e.g. "exp3/rp-near-zero". Without cases nothing was run. from_runs: the
+        runs the cases come from. note: what a reader should know about this measurement. errors: label → standard
+        error. Raises ClaimError on an unknown name or label.
         """
         from IPython.display import display
 
         v = self.verdict(name, cases, from_runs, note, errors)
-        words = f"{v['id']}: {v['verdict']} – {v['value']} (criterion: {v['criterion']})"
-        box = render("claim.html", v=v, cases=_listed(v["cases"], v["standard_error"]))
-        display({"text/plain": words, "text/html": box, MIME: v}, raw=True)
+        line = f"{v['id']}: {words(v['verdict'], v['scale'])} – {v['value']} (criterion: {v['criterion']})"
+        display({"text/plain": line, "text/html": row(v), MIME: v}, raw=True)
 
     def verdict(self, name: str, cases: Mapping[str, Case], from_runs=(), note=None, errors=None) -> dict:
         """What `measure` shows, as plain values."""
@@ -115,9 +152,15 @@ class Ledger:
             raise ClaimError(f"{claim.id}: a standard error of no case: {', '.join(sorted(unknown))}")
         shown = {label: as_json(case) for label, case in cases.items()}
         numbers = [x for x in shown.values() if isinstance(x, float | int) and not isinstance(x, bool)]  # all finite
+        missed = [
+            label for label, x in cases.items()
+            if self.preset in claim.criteria and not criteria.met(claim.criteria[self.preset], x)
+        ]  # fmt: skip
         return claim.model_dump(exclude={"criteria"}) | {
             "preset": self.preset,
-            "verdict": claim.judge(self.preset, list(cases.values())),
+            "scale": claim.scale_at(self.preset),
+            "verdict": claim.judge(self.preset, cases, errors),
+            "missed": missed,
             "value": _summary(cases, errors),
             "cases": shown,
             "standard_error": {label: as_json(error) for label, error in errors.items()},
@@ -137,6 +180,7 @@ def ledger_path(chapter: str) -> Path:
 class _FORMAT(TypedDict):
     paper: str
     claims: list[Claim]
+    scale: Scale
 
 
 _FILE = pydantic.TypeAdapter(pydantic.with_config(presets.STRICT | {"extra": "forbid"})(_FORMAT))
@@ -156,7 +200,9 @@ def read(path: Path) -> dict[str, Claim]:
         full_id = f"{ledger['paper']}/{claim.id}"
         if full_id in claims:
             raise ClaimError(f"{path}: {full_id} stands there twice")
-        claims[full_id] = claim.model_copy(update={"id": full_id})
+        claims[full_id] = claim.model_copy(update={"id": full_id, "scale": claim.scale or ledger["scale"]})
+        if unscaled := [preset for preset in claim.criteria if not claims[full_id].scale_at(preset)]:
+            raise ClaimError(f"{path}: {full_id} has a criterion and no scale at {', '.join(unscaled)}")
     return claims
 
 
@@ -241,6 +287,17 @@ def _machine() -> str:
 
 def _acknowledged_path(chapter: str) -> Path:
     return store.recorded() / "claims" / f"{chapter}.yaml"
+
+
+def row(v: Mapping[str, Any]) -> str:
+    """A verdict in one line of HTML, which opens to all that stands behind it; one that did not hold says where."""
+    listed, missed = ({k: v["cases"][k] for k in labels} for labels in (v["cases"], v["missed"]))
+    listed, missed = (_listed(cases, v["standard_error"]) for cases in (listed, missed))
+    held = v["verdict"] not in (PARTLY, NOT_REPRODUCED, UNDECIDED)
+    return render(
+        "claim.html", v=v, words=words(v["verdict"], v["scale"]), mark=MARKS[v["verdict"]], cases=listed,
+        why="" if held else v["note"] or "; ".join(missed), board=BOARD,
+    )  # fmt: skip
 
 
 def _listed(cases: Mapping[str, Case | str], errors: Mapping[str, float | str]) -> list[str]:

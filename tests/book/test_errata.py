@@ -2,11 +2,6 @@
 
 import math
 
-import cells
-import numpy as np
-import pytest
-import torch
-
 from eoslib.papers import basins
 from eoslib.problems import landscapes
 
@@ -79,29 +74,3 @@ def test_gradient_descent_comes_to_rest_on_the_axes_of_f3():
     starts = basins.pixel_centres((-3.0, 3.0, -3.0, 3.0), 400)
     rest = basins.classify(f3, 1 / 20, *starts).outcome == basins.Outcome.DEGENERATE
     assert round(100 * rest.mean(), 1) == 8.4
-
-
-def test_corollary_1_of_self_stabilization():
-    delta = math.sqrt(2)  # α = β = 1
-    _, flow_extremes = cells.functions("self_stabilization", "conserved_quantity", "flow_extremes")
-    x, y = flow_extremes(delta / 10, 1.0, 1.0)
-    assert round(y, 2) == 1.90 and round(math.sqrt(math.log(10)), 2) == 1.52
-    assert round(x / delta, 2) == 2.55 and round(1 + math.sqrt(math.log(10)), 2) == 2.52
-    assert y <= math.sqrt(2 * math.log(10)) and x / delta <= 1 + math.sqrt(2 * math.log(10))
-
-
-def test_lemmas_8_and_10_of_self_stabilization():
-    """α at a stationary point of f = θᵀAθ/‖θ‖² with weight decay, from S by finite differences."""
-    a, decay, theta = torch.diag(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)), 0.1, np.array([2.0, 0.0, 0.0])
-
-    def f(theta):
-        return theta @ a @ theta / (theta @ theta)
-
-    def sharpness(theta):
-        return torch.linalg.eigvalsh(torch.func.hessian(f)(torch.from_numpy(theta)))[-1].item() + decay
-
-    steps = 1e-5 * np.eye(3)
-    gradient_of_sharpness = np.array([(sharpness(theta + e) - sharpness(theta - e)) / 2e-5 for e in steps])
-    gradient = torch.func.grad(f)(torch.from_numpy(theta)).numpy() + decay * theta
-    assert sharpness(theta) == pytest.approx(2.1)
-    assert -gradient @ gradient_of_sharpness == pytest.approx(0.4, rel=1e-6)

@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 
 from eoslib import store
 from eoslib.chapter import claims, criteria, presets
-from eoslib.chapter.claims import NOT_REPRODUCED, NOT_RUN, PARTLY, REPRODUCED, Claim, ClaimError, Ledger
-from eoslib.chapter.templates import render
+from eoslib.chapter.claims import (
+    NOT_JUDGED,
+    NOT_REPRODUCED,
+    NOT_RUN,
+    PARTLY,
+    REPRODUCED,
+    UNDECIDED,
+    Claim,
+    ClaimError,
+    Ledger,
+    row,
+)
 
 NAN = float("nan")
 ENTRY = {
@@ -26,8 +36,11 @@ ENTRY = {
 }
 
 
+SCALE = {"quick": "toy", "standard": "reduced", "paper": "paper"}
+
+
 def write(path, *entries, paper="ahn2022"):
-    path.write_text(yaml.safe_dump({"paper": paper, "claims": list(entries)}))
+    path.write_text(yaml.safe_dump({"paper": paper, "scale": SCALE, "claims": list(entries)}))
     return path
 
 
@@ -50,11 +63,7 @@ def claim(criterion, preset="quick"):
 
 
 def judge(criterion, *cases):
-    return claim(criterion).judge("quick", cases)
-
-
-def box(verdict):
-    return render("claim.html", v=verdict, cases=claims._listed(verdict["cases"], verdict["standard_error"]))
+    return claim(criterion).judge("quick", dict(enumerate(cases)))
 
 
 # --- criteria --------------------------------------------------------------------------------------------
@@ -98,12 +107,47 @@ def test_the_verdict_counts_cases(cases, a, b):
     assert judge({"within": [low, high]}, *cases) == expected
 
 
-def test_without_cases_or_without_criterion_nothing_was_run():
+def test_without_cases_nothing_was_run_and_without_criterion_nothing_judged():
     assert judge({"at_most": 1}) == NOT_RUN
     unjudged = claim({"at_most": 1}, "paper")
-    assert unjudged.judge("quick", [0]) == NOT_RUN
+    assert unjudged.judge("quick", {"": 0}) == NOT_JUDGED
+    assert unjudged.judge("quick", {}) == NOT_RUN
     assert unjudged.criterion("quick") is None
-    assert unjudged.possible("quick", {"": 1}, {}) == {NOT_RUN}
+    assert unjudged.possible("quick", {"": 1}, {}) == {NOT_JUDGED}
+
+
+@pytest.mark.parametrize(
+    ("cases", "errors", "expected"),
+    [
+        ({"a": 0.5}, {"a": 0.2}, REPRODUCED),
+        ({"a": 0.5}, {"a": 0.26}, UNDECIDED),
+        ({"a": 1.5}, {"a": 0.26}, UNDECIDED),
+        ({"a": 1.5}, {"a": 0.24}, NOT_REPRODUCED),
+        ({"a": 1.01}, {}, NOT_REPRODUCED),  # without a standard error there is no doubt
+        ({"a": 0.9, "b": 0.1, "c": 3.0}, {"a": 1.0}, PARTLY),  # whatever a is
+        ({"a": 0.9, "b": 0.1}, {"a": 1.0}, UNDECIDED),
+        ({"a": 0.5}, {"a": NAN}, REPRODUCED),
+    ],
+)
+def test_a_verdict_that_hangs_on_chance_is_undecided(cases, errors, expected):
+    assert claim({"at_most": 1}).judge("quick", cases, errors) == expected
+    assert expected in claim({"at_most": 1}).possible("quick", cases, errors)
+    assert {REPRODUCED, NOT_REPRODUCED} <= claim({"at_most": 1}).possible("quick", {"": 0.9}, {"": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        ("exact", ["reproduced", "partly reproduced", "not reproduced"]),
+        ("paper", ["reproduced", "partly reproduced", "not reproduced"]),
+        ("reduced", ["seen at reduced scale", "partly seen at reduced scale", "not seen at reduced scale"]),
+        ("toy", ["seen on a toy", "partly seen on a toy", "not seen on a toy"]),
+    ],
+)
+def test_a_verdict_is_worded_by_its_scale(scale, expected):
+    assert [claims.words(verdict, scale) for verdict in (REPRODUCED, PARTLY, NOT_REPRODUCED)] == expected
+    for verdict in (UNDECIDED, NOT_JUDGED, NOT_RUN):
+        assert claims.words(verdict, scale) == verdict
 
 
 @pytest.mark.parametrize(
@@ -181,8 +225,8 @@ def test_the_verdicts_that_near_cases_leave_possible(cases, expected):
 
 @given(st.lists(st.floats(0.8, 1.2)))
 def test_the_verdict_here_is_always_possible(cases):
-    small = claim({"at_most": 1})
-    assert small.judge("quick", cases) in small.possible("quick", {str(i): x for i, x in enumerate(cases)}, {})
+    small, cases = claim({"at_most": 1}), {str(i): x for i, x in enumerate(cases)}
+    assert small.judge("quick", cases) in small.possible("quick", cases, {})
 
 
 # --- the ledger ------------------------------------------------------------------------------------------
@@ -194,6 +238,7 @@ def test_a_verdict_has_all_that_the_board_shows(ledger):
     verdict = ledger.verdict("exp3/rp-near-zero", {"seed 0": 0.01, "seed 1": 0.2}, [run], note="why")
     assert verdict == {
         "id": "ahn2022/exp3/rp-near-zero", "preset": "quick", "verdict": PARTLY, "value": "seed 0: 0.01; seed 1: 0.2",
+        "scale": "toy", "missed": ["seed 1"],
         "cases": {"seed 0": 0.01, "seed 1": 0.2}, "standard_error": {}, "spread": [0.01, 0.2],
         "criterion": "between -0.1 and 0.1",
         "statement": ENTRY["statement"], "quantity": "mean RP", "where": "Experiment 3", "paper_value": None,
@@ -229,7 +274,7 @@ def test_many_cases_are_summarised_and_none_is_lost(ledger):
     verdict = ledger.verdict("exp3/rp-near-zero", cases)
     assert verdict["value"] == "median 0.02 (0 to 0.04 over 5 cases)"
     assert verdict["cases"] == cases
-    assert all(f"{label}: " in box(verdict) for label in cases)
+    assert all(f"{label}: " in row(verdict) for label in cases)
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf])
@@ -241,14 +286,14 @@ def test_a_case_that_is_not_finite_shows_in_the_value_and_leaves_standard_json(l
         assert verdict["verdict"] == PARTLY
         assert str(bad) in verdict["value"]
         json.dumps(verdict, allow_nan=False)
-        box(verdict)
+        row(verdict)
 
 
 def test_a_standard_error_stands_beside_its_case(ledger):
     cases, errors = {f"seed {i}": i / 100 for i in range(5)}, {"seed 1": np.float64(0.002), "seed 3": NAN}
     verdict = ledger.verdict("exp3/rp-near-zero", cases, errors=errors)
     assert verdict["standard_error"] == {"seed 1": 0.002, "seed 3": "nan"}
-    assert "seed 1: 0.01 ± 0.002<br>" in box(verdict) and "seed 2: 0.02<br>" in box(verdict)
+    assert "seed 1: 0.01 ± 0.002<br>" in row(verdict) and "seed 2: 0.02<br>" in row(verdict)
     json.dumps(verdict, allow_nan=False)
     assert ledger.verdict("exp3/rp-near-zero", {"": 0.01}, errors={"": 0.002})["value"] == "0.01 ± 0.002"
     with pytest.raises(ClaimError, match="rp-near-zero: a standard error of no case: seed 9"):
@@ -291,6 +336,8 @@ def test_ids_are_paper_item_name(tmp_path):
         ({"criteria": {"quick": {"at_most": None}}}, "quick: at_most: .*valid number"),
         ({"criteria": {"quick": {"holds": 1}}}, "quick: holds: Input should be a valid boolean"),
         ({"criteria": {"quick": {"increasing": "true"}}}, "quick: increasing: Input should be a valid boolean"),
+        ({"scale": "life-size"}, "scale: .*'exact', 'paper', 'reduced' or 'toy'"),
+        ({"scale": {"quick": "life-size"}}, "scale: .*'exact', 'paper', 'reduced' or 'toy'"),
     ],
 )
 def test_a_malformed_entry_is_named(tmp_path, change, complaint):
@@ -306,6 +353,19 @@ def test_a_missing_field_is_named(tmp_path, name):
     called = "number 2" if name == "id" else "exp3/rp-near-zero"
     with pytest.raises(ClaimError, match=f"claims: {called}: {name}: Field required"):
         claims.read(write(tmp_path / "c.yaml", ENTRY | {"id": "exp3/fine"}, entry))
+
+
+def test_every_criterion_has_a_scale(tmp_path):
+    both = ENTRY | {"criteria": {"quick": {"at_most": 1}, "paper": {"at_most": 1}}, "scale": {"quick": "toy"}}
+    with pytest.raises(ClaimError, match="rp-near-zero has a criterion and no scale at paper"):
+        claims.read(write(tmp_path / "c.yaml", both))
+    scales = ({}, {"scale": "exact"}, {"scale": {"quick": "paper"}})
+    read = claims.read(write(tmp_path / "c.yaml", *(ENTRY | {"id": f"e/{i}"} | s for i, s in enumerate(scales))))
+    assert [claim.scale_at("quick") for claim in read.values()] == ["toy", "exact", "paper"]
+    path = tmp_path / "none.yaml"
+    path.write_text(yaml.safe_dump({"paper": "ahn2022", "claims": [ENTRY]}))
+    with pytest.raises(ClaimError, match="scale: Field required"):
+        claims.read(path)
 
 
 def test_everything_wrong_is_named_at_once(tmp_path):
@@ -353,8 +413,18 @@ def test_a_verdict_is_shown_for_readers_and_for_programs(ledger, shown):
     ledger.measure("exp3/rp-near-zero", {"seed 0": 0.01})
     (output,) = shown
     assert output["data"][claims.MIME] == ledger.verdict("exp3/rp-near-zero", {"seed 0": 0.01})
-    assert "reproduced" in output["data"]["text/plain"]
-    assert 'class="eos-box eos-claim eos-reproduced" id="ahn2022-exp3-rp-near-zero"' in output["data"]["text/html"]
+    assert "seen on a toy" in output["data"]["text/plain"]
+    page = output["data"]["text/html"]
+    assert '<details class="eos-claim eos-reproduced" id="ahn2022-exp3-rp-near-zero">' in page
+    assert "seen on a toy" in page and "eos-why" not in page
+
+
+def test_a_row_says_where_it_did_not_hold(ledger):
+    cases = {"seed 0": 0.01, "seed 1": 0.2}
+    summary = row(ledger.verdict("exp3/rp-near-zero", cases)).split("</summary>")[0]
+    assert '<span class="eos-why">seed 1: 0.2</span>' in summary
+    noted = row(ledger.verdict("exp3/rp-near-zero", cases, note="because")).split("</summary>")[0]
+    assert '<span class="eos-why">because</span>' in noted
 
 
 def test_the_verdicts_of_a_notebook_are_found_in_order(ledger):
@@ -378,9 +448,9 @@ def test_no_text_of_the_ledger_is_markup(tmp_path):
     verdict = Ledger("test", "quick", path).verdict(
         f"e/{HOSTILE}", {HOSTILE + str(i): 1 for i in range(4)}, note=HOSTILE
     )
-    page = box(verdict)
+    page = row(verdict)
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 10
+    assert page.count("&lt;script&gt;") >= 10 and HOSTILE in verdict["missed"][0]
     assert 'alert("' not in page  # nor does it end an attribute
 
 
@@ -528,4 +598,4 @@ def test_a_criterion_changed_after_the_fact_needs_a_reason(tmp_path):
         claims.acknowledge([verdict(1, amended={"paper": "…"})], "test", "quick")
     amended = verdict(1, amended={"quick": "the bound was a typing error"})
     claims.acknowledge([amended], "test", "quick")
-    assert amended["amended"] in box(amended)
+    assert amended["amended"] in row(amended)
