@@ -164,7 +164,7 @@ class Ledger:
             "value": _summary(cases, errors),
             "cases": shown,
             "standard_error": {label: as_json(error) for label, error in errors.items()},
-            "spread": [min(numbers), max(numbers)] if len(numbers) > 1 else None,
+            "spread": [min(numbers), max(numbers)] if 1 < len(numbers) == len(cases) else None,
             "criterion": claim.criterion(self.preset),
             "amended": claim.amended.get(self.preset),
             "note": note,
@@ -296,6 +296,7 @@ def row(v: Mapping[str, Any]) -> str:
     held = v["verdict"] not in (PARTLY, NOT_REPRODUCED, UNDECIDED)
     return render(
         "claim.html", v=v, words=words(v["verdict"], v["scale"]), mark=MARKS[v["verdict"]], cases=listed,
+        measured=" to ".join(map(text, v["spread"] or [])) or v["value"] or "–",
         why="" if held else v["note"] or "; ".join(missed), board=BOARD,
     )  # fmt: skip
 

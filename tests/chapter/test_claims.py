@@ -419,6 +419,15 @@ def test_a_verdict_is_shown_for_readers_and_for_programs(ledger, shown):
     assert "seen on a toy" in page and "eos-why" not in page
 
 
+def test_a_row_shows_the_range_of_several_cases(ledger):
+    def measured(cases):
+        return row(ledger.verdict("exp3/rp-near-zero", cases)).split('eos-measured">')[1].split("<")[0]
+
+    assert measured({"seed 0": 0.05, "seed 1": -0.01}) == "-0.01 to 0.05"
+    assert measured({"": 0.05}) == "0.05" and measured({}) == "–"
+    assert "nan" in measured({"seed 0": 0.05, "seed 1": 0.06, "seed 2": NAN})  # none is lost
+
+
 def test_a_row_says_where_it_did_not_hold(ledger):
     cases = {"seed 0": 0.01, "seed 1": 0.2}
     summary = row(ledger.verdict("exp3/rp-near-zero", cases)).split("</summary>")[0]
