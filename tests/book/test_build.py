@@ -37,7 +37,7 @@ HEADER = """\
 FIRST = """\
 # # First
 #
-# Old prose about $2/\\eta$, and {numref}`fig-first-one`.
+# Old prose about $2/\\eta$, and {ref}`one <fig-first-one>`.
 #
 # ```{verdict-counts} first
 # ```
@@ -93,6 +93,7 @@ print("second at", preset)
 
 LEDGER = """\
 paper: tiny2026
+scale: exact
 claims:
   - id: exp1/width
     where: Experiment 1
@@ -112,7 +113,7 @@ parameters: {width: 7}
 text: |
   # A wider one
 
-  Own prose, and {numref}`fig-wide-one`.
+  Own prose, and {ref}`a wide one <fig-wide-one>`.
 """
 
 
@@ -267,7 +268,9 @@ def test_a_page_shows_figures_claims_parameters_and_the_executed_notebook(book):
     }
     assert {key: claim[key] for key in expected} == expected
     anchor = claim["page"].partition("#")[2]
-    assert f'id="{anchor}"' in body and f'href="../{claim["page"]}"' in book.page("book/claims")
+    board = book.page("book/claims")
+    assert f'id="{anchor}"' in body and f'href="../{claim["page"]}"' in board
+    assert f'href="../book/claims.html#{anchor}"' in body and f'id="{anchor}"' in board
 
 
 @pytest.fixture
@@ -292,6 +295,7 @@ def test_a_gallery_page_shows_tagged_cells_rerun_with_other_parameters(gallery):
     body = page[page.index("<article") : page.index("</article")]
     assert "Own prose" in body and 'id="fig-wide-one"' in body and 'href="#fig-wide-one"' in body
     assert "width: 7" in body and "not reproduced" in body
+    assert 'href="../../book/claims.html#tiny2026-exp1-width"' in body
     assert "left out" not in body and "left out" in gallery.page("notebooks/first")
     assert "python -m eoslib run first --preset standard -p" in body
     downloaded = json.loads((gallery.root / "_build/html/notebooks/gallery/wide.ipynb").read_text())

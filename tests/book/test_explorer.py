@@ -51,7 +51,7 @@ CHAPTER = """\
 # Chapter
 
 ```{basin-explorer}
-This needs JavaScript; {numref}`fig-maps` shows the same at five step sizes.
+This needs JavaScript; {ref}`A figure <fig-maps>` shows the same at five step sizes.
 ```
 
 ```{figure} page.png
