@@ -224,7 +224,7 @@ def test_without_javascript_the_figure_stands_in(small_site, new_context):
     page = new_context(java_script_enabled=False).new_page()
     page.goto(f"{small_site.as_uri()}/chapter.html")
     explorer = page.locator(".basin-explorer")
-    assert explorer.inner_text() == "This needs JavaScript; Fig. 1 shows the same at five step sizes."
+    assert explorer.inner_text() == "This needs JavaScript; A figure shows the same at five step sizes."
     assert explorer.get_by_role("link").get_attribute("href") == "#fig-maps"
     assert explorer.get_by_role("link").is_visible()
 
