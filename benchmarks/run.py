@@ -110,27 +110,24 @@ class Peers:
         self.module = objective.network
 
     def at(self, theta: torch.Tensor) -> None:
-        """Put θ into the module."""
-        torch.nn.utils.vector_to_parameters(theta.clone(), self.module.parameters())
-        self.expansion = self.objective.expand(theta)
-
-    def curvlinops(self, tolerance: float) -> float:
-        """λ_max by SciPy's eigsh on curvlinops' operator; by reverse mode where that cannot differentiate the network
-        forward (PyTorch cannot through group norm)."""
+        """Put θ into the module, and make curvlinops' operator there; by reverse mode where that cannot differentiate
+        the network forward (PyTorch cannot through group norm)."""
         from curvlinops import HessianLinearOperator
 
+        torch.nn.utils.vector_to_parameters(theta.clone(), self.module.parameters())
         batches = [(self.objective.inputs, self.objective.labels)]
-        parameters = list(self.module.parameters())
-        options = {"k": 1, "which": "LA", "tol": tolerance, "return_eigenvectors": False}
+        self.operator = HessianLinearOperator(
+            self.module, torch.nn.CrossEntropyLoss(), list(self.module.parameters()), batches, check_deterministic=False
+        ).to_scipy()
         try:
-            operator = HessianLinearOperator(
-                self.module, torch.nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False
-            )
-            return float(eigsh(operator.to_scipy(), **options)[0])
+            self.operator @ theta.numpy()
         except NotImplementedError:
-            hvp, theta = self.expansion.hvp, self.expansion.theta
-            product = LinearOperator((len(theta),) * 2, lambda v: hvp(torch.from_numpy(v).to(theta)).numpy())
-            return float(eigsh(product, **options)[0])
+            hvp = self.objective.expand(theta).hvp
+            self.operator = LinearOperator((len(theta),) * 2, lambda v: hvp(torch.from_numpy(v).to(theta)).numpy())
+
+    def curvlinops(self, tolerance: float) -> float:
+        """λ_max by SciPy's eigsh on that operator."""
+        return float(eigsh(self.operator, k=1, which="LA", tol=tolerance, return_eigenvectors=False)[0])
 
     def pyhessian(self, tolerance: float) -> float:
         """λ_max by PyHessian's power iteration."""

@@ -76,10 +76,9 @@ ledger.measure("ex1/lost", {"": float("nan")})
 
 CLAIMS = {
     "paper": "ahn2022",
-    "scale": "exact",
     "claims": [
         {
-            "id": f"ex1/{name}", "where": "Example 1", "statement": "…", "quantity": "f",
+            "id": f"ex1/{name}", "where": "Example 1", "statement": "…", "quantity": "f", "scale": "exact",
             "criteria": {"quick": {"holds": True}},
         }
         for name in ("descends", "lost")

@@ -3,9 +3,9 @@
 `notebooks/claims/<chapter>.yaml` holds the claims:
 
     paper: ahn2022
-    scale: {quick: toy, standard: paper, paper: paper}   # of the claims that state none
     claims:
       - id: exp3/rp-near-zero
+        scale: {quick: toy, standard: paper, paper: paper}
         where: Experiment 3
         statement: In the unstable regime the relative progress saturates around 0.
         quantity: mean RP over the second half of the run, for each step size
@@ -66,7 +66,7 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
     statement: str
     quantity: str
     criteria: dict[Literal[PRESETS], Criterion]
-    scale: Scale | None = None
+    scale: Scale
     paper_value: str | None = None
     amended: dict[Literal[PRESETS], str] = {}
     ours: bool = False
@@ -180,7 +180,6 @@ def ledger_path(chapter: str) -> Path:
 class _FORMAT(TypedDict):
     paper: str
     claims: list[Claim]
-    scale: Scale
 
 
 _FILE = pydantic.TypeAdapter(pydantic.with_config(presets.STRICT | {"extra": "forbid"})(_FORMAT))
@@ -200,8 +199,8 @@ def read(path: Path) -> dict[str, Claim]:
         full_id = f"{ledger['paper']}/{claim.id}"
         if full_id in claims:
             raise ClaimError(f"{path}: {full_id} stands there twice")
-        claims[full_id] = claim.model_copy(update={"id": full_id, "scale": claim.scale or ledger["scale"]})
-        if unscaled := [preset for preset in claim.criteria if not claims[full_id].scale_at(preset)]:
+        claims[full_id] = claim.model_copy(update={"id": full_id})
+        if unscaled := [preset for preset in claim.criteria if not claim.scale_at(preset)]:
             raise ClaimError(f"{path}: {full_id} has a criterion and no scale at {', '.join(unscaled)}")
     return claims
 

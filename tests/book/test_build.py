@@ -93,10 +93,10 @@ print("second at", preset)
 
 LEDGER = """\
 paper: tiny2026
-scale: exact
 claims:
   - id: exp1/width
     where: Experiment 1
+    scale: exact
     statement: The width is small.
     quantity: the width
     paper_value: "4"
@@ -416,7 +416,7 @@ def test_a_verdict_acknowledged_on_another_machine_alone_may_differ_near_its_bou
 
 def test_claims_judged_twice_or_never_or_not_stated_fail_the_build(book):
     book.edit("notebooks/first.py", 'figure("two")', 'ledger.measure("exp1/width", {"width": width})')
-    more = "  - {id: exp2/lost, where: x, statement: x, quantity: x, criteria: {quick: {holds: true}}}\n"
+    more = "  - {id: exp2/lost, where: x, scale: exact, statement: x, quantity: x, criteria: {quick: {holds: true}}}\n"
     (book.root / "notebooks/claims/first.yaml").write_text(LEDGER + more)
     stray = (
         'from IPython.display import display\nstray = {"id": "tiny2026/exp9/stray", "verdict": "reproduced", '

@@ -32,15 +32,13 @@ ENTRY = {
     "where": "Experiment 3",
     "statement": "Relative progress saturates around 0.",
     "quantity": "mean RP",
+    "scale": {"quick": "toy", "standard": "reduced", "paper": "paper"},
     "criteria": {"quick": {"within": [-0.1, 0.1]}},
 }
 
 
-SCALE = {"quick": "toy", "standard": "reduced", "paper": "paper"}
-
-
 def write(path, *entries, paper="ahn2022"):
-    path.write_text(yaml.safe_dump({"paper": paper, "scale": SCALE, "claims": list(entries)}))
+    path.write_text(yaml.safe_dump({"paper": paper, "claims": list(entries)}))
     return path
 
 
@@ -59,7 +57,7 @@ def ledger(notebooks):
 
 
 def claim(criterion, preset="quick"):
-    return Claim(id="a/b", where="", statement="", quantity="", criteria={preset: criterion})
+    return Claim(id="a/b", where="", statement="", quantity="", scale="toy", criteria={preset: criterion})
 
 
 def judge(criterion, *cases):
@@ -347,7 +345,7 @@ def test_a_malformed_entry_is_named(tmp_path, change, complaint):
     assert str(path) in str(caught.value) and "exp3/fine" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["id", "where", "statement", "quantity", "criteria"])
+@pytest.mark.parametrize("name", ["id", "where", "statement", "quantity", "scale", "criteria"])
 def test_a_missing_field_is_named(tmp_path, name):
     entry = {field: value for field, value in ENTRY.items() if field != name}
     called = "number 2" if name == "id" else "exp3/rp-near-zero"
@@ -362,10 +360,6 @@ def test_every_criterion_has_a_scale(tmp_path):
     scales = ({}, {"scale": "exact"}, {"scale": {"quick": "paper"}})
     read = claims.read(write(tmp_path / "c.yaml", *(ENTRY | {"id": f"e/{i}"} | s for i, s in enumerate(scales))))
     assert [claim.scale_at("quick") for claim in read.values()] == ["toy", "exact", "paper"]
-    path = tmp_path / "none.yaml"
-    path.write_text(yaml.safe_dump({"paper": "ahn2022", "claims": [ENTRY]}))
-    with pytest.raises(ClaimError, match="scale: Field required"):
-        claims.read(path)
 
 
 def test_everything_wrong_is_named_at_once(tmp_path):

@@ -306,8 +306,8 @@ def test_an_installed_library_finds_ledgers_and_templates(tmp_path):
     ledger = tmp_path / "mine/notebooks/claims/tiny.yaml"
     ledger.parent.mkdir()
     ledger.write_text(
-        "paper: a\nscale: exact\n"
-        "claims: [{id: b/c, where: x, statement: x, quantity: x, criteria: {quick: {holds: true}}}]"
+        "paper: a\n"
+        "claims: [{id: b/c, where: x, scale: exact, statement: x, quantity: x, criteria: {quick: {holds: true}}}]"
     )
     code = (
         "from eoslib.chapter import claims, presets; claims.Ledger('tiny', 'quick').measure('b/c', {'': True}); "
