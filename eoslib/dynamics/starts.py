@@ -26,12 +26,15 @@ def uniform_points(box: Sequence[tuple[float, float]], n: int, seed: int) -> np.
 
 
 class Starts:
-    """θ_{t+1} = θ_t − η(∇f(θ_t) + ξ_t) on a `Landscape` from each starting point, as a process.
+    """θ_{t+1} = θ_t − ηv_t, v_t = βv_{t−1} + ∇f(θ_t) + ξ_t, on a `Landscape` from each starting point, as a process.
 
     theta: the starting points (n, d). keep: the t from 0 to steps − 1 at which θ_t (n, d) is observed. noise, sigma,
-    seed: see `noise_at`. A point ends alone, and stays where it is, at the first t at which θ_t is not finite or
-    farther than `escape` from the origin; `diverged_at` holds this t, else −1. One `step()` goes as far as `WORK`
-    allows, at most to the next kept t. Bits do not depend on threads.
+    seed: see `noise_at`; sigma is one for all points or (n,). momentum: β. balls: (centre (d,), radius) for each region
+    of which is noted, for each point, the first t at which θ_t lies in it (`entered_at`), the first one after that at
+    which it does not (`left_at`), both −1 if there is none, and at how many it does (`inside`). A point ends alone, and
+    stays where it is, at the first t at which θ_t is not finite or farther than `escape` from the origin; `diverged_at`
+    holds this t, else −1. One `step()` goes as far as `WORK` allows, at most to the next kept t. Bits do not depend on
+    threads.
     """
 
     variables: ClassVar = {
@@ -41,9 +44,15 @@ class Starts:
     device = torch.device("cpu")
     kept: ClassVar = {}
 
-    def __init__(self, landscape, theta, step_size, steps, keep=(0,), noise="none", sigma=0.0, seed=0, escape=1e6):
+    def __init__(
+        self, landscape, theta, step_size, steps, keep=(0,), noise="none", sigma=0.0, seed=0, escape=1e6, momentum=0.0,
+        balls=(),
+    ):  # fmt: skip
         self.theta, d = np.asarray(theta, np.float64).copy(), landscape.dimension
         self.keep = sorted(set(keep))
+        n, sigma = len(self.theta), np.asarray(sigma, np.float64)
+        self.centres = np.array([c for c, _ in balls], np.float64).reshape(len(balls), -1 if len(balls) else d)
+        self.radii = np.array([r for _, r in balls], np.float64)
         for name, value, holds, expected in (
             ("theta", self.theta, self.theta.shape[1:] == (d,) and self.theta.size > 0, f"of shape (n, {d}), n ≥ 1"),
             ("theta", self.theta, np.isfinite(self.theta).all(), "finite"),
@@ -51,7 +60,11 @@ class Starts:
             ("steps", steps, steps >= 1, "at least 1"),
             ("keep", self.keep, all(0 <= t < steps for t in self.keep), f"steps from 0 to {steps - 1}"),
             ("noise", noise, noise in NOISES, f"one of {', '.join(NOISES)}"),
-            ("sigma", sigma, 0 <= sigma < np.inf and (sigma == 0 or noise != "none"), "≥ 0, and 0 without noise"),
+            ("sigma", sigma, sigma.shape in ((), (n,)), f"a number or of shape ({n},)"),
+            ("sigma", sigma, ((sigma >= 0) & (sigma < np.inf)).all(), "≥ 0 and finite"),
+            ("sigma", sigma, (sigma == 0).all() or noise != "none", "≥ 0, and 0 without noise"),
+            ("momentum", momentum, 0 <= momentum < 1, "at least 0 and less than 1"),
+            ("balls", balls, self.centres.shape == (len(balls), d) and (self.radii > 0).all(), f"(({d} numbers), r > 0)"),
             ("escape", escape, 0 < escape <= 1e150, "positive and at most 1e150, whose square is a float"),
         ):
             if not holds:
@@ -59,9 +72,17 @@ class Starts:
         with np.errstate(all="ignore"):
             landscape.gradient_at(self.theta[0].copy(), np.empty(d))  # sees a wrong `dimension`; compiled loops do not
             self.diverged_at = np.where((self.theta**2).sum(1) <= escape**2, -1, 0)
-        self.steps, self._arguments = steps, (float(step_size), float(sigma), float(escape) ** 2)
-        self._loop, self._keys = _loop(landscape, noise), keys(seed, np.arange(len(self.theta)))
+        self.steps, self.sigma = steps, np.broadcast_to(sigma, n)
+        self._arguments = float(step_size), float(momentum), float(escape) ** 2
+        self._loop, self._keys = _loop(landscape, noise, momentum > 0), keys(seed, np.arange(n))
+        self.velocity = np.zeros((n if momentum else 0, d))
+        inside = ((self.theta[:, None] - self.centres) ** 2).sum(2) < self.radii**2
+        self.visits = np.stack([np.where(inside, 0, -1), np.full(inside.shape, -1), inside.astype(np.int64)])
         self.t, self._row = 0, {}
+
+    entered_at = property(lambda self: self.visits[0], doc="(n, balls)")
+    left_at = property(lambda self: self.visits[1], doc="(n, balls)")
+    inside = property(lambda self: self.visits[2], doc="(n, balls)")
 
     @property
     def finished(self) -> bool:
@@ -75,11 +96,12 @@ class Starts:
         pause = next((t for t in self.keep if t > self.t), self.steps)
         until = min(pause, self.t + max(1, WORK // self.theta.size))
         threads, theta, diverged_at = torch.get_num_threads(), self.theta.copy(), self.diverged_at.copy()
+        moving = (theta, diverged_at, self._keys, self.sigma, self.velocity, *self.visits)
         share = BLOCK * -(-len(theta) // (4 * threads * BLOCK))  # whole blocks, whose bits never depend on their thread
 
         def advance(begin: int) -> None:
-            ours = (a[begin : begin + share] for a in (theta, diverged_at, self._keys))
-            self._loop(*ours, self.t, until, *self._arguments)
+            ours = (a[begin : begin + share] for a in moving)
+            self._loop(*ours, self.centres, self.radii**2, self.t, until, *self._arguments)
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(advance, range(0, len(theta), share)))
@@ -92,30 +114,41 @@ class Starts:
     def state(self) -> dict:
         """All that the next step depends on, and the number of gradients of single points so far."""
         gradients = int(np.where(self.diverged_at < 0, self.t, self.diverged_at).sum())
-        arrays = {"theta": torch.from_numpy(self.theta), "ended": torch.from_numpy(self.diverged_at)}
+        arrays = {"theta": self.theta, "ended": self.diverged_at}
+        arrays |= {"velocity": self.velocity} if self.velocity.size else {}
+        arrays |= {"visits": self.visits} if self.visits.size else {}
+        arrays = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {"t": self.t, "gradients": gradients, "products": 0} | arrays
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
         self.t = state["t"]
         self.theta, self.diverged_at = state["theta"].numpy(), state["ended"].numpy()
+        self.velocity = state["velocity"].numpy() if "velocity" in state else self.velocity
+        self.visits = state["visits"].numpy() if "visits" in state else self.visits
 
 
 @functools.cache
-def _loop(landscape, noise: str):
+def _loop(landscape, noise: str, heavy: bool):
     import numba
 
     gradient_at, d = compiled(landscape.gradient_at), landscape.dimension
     noisy, draw = noise != "none", compiled(NOISES[noise] or NOISES["uniform"])
 
     @numba.njit(nogil=True, error_model="numpy")
-    def advance(theta, diverged_at, keys, t, until, step_size, sigma, escape2):
+    def advance(
+        theta, diverged_at, keys, sigma, velocity, entered_at, left_at, inside, centres, radii2, t, until,
+        step_size, momentum, escape2,
+    ):  # fmt: skip
         # Coordinates first, in arrays of known shape: neighbours in memory are neighbouring points, and fill a vector
-        x, g, square = np.empty((d, BLOCK)), np.empty((d, BLOCK)), np.empty(BLOCK)
+        x, g, v, square = np.empty((d, BLOCK)), np.empty((d, BLOCK)), np.zeros((d, BLOCK)), np.empty(BLOCK)
         for begin in range(0, len(theta), BLOCK):
             n = min(BLOCK, len(theta) - begin)
-            ended, key = diverged_at[begin : begin + n], keys[begin : begin + n]
-            x[:, :n] = theta[begin : begin + n].T
+            ours = slice(begin, begin + n)
+            ended, key, size = diverged_at[ours], keys[ours], sigma[ours]
+            x[:, :n] = theta[ours].T
+            if heavy:
+                v[:, :n] = velocity[ours].T
             for step in range(t, until):
                 for i in range(n):
                     gradient_at(x[:, i], g[:, i])
@@ -123,11 +156,25 @@ def _loop(landscape, noise: str):
                 for k in range(d):
                     for i in range(n):
                         if noisy:
-                            g[k, i] += sigma * draw(key[i], np.uint64(2 * (step * d + k)))
+                            g[k, i] += size[i] * draw(key[i], np.uint64(2 * (step * d + k)))
+                        if heavy:
+                            g[k, i] = v[k, i] = momentum * v[k, i] + g[k, i]
                         x[k, i] = x[k, i] - step_size * g[k, i] if ended[i] < 0 else x[k, i]
                         square[i] += x[k, i] * x[k, i]
                 for i in range(n):
                     ended[i] = step + 1 if (ended[i] < 0) & (not square[i] <= escape2) else ended[i]
-            theta[begin : begin + n] = x[:, :n].T
+                for b in range(len(radii2)):
+                    square[:n] = 0
+                    for k in range(d):
+                        for i in range(n):
+                            square[i] += (x[k, i] - centres[b, k]) * (x[k, i] - centres[b, k])
+                    for i in range(n):
+                        entered, left, now = entered_at[begin + i, b], left_at[begin + i, b], square[i] < radii2[b]
+                        inside[begin + i, b] += now
+                        entered_at[begin + i, b] = step + 1 if now & (entered < 0) else entered
+                        left_at[begin + i, b] = step + 1 if (not now) & (entered >= 0) & (left < 0) else left
+            theta[ours] = x[:, :n].T
+            if heavy:
+                velocity[ours] = v[:, :n].T
 
     return advance

@@ -32,8 +32,123 @@ class Landscape:
     dimension: int = field(default=2, kw_only=True)
 
 
+@dataclass(frozen=True)
+class Piecewise(Landscape):
+    """A function of one variable that is a polynomial between each two of its `knots` (ascending; a knot belongs to the
+    piece on its right). pieces: for each (c, (a₀, a₁, …)), the polynomial a₀ + a₁(x − c) + a₂(x − c)² + …."""
+
+    knots: tuple[float, ...]
+    pieces: tuple[tuple[float, tuple[float, ...]], ...]
+    f: Callable[[Tensor], Tensor] = field(init=False)
+    sharpness: Callable[[Tensor], Tensor] = field(init=False)
+    gradient_at: Callable = field(init=False)
+    dimension: int = field(default=1, init=False)
+
+    def __post_init__(self):
+        if len(self.pieces) != len(self.knots) + 1 or list(self.knots) != sorted(self.knots):
+            raise ValueError(f"{self.name}: ascending knots and a piece more than these were expected")
+        value, slope, curvature = (self.derivative(order) for order in range(3))
+
+        def gradient_at(theta, out):
+            out[0] = slope(theta[0])
+
+        for name, function in (
+            ("f", _of_point(value)), ("sharpness", _of_point(curvature)), ("gradient_at", gradient_at),
+        ):  # fmt: skip
+            object.__setattr__(self, name, function)  # the dataclass is frozen
+
+    def derivative(self, order: int) -> Callable:
+        """f, f′, f″, … as a function of x, a number, an array or a tensor; at a knot that of the piece on its right."""
+        *left, last = (_polynomial(c, _differentiated(a, order)) for c, a in self.pieces)
+        for knot, piece in zip(self.knots[::-1], left[::-1], strict=True):
+            last = _joined(piece, knot, last)
+        return last
+
+
+@dataclass(frozen=True)
+class TwoBowls(Landscape):
+    """f(x) = min(½L‖x‖², ½μ†‖x − x†‖² + c), x† = (distance, 0, …): a wide bowl around x⋆ = 0, and a sharp one in it.
+
+    smoothness: L. sharp: μ† > L. depth: of x† below the wide bowl, ½L‖x†‖² − c > 0. The sharp bowl is the lower one in
+    the ball M about `centre` · x†/‖x†‖. Outside, f is L-smooth and L-one-point-strongly convex towards x⋆; on M the
+    same with μ† and x†. The gradient jumps on ∂M, as it must: where the segment from x† to x⋆ leaves M, a
+    differentiable function would have to fall both towards x† and towards x⋆ (Mohtashami et al. 2023, Lemma 1).
+    """
+
+    smoothness: float
+    sharp: float
+    distance: float
+    depth: float
+    f: Callable[[Tensor], Tensor] = field(init=False)
+    sharpness: Callable[[Tensor], Tensor] = field(init=False)
+    gradient_at: Callable = field(init=False)
+
+    def __post_init__(self):
+        d, L, mu, distance = self.dimension, self.smoothness, self.sharp, self.distance
+        offset = L * distance**2 / 2 - self.depth
+
+        def bowls(theta):
+            """The wide and the sharp one."""
+            square = (theta**2).sum(-1)
+            there = square + distance * (distance - 2 * theta[..., 0])  # ‖x − x†‖²
+            return L / 2 * square, mu / 2 * there + offset
+
+        def gradient_at(theta, out):
+            square = 0 * theta[0]
+            for k in range(d):
+                square = square + theta[k] * theta[k]
+            there = square + distance * (distance - 2 * theta[0])
+            inside = mu / 2 * there + offset < L / 2 * square
+            for k in range(d):
+                out[k] = (inside * mu + (1 - inside) * L) * theta[k]
+            out[0] = out[0] - inside * mu * distance
+
+        def sharpness(theta):
+            wide, sharp = bowls(theta)
+            return torch.where(sharp < wide, mu, L).to(theta)
+
+        for name, function in (
+            ("f", lambda theta: torch.minimum(*bowls(theta))), ("sharpness", sharpness), ("gradient_at", gradient_at),
+        ):  # fmt: skip
+            object.__setattr__(self, name, function)  # the dataclass is frozen
+
+    @property
+    def centre(self) -> float:
+        """Distance of the centre of M from x⋆."""
+        return self.sharp * self.distance / (self.sharp - self.smoothness)
+
+    @property
+    def radius(self) -> float:
+        """Of the ball M."""
+        ratio = 1 / (self.sharp - self.smoothness)
+        return ((self.smoothness * self.distance * ratio) ** 2 + 2 * self.depth * ratio) ** 0.5
+
+
+def _differentiated(a: tuple[float, ...], order: int) -> tuple[float, ...]:
+    """The coefficients of a derivative."""
+    for _ in range(order):
+        a = tuple(k * a[k] for k in range(1, len(a))) or (0.0,)
+    return tuple(map(float, a))
+
+
+def _polynomial(centre: float, a: tuple[float, ...]) -> Callable:
+    descending = a[::-1]
+
+    def polynomial(x):
+        total = 0 * x
+        for coefficient in descending:
+            total = total * (x - centre) + coefficient
+        return total
+
+    return polynomial
+
+
+def _joined(left: Callable, knot: float, right: Callable) -> Callable:
+    return lambda x: (x < knot) * left(x) + (x >= knot) * right(x)
+
+
 def _of_point(function: Callable) -> Callable:
-    """A function of the two coordinates as one of θ, (..., 2)."""
+    """A function of the coordinates as one of θ, (..., d)."""
     return lambda theta: function(*theta.unbind(-1))
 
 
@@ -106,6 +221,33 @@ def _square(name, minimisers, h, h_gradient, h_hessian) -> Polynomial:
     return Polynomial(name, minimisers, _of_point(sharpness), source, value, gradient, hessian)
 
 
+def _mohtashami(name, minimisers, where, knots, pieces) -> Piecewise:
+    return Piecewise(name, minimisers, f"Mohtashami et al. 2023, {where}", knots, pieces)
+
+
+def _bump(u):
+    return torch.relu(u - 1) * torch.relu(2 - u)
+
+
+def _four_wells(x, y):
+    return x**2 + y**2 - 200 * _bump(x.abs()) * _bump(y.abs())
+
+
+def _four_wells_gradient(x, y):
+    u, v = np.abs(x), np.abs(y)
+    in_well = 200 * ((u > 1) * (u < 2) * (v > 1) * (v < 2))
+    x_slope = in_well * (3 - 2 * u) * (v - 1) * (2 - v) * np.sign(x)
+    y_slope = in_well * (3 - 2 * v) * (u - 1) * (2 - u) * np.sign(y)
+    return 2 * x - x_slope, 2 * y - y_slope
+
+
+def _four_wells_sharpness(x, y):
+    u, v = x.abs(), y.abs()
+    xx, yy = 2 + 400 * _bump(v), 2 + 400 * _bump(u)  # inside of the wells; at the origin both bumps vanish
+    xy = torch.where((_bump(u) > 0) & (_bump(v) > 0), 200 * (3 - 2 * u) * (3 - 2 * v), 0)
+    return (xx + yy) / 2 + torch.hypot((xx - yy) / 2, xy)
+
+
 def _tanh_quadratic_gradient(x, y):
     t = np.tanh(20 * x * x + y * y)
     slope = 1 - t * t
@@ -127,6 +269,20 @@ def _f4(x, y):
     residual = 1 - x * y
     return residual * residual + (x * x + y * y) / 20
 
+
+def _two_bowls(dimension: int) -> TwoBowls:
+    source = "Mohtashami et al. 2023, Lemma 1 and figure 4; the numbers are our choice"
+    minimisers = ((0.0,) * dimension, (10.0,) + (0.0,) * (dimension - 1))
+    return TwoBowls(f"two_bowls_{dimension}d", minimisers, source, 1.0, 100.0, 10.0, 0.5, dimension=dimension)
+
+
+_ROOT = 2.9**0.5 / 360  # f_tm's first branch and its second have the same slope at 2.9 = α + _ROOT
+_CUBE = 86400 * ((0.1 + _ROOT) ** 3 - _ROOT**3) + 2.9**2  # f₁(3)
+_BETA = 8640000 * (0.1 + _ROOT) ** 2
+_TOP = _CUBE + 0.001 * _BETA  # f₂(3.1)
+
+# On x = y the gradient vanishes at three points of a well of appendix K; the middle one is its minimum
+_WELL = sorted(np.roots((200, -900, 1299, -600)).real)[1].item()
 
 _ORIGIN = ((0.0, 0.0),)
 _VALLEY = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))  # of the points with θ₁θ₂ = 0
@@ -206,6 +362,41 @@ _ALL: tuple[Landscape, ...] = (
         h=lambda x, y: 1 - x * y,
         h_gradient=lambda x, y: (-y, -x),
         h_hessian=lambda x, y: (0 * x, 0 * x - 1, 0 * y),
+    ),
+    _mohtashami(
+        "flat_and_sharp", ((0.0,), (2.5,), (8.5,)), "appendix J, with 10⁵ for 10⁴ at the edges of the plateau",
+        knots=(2, 3, 8.4, 8.40001, 8.59999, 8.6),
+        pieces=(
+            (0, (0, 0, 20)),
+            (2.5, (0, 0, 1020, 800, -2000, -1600)),
+            (0, (0, 0, 20)),
+            (8.4, (1411.2, -1411.2e5)),
+            (8.5, (0,)),
+            (8.6, (1479.2, 1479.2e5)),
+            (0, (0, 0, 20)),
+        ),
+    ),
+    _mohtashami(
+        "returning", ((0.0,),), "figure 2; the numbers are our choice",
+        knots=(-1, 1),
+        pieces=((0, (49.5, 0, 0.5)), (0, (0, 0, 50)), (0, (49.5, 0, 0.5))),
+    ),
+    _mohtashami(
+        "f_tm", ((0.0,), (4.1,)), "appendix H, with x² up to 2.9",
+        knots=(2.9, 3, 3.1, 3.7),
+        pieces=(
+            (0, (0, 0, 1)),
+            (2.9 - _ROOT, (2.9**2 - 86400 * _ROOT**3, 0, 0, 86400)),
+            (3.1, (_TOP, 0, 0, _BETA)),
+            (3.1, (_TOP, 0, -300)),
+            (4.1, (_TOP - 108 - 72, 0, 450)),
+        ),
+    ),
+    *map(_two_bowls, (1, 2, 10)),
+    Landscape(
+        "four_wells", _of_point(_four_wells),
+        ((0.0, 0.0), *((x, y) for x in (-_WELL, _WELL) for y in (-_WELL, _WELL))), _of_point(_four_wells_sharpness),
+        "Mohtashami et al. 2023, appendix K", _writing(_four_wells_gradient),
     ),
 )  # fmt: skip
 LANDSCAPES = {landscape.name: landscape for landscape in _ALL}

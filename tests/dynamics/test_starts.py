@@ -20,7 +20,9 @@ from tests.processes import carried
 # most of them let the points oscillate, and from some points diverge
 STEP_SIZES = {
     "quadratic": 2 / 41, "tanh_quadratic": 2 / 41, "linear_neuron": 0.45, "tanh_neuron": 0.45, "f1": 0.4, "f2": 0.3,
-    "f3": 0.15, "f4": 0.4, "circle": 0.22, "rounded_square": 0.05, "hyperbola": 0.3,
+    "f3": 0.15, "f4": 0.4, "circle": 0.22, "rounded_square": 0.05, "hyperbola": 0.3, "flat_and_sharp": 0.01,
+    "returning": 0.019, "f_tm": 0.45, "two_bowls_1d": 0.95, "two_bowls_2d": 0.95, "two_bowls_10d": 0.95,
+    "four_wells": 0.02,
 }  # fmt: skip
 EACH = pytest.mark.parametrize(("name", "step_size"), STEP_SIZES.items(), ids=STEP_SIZES)
 NOISES = pytest.mark.parametrize("noise", ["uniform", "normal"])
@@ -63,18 +65,26 @@ TEN, FLAT = landscape(10, ten_gradient), landscape(2, flat_gradient)
 BOWL, RECIPROCAL = landscape(1, bowl_gradient), landscape(1, reciprocal_gradient)
 
 
-def numpy_loop(landscape, points, step_size, steps, escape=1e6, noise=None):
+def numpy_loop(landscape, points, step_size, steps, escape=1e6, noise=None, momentum=0.0):
     """All points in lockstep: θ at the end (n, d), and where each one diverged. noise(t) is ξ_t (d, n)."""
-    theta, gradient = points.T.copy(), np.empty(points.T.shape)
+    theta, gradient, velocity = points.T.copy(), np.empty(points.T.shape), np.zeros(points.T.shape)
     diverged_at = np.full(len(points), -1)
     for t in range(steps):
         with np.errstate(all="ignore"):
             landscape.gradient_at(theta, gradient)
-            moved = theta - step_size * (gradient if noise is None else gradient + noise(t))
+            velocity = momentum * velocity + (gradient if noise is None else gradient + noise(t))
+            moved = theta - step_size * velocity
             theta = np.where(diverged_at < 0, moved, theta)
             outside = ~(np.sqrt((theta * theta).sum(0)) <= escape)
         diverged_at[outside & (diverged_at < 0)] = t + 1
     return theta.T, diverged_at
+
+
+def box(name):
+    """Where the points start: for the landscapes with a sharp region, on both sides of it."""
+    sharp = {"flat_and_sharp": (1.5, 3.5), "f_tm": (2, 5), "four_wells": (-3, 4)}
+    low, high = (9, 11) if name.startswith("two_bowls") else sharp.get(name, (-1.5, 1.5))
+    return [(low, high), *[(-1.5, 1.5) if low == 9 else (low, high)] * (get(name).dimension - 1)]
 
 
 def last(process):
@@ -99,7 +109,7 @@ def kept(process):
 
 @EACH
 def test_all_points_as_in_a_loop_of_numpy(name, step_size):
-    points = uniform_points([(-1.5, 1.5)] * 2, 300, seed=0)  # two whole blocks and a part of one
+    points = uniform_points(box(name), 300, seed=0)  # two whole blocks and a part of one
     tanh = name.startswith("tanh")
     steps = 10 if tanh else 100  # NumPy's tanh rounds otherwise, which oscillations amplify
     row = last(Starts(get(name), points, step_size, steps))
@@ -123,12 +133,13 @@ def test_some_of_those_points_diverge():
 @EACH
 def test_a_point_goes_as_with_gradient_descent(name, step_size):
     points = torch.tensor([[0.4, 0.3], [-0.3, 0.4], [0.2, -0.5]], dtype=torch.float64)
+    points = points.repeat(1, 5)[:, : get(name).dimension]
     theta = last(Starts(get(name), points, step_size, 20))["theta"]
     for ours, start in zip(theta, points, strict=True):
         descent = Trajectory(Objective(get(name).f), start, step_size, 20)
         carried(descent)
         assert descent.diverged_at is None and not torch.equal(descent.theta, start)
-        np.testing.assert_allclose(ours, descent.theta.numpy(), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(ours, descent.theta.numpy(), rtol=1e-11, atol=1e-15)
 
 
 def test_ten_dimensions_from_ten_thousand_points():
@@ -321,6 +332,58 @@ def assert_rows_equal(ours, theirs):
 
 
 @pytest.mark.parametrize("noise", ["none", "uniform", "normal"])
+def test_momentum_noise_of_many_sizes_and_balls_as_in_a_loop_of_numpy(noise):
+    points, sigma = uniform_points([(-1.5, 1.5)] * 2, 300, seed=0), np.linspace(0, 0.5, 300) * (noise != "none")
+    balls = (((0.0, 0.0), 0.4), ((0.5, 0.2), 0.3), ((9.0, 9.0), 0.1))
+    process = Starts(get("f2"), points, 0.2, 60, noise=noise, sigma=sigma, seed=4, momentum=0.8, balls=balls)
+    carried(process)
+
+    def xi(t):
+        return np.array([noise_at(noise, s, 4, i, t, 2) for i, s in enumerate(sigma)]).T
+
+    theta, diverged_at = numpy_loop(get("f2"), points, 0.2, 60, noise=xi, momentum=0.8)
+    np.testing.assert_allclose(process.theta, theta, rtol=1e-9, atol=1e-12)
+    assert (process.diverged_at == diverged_at).all()
+    # where each θ_t lies, from runs that end at every t
+    path = [points] + [numpy_loop(get("f2"), points, 0.2, t, noise=xi, momentum=0.8)[0] for t in range(1, 61)]
+    for b, (centre, radius) in enumerate(balls):
+        inside = np.linalg.norm(np.array(path) - centre, axis=2) < radius  # (t, start)
+        entered = np.where(inside.any(0), inside.argmax(0), -1)
+        after = ~inside & (np.arange(61)[:, None] > entered) & (entered >= 0)
+        assert (process.inside[:, b] == inside.sum(0)).all()
+        assert (process.entered_at[:, b] == entered).all()
+        assert (process.left_at[:, b] == np.where(after.any(0), after.argmax(0), -1)).all()
+    assert (process.left_at[:, 0] > 0).any() and not process.inside[:, 2].any()
+
+
+def test_momentum_is_that_of_torch():
+    start = torch.tensor([1.2, -0.7], dtype=torch.float64)
+    process = Starts(get("f2"), [start.tolist()], 0.05, 50, momentum=0.9)
+    carried(process)
+    theta = start.clone().requires_grad_()
+    optimiser = torch.optim.SGD([theta], lr=0.05, momentum=0.9)
+    for _ in range(50):
+        optimiser.zero_grad()
+        get("f2").f(theta).backward()
+        optimiser.step()
+    np.testing.assert_allclose(process.theta[0], theta.detach().numpy(), rtol=1e-12)
+
+
+def test_a_run_with_momentum_and_balls_resumes():
+    def begun():
+        points = uniform_points([(-1.5, 1.5)] * 2, 200, seed=0)
+        return Starts(get("f2"), points, 0.2, 40, keep=(0, 17), momentum=0.9, balls=[((0, 0), 0.5)])
+
+    whole, resumed = begun(), begun()
+    whole.step()
+    resumed.load(whole.state())
+    carried(whole), carried(resumed)
+    for name in ("theta", "velocity", "visits", "diverged_at"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(resumed, name))
+    assert whole.velocity.any()
+
+
+@pytest.mark.parametrize("noise", ["none", "uniform", "normal"])
 def test_a_run_resumes_anywhere(noise, monkeypatch):
     monkeypatch.setattr(starts, "WORK", 5 * 600)  # five steps of 300 points in the plane
     process, states, rows = noisy(noise), [], []
@@ -369,6 +432,10 @@ def test_the_number_of_threads_does_not_matter():
         ({"keep": (0, 10)}, "keep must be steps from 0 to 9"),
         ({"noise": "cauchy"}, "noise must be one of none, uniform, normal, got 'cauchy'"),
         ({"noise": "normal", "sigma": -1}, "sigma must be ≥ 0"),
+        ({"noise": "normal", "sigma": [0.1, 0.2]}, r"sigma must be a number or of shape \(1,\)"),
+        ({"momentum": 1}, "momentum must be at least 0 and less than 1"),
+        ({"balls": [((0,), 1)]}, "balls must be"),
+        ({"balls": [((0, 0), 0)]}, "balls must be"),
         ({"sigma": 1}, "sigma must be ≥ 0, and 0 without noise"),
         ({"escape": 0}, "escape must be positive"),
         ({"escape": math.inf}, "escape must be positive and at most"),
