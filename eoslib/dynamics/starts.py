@@ -64,7 +64,8 @@ class Starts:
             ("sigma", sigma, ((sigma >= 0) & (sigma < np.inf)).all(), "≥ 0 and finite"),
             ("sigma", sigma, (sigma == 0).all() or noise != "none", "≥ 0, and 0 without noise"),
             ("momentum", momentum, 0 <= momentum < 1, "at least 0 and less than 1"),
-            ("balls", balls, self.centres.shape == (len(balls), d) and (self.radii > 0).all(), f"(({d} numbers), r > 0)"),
+            ("balls", balls, self.centres.shape == (len(balls), d), f"of centres with {d} coordinates"),
+            ("balls", balls, (self.radii > 0).all(), "of positive radii"),
             ("escape", escape, 0 < escape <= 1e150, "positive and at most 1e150, whose square is a float"),
         ):
             if not holds:
@@ -96,7 +97,8 @@ class Starts:
         pause = next((t for t in self.keep if t > self.t), self.steps)
         until = min(pause, self.t + max(1, WORK // self.theta.size))
         threads, theta, diverged_at = torch.get_num_threads(), self.theta.copy(), self.diverged_at.copy()
-        moving = (theta, diverged_at, self._keys, self.sigma, self.velocity, *self.visits)
+        velocity, visits = self.velocity.copy(), self.visits.copy()
+        moving = (theta, diverged_at, self._keys, self.sigma, velocity, *visits)
         share = BLOCK * -(-len(theta) // (4 * threads * BLOCK))  # whole blocks, whose bits never depend on their thread
 
         def advance(begin: int) -> None:
@@ -105,7 +107,7 @@ class Starts:
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(advance, range(0, len(theta), share)))
-        self.t, self.theta, self.diverged_at = until, theta, diverged_at
+        self.t, self.theta, self.diverged_at, self.velocity, self.visits = until, theta, diverged_at, velocity, visits
 
     def observe(self) -> dict[str, dict]:
         """θ where the last `step()` began, if that is to be kept."""

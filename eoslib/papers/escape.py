@@ -6,6 +6,7 @@ Lemma 1; and where gradient descent with noise ends, over a grid of step sizes a
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -24,11 +25,11 @@ from eoslib.problems.landscapes import Landscape, Piecewise, TwoBowls
 def _pieces(landscape: Piecewise, low: float, high: float) -> list[tuple[float, float, Polynomial]]:
     """The pieces of f on [low, high]: (from, to, polynomial in x)."""
     ends = [low, *(k for k in landscape.knots if low < k < high), high]
-    middles = [(a + b) / 2 for a, b in zip(ends, ends[1:], strict=False)]
+    middles = [(a + b) / 2 for a, b in pairwise(ends)]
     chosen = np.searchsorted(landscape.knots, middles, side="right")
     shift = [Polynomial([-c, 1]) for c, _ in landscape.pieces]
     polynomials = [Polynomial(landscape.pieces[i][1])(shift[i]) for i in chosen]
-    return list(zip(ends, ends[1:], polynomials, strict=False))
+    return [(a, b, p) for (a, b), p in zip(pairwise(ends), polynomials, strict=True)]
 
 
 def jumps(landscape: Piecewise, order: int) -> dict[float, float]:
@@ -48,13 +49,20 @@ def smoothness(landscape: Piecewise, low: float, high: float) -> float:
 
 def one_point_convexity(landscape: Piecewise, towards: float, low: float, high: float) -> float:
     """The largest μ for which f is μ-one-point-strongly convex with respect to `towards` on (low, high), definition 2:
-    the least f′(x) / (x − towards). Negative where f falls away from `towards`."""
+    the least f′(x) / (x − towards). Negative where f falls away from `towards`, −∞ where that is not stationary."""
+    if low < towards < high and not _stationary(landscape, towards):
+        return -math.inf
     least = math.inf
     for a, b, p in _pieces(landscape, low, high):
         slope, away = p.deriv(), Polynomial([-towards, 1])
         for x in _candidates(slope.deriv() * away - slope, a, b):
             least = min(least, slope(x) / (x - towards) if abs(x - towards) > 1e-6 else slope.deriv()(towards))
     return float(least)
+
+
+def _stationary(landscape: Piecewise, x: float) -> bool:
+    """Whether f′(x) = 0, to rounding."""
+    return abs(landscape.derivative(1)(x)) <= 1e-9 * abs(landscape.derivative(2)(x))
 
 
 def _candidates(numerator: Polynomial, a: float, b: float) -> list[float]:
@@ -65,14 +73,14 @@ def _candidates(numerator: Polynomial, a: float, b: float) -> list[float]:
 
 def certify(landscape: Piecewise, towards: float, low: float, high: float, mu: float, L: float) -> dict[str, Proof]:
     """Proofs that f is L-smooth and μ-one-point-strongly convex towards `towards` on (low, high), piece by piece."""
-    proofs = {"smooth": [], "convex": []}
+    proofs, stationary = {"smooth": [], "convex": []}, _stationary(landscape, towards)
     for a, b, p in _pieces(landscape, low, high):
         slope, curvature = (_on_intervals(p.deriv(order)) for order in (1, 2))
         box = (arb((a + b) / 2, (b - a) / 2),)
 
         def convex(x, slope=slope, curvature=curvature):
             away = x - towards
-            if away.contains(arb(0)):  # f′(x)/(x − x⋆) is a mean of f″ between the two
+            if stationary and away.contains(arb(0)):  # f′(x)/(x − x⋆) is a mean of f″ between the two
                 return [curvature(x.union(arb(towards))) - mu]
             return [slope(x) * away - mu * away * away]
 
@@ -97,8 +105,9 @@ def _on_intervals(p: Polynomial):
 
 
 def far_enough(bowls: TwoBowls, step_size: float) -> float:
-    """By what factor ‖x† − x⋆‖ exceeds the distance that Lemma 1 asks for, r(1 + √((γ²L_g² − 3)(1 − γμ⋆))) / (1 − √(1 −
-    γμ⋆)) with r the diameter of M, at a step size γ of (2/μ†, μ⋆/L²], here (2/μ†, 1/L]; nan outside of that interval."""
+    """By what factor ‖x† − x⋆‖ exceeds the distance that Lemma 1 asks for, with r the diameter of M
+    r(1 + √((γ²L_g² − 3)(1 − γμ⋆))) / (1 − √(1 − γμ⋆)), at a step size γ of (2/μ†, μ⋆/L²]; nan outside of that interval.
+    """
     gamma, L, mu, r = step_size, bowls.smoothness, bowls.sharp, 2 * bowls.radius
     if not 2 / mu < gamma <= 1 / L:
         return math.nan

@@ -125,7 +125,7 @@ def test_all_points_as_in_a_loop_of_numpy(name, step_size):
 def test_some_of_those_points_diverge():
     diverging = {
         name for name, step_size in STEP_SIZES.items()
-        if (numpy_loop(get(name), uniform_points([(-1.5, 1.5)] * 2, 300, 0), step_size, 100)[1] >= 0).any()
+        if (numpy_loop(get(name), uniform_points(box(name), 300, 0), step_size, 100)[1] >= 0).any()
     }  # fmt: skip
     assert {"f1", "f2", "f3", "circle", "rounded_square"} <= diverging
 

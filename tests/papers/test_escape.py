@@ -14,7 +14,7 @@ from tests.processes import carried
 
 REGIONS = [
     ("flat_and_sharp", 2.5, 2.2, 2.8), ("flat_and_sharp", 2.5, 2.0, 3.0), ("flat_and_sharp", 0.0, -9.0, 2.0),
-    ("f_tm", 4.1, 3.7, 9.0), ("f_tm", 4.1, 3.108, 9.0), ("f_tm", 4.0, 3.108, 9.0), ("f_tm", 0.0, -9.0, 2.9),
+    ("f_tm", 4.1, 3.7, 9.0), ("f_tm", 4.1, 3.108, 9.0), ("f_tm", 0.0, -9.0, 2.9),
 ]  # fmt: skip
 
 
@@ -36,6 +36,13 @@ def test_constants_of_the_paper():
     assert escape.one_point_convexity(f_tm, 4.1, 3.108, 9) == pytest.approx(600 * 0.008 / 0.992)  # the paper has 4.5
 
 
+def test_no_function_is_convex_towards_a_point_where_it_slopes(monkeypatch):
+    """The proof of Proposition 3 says "towards 4" where the minimum is at 4.1."""
+    monkeypatch.setattr(certificates, "MAX_BOXES", 2000)
+    assert escape.one_point_convexity(get("f_tm"), 4.0, 3.108, 9) == -math.inf
+    assert not escape.certify(get("f_tm"), 4.0, 3.108, 9, 1e-3, 901)["convex"].proved
+
+
 def test_a_slope_that_jumps_is_not_smooth():
     assert escape.smoothness(get("returning"), -2, 2) == math.inf
     assert escape.smoothness(get("returning"), -0.9, 0.9) == pytest.approx(100)
@@ -48,11 +55,11 @@ def test_a_slope_that_jumps_is_not_smooth():
 
 @pytest.mark.parametrize(("name", "towards", "low", "high"), REGIONS)
 def test_constants_are_proved_and_larger_claims_are_not(name, towards, low, high, monkeypatch):
-    monkeypatch.setattr(certificates, "MAX_BOXES", 2000)
     landscape = get(name)
     mu, L = escape.one_point_convexity(landscape, towards, low, high), escape.smoothness(landscape, low, high)
     proofs = escape.certify(landscape, towards, low, high, mu - 1e-3 * abs(mu), 1.001 * L)
     assert proofs["smooth"].proved and proofs["convex"].proved
+    monkeypatch.setattr(certificates, "MAX_BOXES", 2000)
     proofs = escape.certify(landscape, towards, low, high, mu + 0.05 * abs(mu), 0.95 * L)
     assert not proofs["smooth"].proved and not proofs["convex"].proved
 
