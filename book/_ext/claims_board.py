@@ -36,7 +36,7 @@ def verdicts(app) -> list[dict]:
         for (id_, preset), v in sorted((before | now).items(), key=lambda item: order.index(item[0][0])):
             scale = stated[id_].scale_at(preset) if id_ in stated else None
             place = {"chapter": chapter.name, "page": f"{chapter.docname}.html#{id_.replace('/', '-')}"}
-            found.append({**v, **place, "scale": scale, "words": claims.words(v["verdict"], scale)})
+            found.append({"control": None, **v, **place, "scale": scale, "words": claims.words(v["verdict"], scale)})
     return found
 
 
