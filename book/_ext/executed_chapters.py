@@ -15,7 +15,7 @@ What happens, in the order of the Sphinx events:
 A *gallery page*, ``notebooks/gallery/<name>.yaml``, shows a chapter rerun with other parameters. It names the
 chapter, the preset and the parameters that differ, and has a text of its own; after that come the outputs of the
 chapter's code cells tagged ``gallery``, which alone are executed. Its verdicts are about other settings than those of
-the ledger, so that the claims board does not list them.
+the ledger, so that the claims board lists them apart.
 
 Environment variables: EOSLIB_PRESET (default ``quick``; ``published`` takes each chapter's preset from
 ``notebooks/presets/published.yaml``) and COMPUTE (``1`` lets other presets compute what is not yet computed).
@@ -25,6 +25,7 @@ import base64
 import hashlib
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -71,6 +72,17 @@ class Chapter:
         return ROOT / f"{self.docname}.py"
 
     @property
+    def prose(self) -> str:
+        """The Markdown of the page, from its heading on."""
+        cells = presets.read_chapter(self.source).cells
+        return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+    @property
+    def title(self) -> str:
+        """The heading of the page: the one name by which it goes everywhere."""
+        return re.search(r"^# +(.+)$", self.prose, re.MULTILINE)[1]
+
+    @property
     def executed(self) -> Path:
         return ROOT / ".executed" / (self.tag or self.preset) / f"{self.name}.ipynb"
 
@@ -105,6 +117,10 @@ class GalleryPage(Chapter):
     @property
     def source(self) -> Path:
         return ROOT / "notebooks" / f"{self.chapter}.py"
+
+    @property
+    def prose(self) -> str:
+        return self.text
 
 
 # --- before Sphinx reads: execute and check --------------------------------------------------------------
@@ -238,8 +254,8 @@ def show(app, docname: str, source: list[str]) -> None:
     page = app.chapters.get(docname) or app.gallery.get(docname)
     if page:
         app.env.shown[docname] = page.digest()
-        board = "../" * docname.count("/") + "book/claims.html"
-        source[0] = nbformat.writes(merged(page)).replace(claims.BOARD, board)
+        board = "../" * docname.count("/") + "book/claims.html#" + ("gallery-" if docname in app.gallery else "")
+        source[0] = nbformat.writes(merged(page)).replace(f"{claims.BOARD}#", board)
 
 
 def merged(chapter: Chapter):
