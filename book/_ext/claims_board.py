@@ -18,6 +18,8 @@ from sphinx.util.docutils import SphinxDirective
 from eoslib.chapter import claims
 from eoslib.chapter.templates import render
 
+JUDGED = claims.VERDICTS[:3]  # reproduced, partly, not reproduced: what is worded by its scale
+
 
 def verdicts(app) -> list[dict]:
     """All verdicts, claim by claim in the order of the chapters, each with its chapter, page, scale and words."""
@@ -81,6 +83,16 @@ def counts(found: list[dict]) -> dict:
     for v in found:
         rows.setdefault((v["chapter"], v["preset"]), Counter())[v["verdict"]] += 1
     return {"kinds": claims.VERDICTS, "counts": rows}
+
+
+def bar(found: list[dict]) -> str:
+    """Verdicts, as `verdicts` lists them, in one stacked bar with the same in words below it: HTML."""
+    kinds: Counter = Counter()
+    scales = [*claims.SCALES, None]
+    for v in sorted(found, key=lambda v: (claims.VERDICTS.index(v["verdict"]), scales.index(v["scale"]))):
+        worded = v["verdict"] in JUDGED and claims.SCALES.get(v["scale"])  # the words say at what scale
+        kinds[v["verdict"], v["scale"] if worded else "", v["words"]] += 1
+    return render(TEMPLATES / "verdict-bar.html", kinds=kinds)
 
 
 def prepare(app) -> None:
