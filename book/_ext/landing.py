@@ -1,8 +1,8 @@
 """Sphinx extension: what the landing page shows of this build.
 
-``sharpness-in-motion`` is a figure that plays: sharpness and loss of the runs of a chapter's figure, drawn in full, which
-``book/_static/play.js`` then reveals step by step; its content is the caption. ``chapter-cards`` has a card for each
-chapter. ``verdict-legend`` says what verdicts, scales and their marks mean.
+``sharpness-in-motion`` is a figure that plays: sharpness and loss of the runs of a chapter's figure, drawn in full,
+which ``book/_static/play.js`` then reveals step by step; its content is the caption. ``chapter-cards`` has a card for
+each chapter. ``verdict-legend`` says what verdicts, scales and their marks mean.
 """
 
 import base64
@@ -60,8 +60,8 @@ class SharpnessInMotion(OfThisBuild):
         table = gzip.decompress(base64.b64decode(drawn(chapter)[FIGURE]["files"]["csv"])).decode()
         up = "../" * self.env.docname.count("/")
         html = render(TEMPLATES / "sharpness-in-motion.html", **motion(table), preset=chapter.preset, up=up)
-        before, _, after = html.partition("<!-- caption -->")
-        return [nodes.raw("", before, format="html"), *self.parse_content_to_nodes(), nodes.raw("", after, format="html")]
+        before, after = (nodes.raw("", part, format="html") for part in html.split("<!-- caption -->"))
+        return [before, *self.parse_content_to_nodes(), after]
 
 
 def motion(table: str) -> dict:
@@ -90,7 +90,7 @@ def threshold(label: str) -> float:
 
 
 def scaled(curves: dict[str, list[tuple[float, float]]], dashed: dict[str, float]) -> dict:
-    """A panel in pixels: curves (colour → polyline), dashed lines (colour → height), ticks (label → pixels) of x and y."""
+    """A panel in pixels: curves (colour → polyline), dashed lines (colour → height), ticks of x and y (label → place)."""
     right = max(x for points in curves.values() for x, _ in points)
     top = 1.05 * max([y for points in curves.values() for _, y in points if math.isfinite(y)] + list(dashed.values()))
 
@@ -123,7 +123,8 @@ class ChapterCards(OfThisBuild):
         cards = []
         for docname, chapter in app.chapters.items():
             about = head(docname)
-            found = [v for v in claims_board.verdicts(app) if (v["chapter"], v["preset"]) == (chapter.name, chapter.preset)]
+            here = chapter.name, chapter.preset
+            found = [v for v in claims_board.verdicts(app) if (v["chapter"], v["preset"]) == here]
             card = {"page": f"{up}{docname}.html", "title": chapter.title, "preset": chapter.preset, "figure": None}
             card |= {"question": about["question"], "answer": about["answer"], "bar": None}
             if not chapter.failure:

@@ -290,11 +290,13 @@ def _acknowledged_path(chapter: str) -> Path:
 
 def row(v: Mapping[str, Any]) -> str:
     """A verdict in one line of HTML, which opens to all that stands behind it; one that did not hold says where."""
-    listed, missed = ({k: v["cases"][k] for k in labels} for labels in (v["cases"], v["missed"]))
-    listed, missed = (listed(cases, v["standard_error"]) for cases in (listed, missed))
+    cases, missed = (
+        listed({label: v["cases"][label] for label in labels}, v["standard_error"])
+        for labels in (v["cases"], v["missed"])
+    )
     held = v["verdict"] not in (PARTLY, NOT_REPRODUCED, UNDECIDED)
     return render(
-        "claim.html", v=v, words=words(v["verdict"], v["scale"]), mark=MARKS[v["verdict"]], cases=listed,
+        "claim.html", v=v, words=words(v["verdict"], v["scale"]), mark=MARKS[v["verdict"]], cases=cases,
         measured=" to ".join(map(text, v["spread"] or [])) or v["value"] or "–",
         why="" if held else v["note"] or "; ".join(missed), board=BOARD,
     )  # fmt: skip
