@@ -49,7 +49,7 @@ def verdicts(app) -> list[dict]:
         now = {key: v | {"machines": before.get(key, {}).get("machines", {})} for key, v in now.items()}
         order = list(dict.fromkeys(id_ for id_, _ in [*now, *before]))
         for (id_, preset), v in sorted((before | now).items(), key=lambda item: order.index(item[0][0])):
-            scale = stated[id_].scale_at(preset) if id_ in stated else None
+            scale = stated[id_].scale_at(preset) if id_ in stated else v.get("scale")
             found.append(placed({"control": None, **v, "scale": scale}, chapter.name, chapter.docname))
     return found
 
@@ -87,12 +87,15 @@ class ClaimsBoard(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         app = self.env.app
         self.env.boards[self.env.docname] = digest(app)
-        up = "../" * self.env.docname.count("/")  # to the root of the site
-        html = render(
-            TEMPLATES / "claims-board.html", tables=matrices(app), filters=filters(app), marks=claims.MARKS,
-            scales=SCALES, sums={chapter.title: sums(app, chapter) for chapter in app.chapters.values()}, up=up,
-        )  # fmt: skip
-        return [nodes.raw("", html, format="html")]
+        return [nodes.raw("", html(app, up="../" * self.env.docname.count("/")), format="html")]
+
+
+def html(app, up: str) -> str:
+    """The board. up: the way to the root of the site."""
+    return render(
+        TEMPLATES / "claims-board.html", tables=matrices(app), filters=filters(app), marks=claims.MARKS, scales=SCALES,
+        sums={chapter.title: sums(app, chapter) for chapter in app.chapters.values()}, up=up,
+    )  # fmt: skip
 
 
 def matrices(app) -> list[dict]:
@@ -143,8 +146,8 @@ class VerdictCounts(SphinxDirective):
         chapter = next((c for c in app.chapters.values() if c.name == self.arguments[0]), None)
         if chapter is None:
             raise self.error(f"no chapter {self.arguments[0]!r} in this book")
-        html = render(TEMPLATES / "verdict-counts.html", sums={chapter.title: sums(app, chapter)})
-        return [nodes.raw("", html, format="html")]
+        bars = render(TEMPLATES / "verdict-counts.html", sums={chapter.title: sums(app, chapter)})
+        return [nodes.raw("", bars, format="html")]
 
 
 def sums(app, chapter) -> dict[str, str]:

@@ -90,7 +90,7 @@ def threshold(label: str) -> float:
 
 
 def scaled(curves: dict[str, list[tuple[float, float]]], dashed: dict[str, float]) -> dict:
-    """A panel in pixels: curves (colour → polyline), dashed lines (colour → height), ticks of x and y (label → place)."""
+    """A panel in pixels: curves (colour → polyline), dashed lines (colour → height), ticks of x, y (text → place)."""
     right = max(x for points in curves.values() for x, _ in points)
     top = 1.05 * max([y for points in curves.values() for _, y in points if math.isfinite(y)] + list(dashed.values()))
 
