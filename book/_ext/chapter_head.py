@@ -132,7 +132,9 @@ def bibtex_of_the_book() -> str:
 def drawn(chapter: Chapter) -> dict[str, dict]:
     """The figures of a chapter's executed notebook: name → caption, alt, thumbnail."""
     outputs = (output for cell in presets.code_cells(chapter.notebook()) for output in cell.outputs)
-    figures = [output["data"][f"{MIME}figure+json"] for output in outputs if f"{MIME}figure+json" in output.get("data", {})]
+    figures = [
+        output["data"][f"{MIME}figure+json"] for output in outputs if f"{MIME}figure+json" in output.get("data", {})
+    ]
     return {figure["name"]: figure for figure in figures}
 
 
@@ -145,20 +147,7 @@ def incomplete(chapter: Chapter) -> bool:
     )
 
 
-def label(chapter: Chapter, figure: str) -> str:
-    """Where a figure is on its page, as `executed_chapters` names it."""
-    return nodes.make_id(f"fig-{chapter.name}-{figure}")
-
-
 # --- the directive ---------------------------------------------------------------------------------------
-
-
-class chapter_head(nodes.General, nodes.Element):
-    """The head on its page."""
-
-
-class signature(nodes.General, nodes.Element):
-    """The place of the signature figure, `refid`: what is there is known when the whole page has been read."""
 
 
 class ChapterHead(SphinxDirective):
@@ -170,61 +159,41 @@ class ChapterHead(SphinxDirective):
         chapter = self.env.app.chapters.get(self.env.docname)
         if chapter is None:
             raise self.error("chapter-head belongs to a chapter")
+        for file in (REFERENCES, CITATION, *TEMPLATES.glob("*")):
+            self.env.note_dependency(str(file))
         try:
             content = parse("\n".join(self.content))
-            for file in (REFERENCES, CITATION, *TEMPLATES.glob("*")):
-                self.env.note_dependency(str(file))
-            return [] if chapter.failure else [self.filled(content, chapter)]
+            return [] if chapter.failure else self.parse_text_to_nodes(self.filled(content, chapter))
         except HeadError as error:
             raise self.error(str(error)) from error
 
-    def filled(self, content: Head, chapter: Chapter) -> nodes.Node:
-        figures, its_paper = drawn(chapter), paper(content["paper"])
+    def filled(self, content: Head, chapter: Chapter) -> str:
+        """The head in MyST."""
+        figures = drawn(chapter)
         missing = [name for name in (content["figure"], *content["thumbnails"]) if name not in figures]
         if missing and not incomplete(chapter):
             raise HeadError(f"chapter-head: no figure {', '.join(missing)}; the page has {', '.join(figures)}")
-        texts = {name: with_numbers(content[name], chapter.verdicts) for name in ("question", "answer")}
-        findings = [with_numbers(finding, chapter.verdicts) for finding in content["findings"]]
-        box = chapter_head()
-        text = render(TEMPLATES / "chapter-head.md", paper=its_paper, findings=findings, **texts)
-        box += self.parse_text_to_nodes(text)
-        box += signature(refid=label(chapter, content["figure"]))
         found = [v for v in verdicts(self.env.app) if (v["chapter"], v["preset"]) == (chapter.name, chapter.preset)]
-        html = render(
-            TEMPLATES / "chapter-links.html", bar=bar(found), preset=chapter.preset, notebook=f"{chapter.name}.ipynb",
-            paper=its_paper, book=bibtex_of_the_book(),
+        return render(
+            TEMPLATES / "chapter-head.md",
+            number=list(self.env.app.chapters).index(chapter.docname) + 1,
+            paper=paper(content["paper"]),
+            book=bibtex_of_the_book(),
+            **{name: with_numbers(content[name], chapter.verdicts) for name in ("question", "answer")},
+            findings=[with_numbers(finding, chapter.verdicts) for finding in content["findings"]],
+            figure=figures.get(content["figure"]),
+            stem=f"figures/{chapter.name}-{content['figure']}",
+            bar=bar(found),
             thumbnails=[
-                {"href": label(chapter, name), "where": where, **figures[name]}
-                for name, where in content["thumbnails"].items() if name in figures
+                {"href": nodes.make_id(f"fig-{chapter.name}-{name}"), "where": where, **figures[name]}
+                for name, where in content["thumbnails"].items()
+                if name in figures
             ],
-            command=f"python -m eoslib run {chapter.name} {execution.options(chapter.preset, {})} -o mine.ipynb",
-        )  # fmt: skip
-        box += nodes.raw("", html, format="html")
-        return box
-
-
-def place_signature(app, doctree) -> None:
-    """Show the signature figure in the head, too: the same file, a link to the figure itself."""
-    for place in list(doctree.findall(signature)):
-        figure = next((f for f in doctree.findall(nodes.figure) if place["refid"] in f["ids"]), None)
-        if figure is None:  # not drawn, for want of runs
-            place.parent.remove(place)
-            continue
-        image = next(iter(figure.findall(nodes.image))).deepcopy()
-        link = nodes.reference("", "", image, refuri=f"#{place['refid']}", internal=True, classes=["eos-signature"])
-        place.replace_self(nodes.paragraph("", "", link))
-
-
-def visit(self, node) -> None:
-    self.body.append(self.starttag(node, "div", CLASS="eos-head"))
-
-
-def depart(self, node) -> None:
-    self.body.append("</div>\n")
+            notebook=f"{chapter.name}.ipynb",
+            command=f"python -m eoslib run {chapter.name} {execution.options(chapter.preset)} -o mine.ipynb",
+        )
 
 
 def setup(app):
-    app.add_node(chapter_head, html=(visit, depart))
     app.add_directive("chapter-head", ChapterHead)
-    app.connect("doctree-read", place_signature)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""Sphinx extension: the directives ``claims-board`` and ``verdict-counts``, ``claims.json`` and ``claims.csv``.
+"""Sphinx extension: the directive ``claims-board``, ``claims.json``, ``claims.csv``, and the stacked bar of verdicts.
 
 All show the verdicts of this build's chapters and, beside them, those acknowledged at other presets
 (``recorded/claims/``); the board shows those of the gallery pages, too. The HTML comes from templates. The board is
@@ -74,7 +74,7 @@ def anchor(id_: str) -> str:
 
 
 def digest(app) -> str:
-    """Identifies what the directives show: the verdicts, the titles, and how the templates show them."""
+    """Identifies what a board shows: the verdicts, the titles, and how the templates show them."""
     titles = [page.title for page in [*app.chapters.values(), *app.gallery.values()]]
     templates = [path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.glob("*.html"))]
     shown = [verdicts(app), of_gallery(app), titles, templates]
@@ -135,21 +135,6 @@ def filters(app) -> dict[str, dict[str, str]]:
     }
 
 
-class VerdictCounts(SphinxDirective):
-    """The verdicts of a chapter in one bar for each preset: ``{verdict-counts} unstable_convergence``."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        app = self.env.app
-        self.env.boards[self.env.docname] = digest(app)
-        chapter = next((c for c in app.chapters.values() if c.name == self.arguments[0]), None)
-        if chapter is None:
-            raise self.error(f"no chapter {self.arguments[0]!r} in this book")
-        bars = render(TEMPLATES / "verdict-counts.html", sums={chapter.title: sums(app, chapter)})
-        return [nodes.raw("", bars, format="html")]
-
-
 def sums(app, chapter) -> dict[str, str]:
     """The verdicts of a chapter as a bar for each preset."""
     of_chapter = [v for v in verdicts(app) if v["chapter"] == chapter.name]
@@ -169,7 +154,7 @@ def bar(found: list[dict]) -> str:
 
 def prepare(app) -> None:
     if not hasattr(app.env, "boards"):
-        app.env.boards = {}  # docname of a page with one of the directives -> digest of what it showed
+        app.env.boards = {}  # docname of a page with a board -> digest of what it showed
 
 
 def outdated(app, env, added, changed, removed) -> list[str]:
@@ -198,7 +183,6 @@ def commit() -> str | None:
 
 def setup(app):
     app.add_directive("claims-board", ClaimsBoard)
-    app.add_directive("verdict-counts", VerdictCounts)
     app.connect("builder-inited", prepare)
     app.connect("env-get-outdated", outdated)
     app.connect("build-finished", write)

@@ -271,9 +271,12 @@ def merged(chapter: Chapter):
         if cell.cell_type != "code" or stored is None:
             cells.append(cell)
             continue
-        cells += split_at_figures(cell, next(stored).outputs, chapter.name)
         if "parameters" in cell.metadata.get("tags", []):
+            next(stored)  # it has no outputs; then come papermill's values
+            cells.append(folded(cell.source, "Parameters, with their values at the preset quick", "parameters"))
             cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
+            continue
+        cells += split_at_figures(cell, next(stored).outputs, chapter.name)
     if isinstance(chapter, GalleryPage):
         shown = [c for c in cells if c.get("outputs") or "injected-parameters" in c.metadata.get("tags", [])]
         cells = [nbformat.v4.new_markdown_cell(chapter.text), *shown]
@@ -288,11 +291,10 @@ def merged(chapter: Chapter):
     return page
 
 
-def folded(source: str, prompt: str):
-    """A code cell that shows its source when its prompt is clicked: papermill's injected parameters."""
+def folded(source: str, prompt: str, tag: str = "injected-parameters"):
+    """A code cell that shows its source when its prompt is clicked: parameters, as papermill calls its own."""
     prompts = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
-    metadata = {"tags": ["injected-parameters", "hide-input"], "mystnb": prompts}
-    return nbformat.v4.new_code_cell(source, metadata=metadata)
+    return nbformat.v4.new_code_cell(source, metadata={"tags": [tag, "hide-input"], "mystnb": prompts})
 
 
 def split_at_figures(cell, outputs: list, chapter: str) -> list:
