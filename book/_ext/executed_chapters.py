@@ -224,7 +224,8 @@ def written_to_stderr(chapter: Chapter, notebook) -> list[str]:
 
 
 def claim_failures(chapters: list[Chapter]) -> list[str]:
-    """What is wrong with the claims: each is stated, judged once, and its verdict the acknowledged one."""
+    """What is wrong with the claims: each is stated, judged once, its verdict the acknowledged one, and its control
+    fails the criterion."""
     judged = Counter(verdict["id"] for chapter in chapters for verdict in chapter.verdicts)
     failures = [f"claim {id_} is judged {n} times" for id_, n in judged.items() if n > 1]
     for chapter in chapters:
@@ -235,6 +236,7 @@ def claim_failures(chapters: list[Chapter]) -> list[str]:
         here = {verdict["id"] for verdict in chapter.verdicts}
         failures += [f"chapter {chapter.name}: claim {id_} is not in its ledger" for id_ in sorted(here - set(stated))]
         failures += [f"chapter {chapter.name}: claim {id_} is never measured" for id_ in stated if id_ not in here]
+        failures += [f"chapter {chapter.name}: {failure}" for failure in claims.control_failures(chapter.verdicts)]
         changes = claims.changed(chapter.verdicts, chapter.name, chapter.preset)
         accept = f"python -m eoslib claims {chapter.name} --accept .executed/{chapter.preset}"
         failures += [f"chapter {chapter.name}: {change}; `{accept}` acknowledges it" for change in changes]
@@ -266,6 +268,7 @@ def merged(chapter: Chapter):
     page = presets.read_chapter(chapter.source, chapter.tag)
     executed = chapter.notebook()
     stored = iter(presets.code_cells(executed)) if executed else None
+    reasons = claims.footnotes(chapter.verdicts)
     cells = []
     for cell in page.cells:
         if cell.cell_type != "code" or stored is None:
@@ -276,10 +279,12 @@ def merged(chapter: Chapter):
             cells.append(folded(cell.source, "Parameters, with their values at the preset quick", "parameters"))
             cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
             continue
-        cells += split_at_figures(cell, next(stored).outputs, chapter.name)
+        cells += split_at_figures(cell, with_footnotes(next(stored).outputs, reasons), chapter.name)
     if isinstance(chapter, GalleryPage):
         shown = [c for c in cells if c.get("outputs") or "injected-parameters" in c.metadata.get("tags", [])]
         cells = [nbformat.v4.new_markdown_cell(chapter.text), *shown]
+    if reasons:
+        cells.append(nbformat.v4.new_markdown_cell(render(TEMPLATES / "footnotes.html", reasons=reasons)))
     cells.append(nbformat.v4.new_markdown_cell(closing(chapter, executed)))
     page.cells = cells
     # Other metadata would be taken for front matter
@@ -289,6 +294,15 @@ def merged(chapter: Chapter):
         if key in ("kernelspec", "language_info")
     }
     return page
+
+
+def with_footnotes(outputs: list, reasons: list[str]) -> list:
+    """The outputs; a claim's row refers to a footnote where its criterion was amended for one of the reasons."""
+    for output in outputs:
+        verdict = output.get("data", {}).get(claims.MIME)
+        if verdict and verdict["amended"] in reasons:
+            output["data"]["text/html"] = claims.row(verdict, reasons.index(verdict["amended"]) + 1)
+    return outputs
 
 
 def folded(source: str, prompt: str, tag: str = "injected-parameters"):

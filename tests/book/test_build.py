@@ -282,6 +282,17 @@ def test_a_page_shows_figures_claims_parameters_and_the_executed_notebook(book):
     assert f'href="../book/claims.html#{anchor}"' in body and f'id="{anchor}"' in board
 
 
+def test_a_reason_that_several_claims_share_stands_once_on_the_page(book):
+    reason = "    amended: {quick: It was seen.}\n"
+    more = LEDGER.partition("claims:\n")[2].replace("exp1/width", "exp1/depth")
+    (book.root / "notebooks/claims/first.yaml").write_text(LEDGER + reason + more + reason)
+    book.edit("notebooks/first.py", 'figure("two")', 'figure("two")\nledger.measure("exp1/depth", {"": 1})')
+    book.build()
+    page = book.page("notebooks/first")
+    assert page.count("It was seen.") == 1 and '<li id="amended-1">It was seen.</li>' in page
+    assert page.count('href="#amended-1"') == 2
+
+
 @pytest.fixture
 def gallery(book):
     """The small book with a gallery page; of the first chapter all cells but the first figure's are tagged."""
@@ -430,6 +441,26 @@ def test_a_verdict_acknowledged_on_another_machine_alone_may_differ_near_its_bou
     assert "was 'not reproduced' on other kinds of machine and is now 'reproduced' (width: 4;" in book.fails()
 
 
+def test_a_control_that_meets_the_criterion_fails_the_build(book):
+    book.edit("notebooks/claims/first.yaml", "    criteria:", "    control: three times the width\n    criteria:")
+    unmeasured = "chapter first: tiny2026/exp1/width: its control, three times the width, was not measured"
+    assert unmeasured in book.fails()
+    book.edit("notebooks/first.py", '{"width": width}', '{"width": width}, control={"": 3 * width}')
+    book.build()
+    assert "three times the width – 12: fails the criterion, as it must" in book.page("notebooks/first")
+    (claim,) = json.loads((book.root / "_build/html/claims.json").read_text())["claims"]
+    assert claim["control"] == {"text": "three times the width", "cases": {"": 12}, "value": "12", "fails": True}
+    # a width of 1 has a control that meets the criterion, and so nothing to say
+    book.edit("notebooks/first.py", "PositiveInt = 4", "PositiveInt = 1")
+    causes = book.fails()
+    assert "tiny2026/exp1/width: its control, three times the width, does not fail the criterion (3;" in causes
+    assert "criterion: at most 5)" in causes and book.fails() == causes
+    # at another preset that is shown, and no failure
+    book.edit("notebooks/presets/first.yaml", "width: 5", "width: 1")
+    book.build(EOSLIB_PRESET="standard")
+    assert "three times the width – 3: does not fail the criterion here" in book.page("notebooks/first")
+
+
 def test_claims_judged_twice_or_never_or_not_stated_fail_the_build(book):
     book.edit("notebooks/first.py", 'figure("two")', 'ledger.measure("exp1/width", {"width": width})')
     more = "  - {id: exp2/lost, where: x, scale: exact, statement: x, quantity: x, criteria: {quick: {holds: true}}}\n"
@@ -437,7 +468,7 @@ def test_claims_judged_twice_or_never_or_not_stated_fail_the_build(book):
     stray = (
         'from IPython.display import display\nstray = {"id": "tiny2026/exp9/stray", "verdict": "reproduced", '
         '"preset": preset, "value": "1", "criterion": "x", "statement": "x", "quantity": "x", "where": "x", '
-        '"paper_value": None, "runs": []}\n'
+        '"paper_value": None, "amended": None, "runs": []}\n'
         'display({"text/plain": "-", "application/vnd.eoslib.claim+json": stray}, raw=True)'
     )
     book.edit("notebooks/second.py", 'print("second at", preset)', stray)
