@@ -19,8 +19,8 @@ chapter's code cells tagged ``gallery``, which alone are executed. Its verdicts 
 the ledger, so that the claims board lists them apart.
 
 Environment variables: EOSLIB_PRESET, at which all pages are shown (default ``published``: each chapter at the preset of
-``notebooks/presets/published.yaml``, the most faithful one), and COMPUTE (``1`` lets other presets than ``quick`` compute
-what is not yet computed).
+``notebooks/presets/published.yaml``, the most faithful one), and COMPUTE (``1`` lets other presets than ``quick``
+compute what is not yet computed).
 """
 
 import base64
