@@ -11,29 +11,80 @@
 # ---
 
 # %% [markdown]
-# # On the unstable convergence regime of gradient descent
+# # Forward invariance
 #
-# ```{epigraph}
-# Chen, Peng, Li and Zhao, AAAI 2024 {cite}`chen2024`
+# ```{chapter-head}
+# paper: chen2024
+# question: >-
+#   Gradient descent can converge although its loss rises at first. From which starting points does it, and what do they have in common?
+# answer: >-
+#   Around a minimum that is flat enough lies an open set that gradient descent does not leave and in which the loss falls at every step; whatever
+#   converges must enter it, so that unstable convergence is nothing but a start outside.
+# findings:
+#   - >-
+#     The theorems hold. We build the ball of Lemma 1 and the invariant set $U$ of Theorem 2 for four functions and five step sizes, and interval arithmetic
+#     proves them: {lem1/certified} and {thm2/certified-directly}.
+#   - >-
+#     The set of the proof is small: $U$ covers a share of {thm2/small} of the stable starts, the less the larger the step size. Near the largest
+#     step size stable starts in turn are a share of {ours-area/stable-share-collapses} of those that converge.
+#   - >-
+#     Two sentences of the text do not hold. Points on the axes of $f_3$ are minima: at one of them a share of {fig2/axes-are-no-minima} of the starts comes to
+#     rest. And the unstable set does not always grow with the step size, only for {fig2/unstable-set-expands} functions.
+# figure: fig1
+# thumbnails:
+#   fig2: figure 2
+#   fig3: figure 3
+#   thm2-u: theorem 2
+#   thm3: theorem 3
+#   ext-hyperbola: conclusion
 # ```
+
+# %% [markdown]
+# ## The experiment in plain PyTorch
 #
-# **In one paragraph.** Gradient descent can converge although its loss rises at first. The paper asks why, of a function about
-# which nothing is assumed but two derivatives, and its answer is about starting points: around a minimum that is flat enough lies an open set $U$ that gradient
-# descent does not leave and in which the loss falls at every step. A trajectory that converges must enter $U$ at some step. Before
-# it, the loss may do what it likes; after it, the loss falls. So unstable convergence is nothing but a start outside. We recompute its maps of starting
-# points, build the sets of its proofs and have a computer certify them, and measure what the pictures suggest: how large the sets are and
-# how rough their boundaries. The theorems hold, and all their certificates are found. The set $U$ of the proof is small beside the set of all stable starts, and shrinks to a millionth of it near the largest
-# step size. Two sentences of the text do not hold: some points on the axes of $f_3$ are minima, and the unstable set does not always grow with the step size. The verdicts are also on
-# the [claims board](../book/claims.md).
-#
-# ```{verdict-counts} forward_invariance
-# ```
+# Gradient descent on a polynomial of two variables from every pixel of a square. A start is *convergent* if it leads to the minimum at 0, and *stable* if
+# the loss falls at every step. Copy the cell into an empty notebook.
+
+# %% tags=["plain"]
+import torch
+
+
+def f(theta):
+    x, y = theta
+    return x**2 + y**2 + x**2 * y + x**4 + y**4
+
+
+gradient = torch.func.grad(lambda theta: f(theta).sum())
+eta = 0.9  # of the largest, 2/λ_max(∇²f(0)) = 1
+centres = -0.4 + 0.8 * (torch.arange(256, dtype=torch.float64) + 0.5) / 256
+theta = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # a start for each pixel
+
+stable = torch.ones(256, 256, dtype=torch.bool)
+for _ in range(50):
+    after = theta - eta * gradient(theta)
+    near = theta.norm(dim=0) < 0.05  # here ∇²f < 2/η, and every step descends, even if rounding hides it
+    stable &= near | (f(after) < f(theta))
+    theta = after
+convergent = theta.norm(dim=0) < 0.05
+
+kind = convergent.int() + (convergent & stable).int()  # 0 elsewhere, 1 unstable, 2 stable
+for row in kind[6::12, 3::6].flip(0):
+    print("".join(" #·"[k] for k in row))
+
+# %% [markdown]
+# The library's map of the same starts (figure 1 below):
+
+# %% tags=["compared"]
+from eoslib.chapter.experiments import at_quick
+
+run = at_quick("forward_invariance", "fig1_map")
+print("starts that differ:", (torch.tensor(run.trace.outcome.values).reshape(256, 256).clamp(max=2) != 2 - kind).sum().item(), "of", kind.numel())
 
 # %% [markdown]
 # ## Setting
 #
 # Gradient descent repeats $F(\theta) = \theta - \eta\nabla f(\theta)$. Let $\theta^*$ be a strict local minimum with
-# $0 < \lambda_{\max}(\nabla^2 f(\theta^*)) < 2/\eta$ (the paper's condition (6)). The paper sorts the starting points into
+# $0 < \lambda_{\max}(\nabla^2 f(\theta^*)) < 2/\eta$ (paper, (6)). The paper {cite}`chen2024` sorts the starting points into
 #
 # ```{math}
 # :label: chen-sets
@@ -44,7 +95,7 @@
 # \end{aligned}
 # ```
 #
-# the *convergent* and the *stable* starts; $V_\eta\setminus U_\eta$ are the *unstable* ones. (In the paper's (30) the inequality is
+# the *convergent* and the *stable* starts; $V_\eta\setminus U_\eta$ are the *unstable* ones. (In paper, (30), the inequality is
 # printed the wrong way round.) If $f$ has several such minima, any of them will do. It takes four polynomials of two variables as examples:
 #
 # $$
@@ -226,7 +277,7 @@ def membership(run):
 
 
 # %% [markdown]
-# ## Figure 1: a trajectory that jumps into the stable set
+# ## A trajectory that jumps into the stable set (paper, figure 1)
 #
 # *Paper, introduction.* The picture shows the idea: a start outside the stable set, iterates that jump about, the loss up and down with them, until one of them
 # lands in the stable set; from there on the loss falls. The paper does not say which function it drew. We take $f_2$ at 0.9 of its
@@ -268,7 +319,7 @@ claims.measure(
 )
 
 # %% [markdown]
-# ## Figure 2: the maps of starting points
+# ## The maps of starting points (paper, figure 2)
 #
 # *Paper, numerical experiments.* For each function a landscape and five maps at step sizes that rise to the largest. The paper gives neither the
 # boxes nor the step sizes. We choose fractions of $\eta_{\max}$ that end at 0.99 (at 1 nothing converges fast enough to be seen, see
@@ -377,7 +428,7 @@ claims.measure("fig2/axes-are-no-minima", {case(r): share(r, Outcome.DEGENERATE)
 # %% [markdown]
 # ### At the largest step size itself
 #
-# Condition (6) excludes $\eta = \eta_{\max}$, and calls itself "a necessary condition for the GD trajectory convergence". We start from $32\times 32$ points
+# The condition (paper, (6)) excludes $\eta = \eta_{\max}$, and calls itself "a necessary condition for the GD trajectory convergence". We start from $32\times 32$ points
 # of each box and take 30,000 steps at $\eta_{\max}$ itself. Does any ever arrive? Let $u$ be the direction of the largest eigenvalue $\lambda$, and let $f$ be symmetric about it, as $f_3$ and $f_4$ are on $x = y$. Along $u$,
 # $F(s) = -s + as^2 + bs^3 + \dots$ with $a = -\eta f'''/2$ and $b = -\eta f''''/6$, and two steps give
 #
@@ -428,7 +479,7 @@ claims.measure(
 )  # fmt: skip
 
 # %% [markdown]
-# ## Figure 3: two trajectories of $f_4$
+# ## Two trajectories of $f_4$ (paper, figure 3)
 #
 # *Paper, figure 3.* From $(0.1, 2.5)$ the trajectory is unstable, then stable; from $(1.5, 2)$ it is stable throughout. The step size is not given. The next cell
 # looks for those at which both descriptions hold.

@@ -13,27 +13,109 @@
 # %% [markdown]
 # # Self-stabilization
 #
-# ```{epigraph}
-# Damian, Nichani and Lee, ICLR 2023 {cite}`damian2023`
+# ```{chapter-head}
+# paper: damian2023
+# question: >-
+#   While a network trains, its sharpness rises to $2/\eta$ and stays there, although nothing in gradient descent seems to know of that number. What
+#   holds it, and can the oscillation around it be predicted?
+# answer: >-
+#   The cubic term of the loss: beyond $2/\eta$ the iterates oscillate along the top eigenvector, and the oscillation pushes towards flatter places,
+#   so that gradient descent follows, up to cycles, its projection to where the sharpness is at most $2/\eta$.
+# findings:
+#   - >-
+#     The mechanism holds. The sharpness rises to $2/\eta$ and from then on averages {fig1/hovers} times it; gradient descent stays within {fig4/within-delta} times
+#     $\delta$ of the constrained trajectory, which turns out to be what was later called the *central flow* ({ours-central/is-the-constrained-trajectory} apart).
+#   - >-
+#     The errors of Theorem 1 fall with the powers of $\varepsilon$ that it states: on a family of polynomials with {thm1/loss}, {thm1/sharpness} and {thm1/deviation} (loss, sharpness,
+#     deviation; the theorem has 3, 2 and 2).
+#   - >-
+#     On networks the predictions follow a first cycle with errors of {fig4/first-cycle-sharpness} of the sharpness's fluctuation, whole runs with {fig4/sharpness}: well where $\varepsilon$ is about a
+#     twentieth and the loss quadratic along $u$; elsewhere they foresee the first blow-up and then fall out of step.
+# figure: fig1
+# thumbnails:
+#   fig2: figure 2
+#   fig3: figure 3
+#   fig4-1: figure 4
+#   fig5: figure 5
+#   fig6: figure 6
+#   appE: appendix E
 # ```
+
+# %% [markdown]
+# ## The experiment in plain PyTorch
 #
-# **In one paragraph.** While a network trains, its sharpness rises to $2/\eta$ and stays there, although nothing in gradient
-# descent seems to know of that number. The paper explains it by the cubic term of the loss. Beyond $2/\eta$ the iterates
-# oscillate along the top eigenvector $u$ with growing amplitude $x$, and the third derivative along $u$ twice, which is the gradient of the sharpness,
-# turns the oscillation into a push towards flatter places, $-\tfrac12x^2\nabla S$. The sharpness falls below $2/\eta$, the oscillation dies,
-# and the cycle begins anew. So gradient descent follows, up to these cycles, the *constrained trajectory*: gradient descent projected to where $S \le 2/\eta$.
-# The paper predicts the deviation step by step. We recompute its figures, follow gradient descent, constrained trajectory, gradient flow and
-# predictions side by side, measure the assumptions, and check the lemmas on closed forms. The mechanism holds, the lemmas too, and the errors of Theorem 1 fall with the stated
-# powers of $\varepsilon$. Where $\varepsilon$ is about a twentieth the predictions follow gradient descent through a cycle, on photographs and phrases, too (the *generalised* ones, where the loss is not quadratic along $u$); where it is a tenth they foresee the first blow-up, but then fall out of step or fail. Corollary 1 misses a factor 2 under its root. The constrained
-# trajectory turns out to be, but for terms of order $\delta^2$, what was later called the *central flow*. The verdicts are also on the [claims board](../book/claims.md).
-#
-# ```{verdict-counts} self_stabilization
-# ```
+# Gradient descent $\theta \leftarrow \theta - \eta\nabla L(\theta)$ on a small network. Every fifth step we measure its sharpness $S$, with the eigenvector $u$ by power iteration,
+# and $\nabla S = \nabla^3L(u, u)$. Once the oscillation along $u$ has an amplitude $x$ that can be seen, two numbers, $x$ and $y$, the excess of $S$ over $2/\eta$, go on by
+# themselves, by the paper's rule $x \leftarrow -(1+\eta y)x$, $y \leftarrow y + \eta(\alpha - \frac\beta2x^2)$. They predict the blow-up and the fall of the sharpness. Copy the
+# cell into an empty notebook.
+
+# %% tags=["plain"]
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+images, digits = load_digits(return_X_y=True)  # 1,797 images of 8 × 8 pixels
+images = images[np.concatenate([np.flatnonzero(digits == 8)[:170], np.flatnonzero(digits == 9)[:170]])]
+inputs = torch.tensor((images - images.mean()) / images.std()).float()
+targets = torch.tensor([-1.0, 1.0]).repeat_interleave(170)
+
+torch.manual_seed(0)
+network = nn.Sequential(nn.Linear(64, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1))
+for layer in network[::2]:
+    nn.init.zeros_(layer.bias)
+parameters = list(network.parameters())
+theta, eta = parameters_to_vector(parameters).detach(), 2 / 45
+
+
+def gradient(value, graph=False):  # with its graph it can be differentiated again
+    return parameters_to_vector(torch.autograd.grad(value, parameters, create_graph=graph, retain_graph=True))
+
+
+f, S, u = [], [], torch.randn(len(theta))
+X = Y = alpha = beta = None
+for t in range(376):
+    vector_to_parameters(theta, parameters)
+    loss = ((network(inputs)[:, 0] - targets) ** 2).mean()
+    g = gradient(loss, graph=t % 5 == 0)  # ∇L(θ)
+    f.append(loss.item())
+    if X is not None:  # the prediction
+        X, Y = -(1 + eta * Y) * X, Y + eta * (alpha - beta / 2 * X**2)
+    if t % 5 == 0:
+        for _ in range(12):
+            Hu = gradient(g @ u)  # ∇²L(θ)u
+            u = Hu / Hu.norm()
+        sharpness = u @ gradient(g @ u, graph=True)
+        S.append(sharpness.item())
+        nabla_S = gradient(sharpness)
+        x = eta / 2 * (u @ g)
+        y = S[-1] - 2 / eta - (nabla_S @ u) * x  # in the middle of the oscillation
+        if X is None:
+            perpendicular = nabla_S - (nabla_S @ u) * u
+            alpha, beta = -g @ perpendicular, perpendicular @ perpendicular
+            delta = (2 * alpha / beta).sqrt()
+            if y > 0 and abs(x) > delta / 10:
+                X, Y = x, y
+        if X is not None:
+            print(f"t = {t}:  S = {1 + y * eta / 2:.3f} · 2/η (predicted {1 + Y * eta / 2:.3f})   |x| = {abs(x) / delta:.2f} δ ({abs(X) / delta:.2f})")
+    theta = theta - eta * g.detach()
+
+# %% [markdown]
+# The library's run of the same experiment, number by number:
+
+# %% tags=["compared"]
+from eoslib.chapter.experiments import at_quick
+
+run = at_quick("self_stabilization", "fig1")
+loss_difference = abs(run.trace.loss.values[: len(f)] - f).max()
+sharpness_difference = abs(run.trace.sharpness.dropna("step").values[: len(S)] / S - 1).max()
+print(f"largest difference of the loss: {loss_difference}, of the sharpness: {sharpness_difference:.0e} of it")
 
 # %% [markdown]
 # ## Setting
 #
-# $S(\theta)$ is the largest eigenvalue of $\nabla^2L(\theta)$, the *sharpness*, and $u(\theta)$ its unit eigenvector. The *stable set* and the
+# Notation of the paper {cite}`damian2023`: $S(\theta)$ is the largest eigenvalue of $\nabla^2L(\theta)$, the *sharpness*, and $u(\theta)$ its unit eigenvector. The *stable set* and the
 # *constrained trajectory* are
 #
 # ```{math}
@@ -368,7 +450,7 @@ def blow_ups(run, variable="x"):
 
 
 # %% [markdown]
-# ## Figure 1: progressive sharpening and the edge of stability
+# ## Progressive sharpening and the edge of stability (paper, figure 1)
 #
 # *Paper, introduction.* Gradient descent with measured sharpness: it rises to $2/\eta$ and stays there, while the loss goes on falling.
 
@@ -478,7 +560,7 @@ def lemma_2_error(factor=1.0):
 claims.measure("lem2/gradient-of-sharpness", {"": lemma_2_error()}, control={"": lemma_2_error(1.01)})
 
 # %% [markdown]
-# ### Figure 2: four stages on a toy loss
+# ### Four stages on a toy loss (paper, figure 2)
 #
 # *Paper, section 4.1 and appendix B.* The loss
 #
@@ -564,7 +646,7 @@ claims.measure(
 )
 
 # %% [markdown]
-# ### Figure 3, Lemma 3 and Corollary 1: the cycles
+# ### The cycles (paper, figure 3, Lemma 3 and Corollary 1)
 #
 # *Paper, section 4.2.* $|x_t|$ and $y_t$ follow, up to $O(\eta)$, the flow
 #
@@ -705,7 +787,7 @@ for id_, over_bound in (("cor1/y", y_over_bound), ("cor1/x", x_over_bound)):
     )
 
 # %% [markdown]
-# ## Figure 4: gradient descent and its prediction
+# ## Gradient descent and its prediction (paper, figure 4)
 #
 # *Paper, section 6.* From the onset on four things move side by side: gradient descent, the constrained trajectory, gradient flow (Euler steps of at most $1/S$),
 # and the predicted deviation. The run ends when the second eigenvalue at $\theta^\dagger$ exceeds $1.9/\eta$, or after a number of steps.
@@ -1418,7 +1500,7 @@ claims.measure(
 #
 # **Gallery.** More settings of appendix G, each this notebook rerun with other parameters: [the paper's own](gallery/mlp_ten_classes) for the fully connected network, a [residual network](gallery/resnet18_mse), and a [transformer with the logistic loss](gallery/transformer_logistic). The appendix's other settings are those of figure 4 and of this section.
 #
-# ## Figure 6: large steps
+# ## Large steps (paper, figure 6)
 #
 # *Paper, section 7.3 and appendix G.1.* A ResNet-18 is trained by full-batch gradient descent with cross-entropy at several step sizes, and with the schedule $\eta_t = 1/S(\theta_t)$, which is never unstable as long as $S$ is measured often enough. The larger the step,
 # the faster the loss falls, the lower the sharpness at the end and the better the network on held-out images. `quick` has a residual network of two stages on digits: it can show the speed; the differences of accuracy on held-out digits are those of networks
@@ -1480,7 +1562,7 @@ claims.measure(
 )
 
 # %% [markdown]
-# ## Figure 5 and section 8.2: several unstable eigenvalues
+# ## Several unstable eigenvalues (paper, figure 5 and section 8.2)
 #
 # *Paper, section 8.2.* All the top eigenvalues sharpen, and reach $2/\eta$ one after another. The theory ends with the second. The authors expect that gradient descent then follows the trajectory constrained to $\lambda_1, \ldots, \lambda_k \le 2/\eta$,
 # whose update projects out $\mathrm{span}\{\nabla^3L(u_i, u_j)\}$. *Ours*: we compute that trajectory. Near a degenerate eigenvalue it is the matrix $u_i\cdot\nabla^2L\,u_j$ that moves smoothly, by $\nabla^3L(u_i,u_j)\cdot\Delta$. We take the shortest $\Delta$ that

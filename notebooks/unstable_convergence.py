@@ -11,22 +11,80 @@
 # ---
 
 # %% [markdown]
-# # Understanding the unstable convergence of gradient descent
+# # Unstable convergence
 #
-# ```{epigraph}
-# Ahn, Zhang and Sra, ICML 2022 {cite}`ahn2022`
+# ```{chapter-head}
+# paper: ahn2022
+# question: >-
+#   Where the sharpness exceeds $2/\eta$, gradient descent should diverge. Why does the loss of a network fall all the same,
+#   and what marks this regime?
+# answer: >-
+#   Nonlinearities keep the iterates in a bounded set, and there the relative progress of a step settles near 0 and its
+#   directional smoothness near $2/\eta$, tied to each other by an identity.
+# findings:
+#   - >-
+#     Until the sharpness reaches $2/\eta$, a step achieves what the gradient promises (relative progress {exp3/rp-minus-one-before-onset});
+#     from then on next to nothing on average ({exp3/rp-near-zero}). Yet the loss ends at {exp3/loss-decreases} of its start.
+#   - >-
+#     The curvature met along a step is then {exp4/unstable-near-threshold} times $2/\eta$, which is the same fact: the identity that ties the two
+#     holds to {thm2/identity}, its short form, the paper's (5), to {eq5/unstable}.
+#   - >-
+#     The sharpness itself lies higher, at {eos/saturates} times $2/\eta$, since {eos/several-unstable} eigenvalues pass it. And the network without activation function,
+#     which the paper sees diverge, does so with {exp1/linear-diverges} seeds.
+# figure: exp3
+# thumbnails:
+#   ex3: example 3
+#   fig1: figure 1
+#   exp1: experiment 1
+#   exp4: experiment 4
+#   eq5: relation (5)
+#   exp8: experiment 8
 # ```
+
+# %% [markdown]
+# ## The experiment in plain PyTorch
 #
-# **In one paragraph.** Classical theory lets gradient descent on $f$ take a step size $\eta$ only while the
-# sharpness $\lambda_{\max}(\nabla^2 f)$ stays below $2/\eta$. Networks are trained beyond that limit, and their loss
-# still decreases, though not at every step. The paper asks what makes this possible and what it looks like. Its
-# answer: flat stationary points are missing near the trajectory, nonlinearities keep the iterates in a bounded set,
-# and there the *relative progress* settles near 0, the *directional smoothness* near $2/\eta$, tied to each other by
-# an identity. We recompute its figures and judge each of its claims; the verdicts stand in boxes like those
-# below and are collected on the [claims board](../book/claims.md).
-#
-# ```{verdict-counts} unstable_convergence
-# ```
+# Full-batch gradient descent $\theta \leftarrow \theta - \eta\nabla f(\theta)$ on a small network, and the two observables of the paper. Copy the cell into an empty notebook.
+
+# %% tags=["plain"]
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+images, digits = load_digits(return_X_y=True)  # 1,797 images of 8 × 8 pixels
+x = (images - images.mean(0)) / images.std(0).clip(1e-9)  # each pixel standardised
+x, y = torch.tensor(x[:500]).float(), nn.functional.one_hot(torch.tensor(digits[:500]), 10)
+
+torch.manual_seed(0)
+network = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
+theta, eta = parameters_to_vector(network.parameters()).detach(), 2 / 4
+
+f, g = [], []
+for t in range(1001):
+    vector_to_parameters(theta, network.parameters())
+    loss = ((network(x) - y) ** 2).sum(1).mean() / 2
+    f.append(loss.item())  # f(θ)
+    g.append(parameters_to_vector(torch.autograd.grad(loss, list(network.parameters()))))  # ∇f(θ)
+    theta = theta - eta * g[t]
+
+v = [eta * gradient for gradient in g]  # the steps
+RP = [(f[t + 1] - f[t]) / (eta * g[t].norm().item() ** 2) for t in range(1000)]  # relative progress
+L = [(v[t] @ (g[t] - g[t + 1])).item() / (v[t] @ v[t]).item() for t in range(1000)]  # directional smoothness
+
+for t in range(0, 1000, 100):
+    mean_RP, mean_L = sum(RP[t : t + 100]) / 100, sum(L[t : t + 100]) / 100
+    print(f"from t = {t:3}:  f = {f[t]:.3f}   RP = {mean_RP:+.3f}   L = {mean_L * eta / 2:.3f} · 2/η")
+
+# %% [markdown]
+# The library's run of the same experiment, number by number:
+
+# %% tags=["compared"]
+from eoslib.chapter.experiments import at_quick
+
+run = at_quick("unstable_convergence", "exp3")
+for name, ours in {"loss": f[:-1], "relative_progress": RP, "directional_smoothness": L}.items():
+    print(f"largest difference of {name}: {abs(run.trace[name].values - ours).max()}")
 
 # %% [markdown]
 # ## Setting
@@ -51,7 +109,7 @@
 #
 # The networks are fully connected with biases, in PyTorch's default initialisation, trained on the first $n$
 # examples of a data set, each input coordinate standardised with the mean and standard deviation of the whole
-# training set. The paper takes 5,000 examples of CIFAR-10, two hidden layers of 200 units and cross-entropy, and stops
+# training set. The paper {cite}`ahn2022` takes 5,000 examples of CIFAR-10, two hidden layers of 200 units and cross-entropy, and stops
 # at 95 % training accuracy; that is our preset `paper`. The preset `quick`, which every build of this book computes
 # anew, shows the same in about a minute on small data; where its setting has to differ the text says so.
 
@@ -624,7 +682,7 @@ claims.measure(
 )
 
 # %% [markdown]
-# #### Figure 1: ReLU networks at several step sizes
+# #### ReLU networks at several step sizes (paper, figure 1)
 #
 # The paper opens with loss and sharpness of the ReLU network at several step sizes; the legend is lost in the text we have.
 # We show the runs with two hidden layers of experiment 6, which come back below.
@@ -895,7 +953,7 @@ claims.measure(
 )  # fmt: skip
 
 # %% [markdown]
-# ### Theorem 2 and relation (5): the two are one
+# ### The two are one (Theorem 2; paper, (5))
 #
 # *Paper, section 4.3.* Integrating $\nabla f$ along the step gives the exact identity
 #
@@ -905,7 +963,7 @@ claims.measure(
 # ```
 #
 # We check it in double precision on iterates before and after the onset of instability, with Gauss–Legendre quadrature, which is exact
-# to rounding here. If $L(\theta;\eta\tau\nabla f)$ hardly varies with $\tau$, the integral is $L(\theta;\eta\nabla f)$ itself, which is relation (5):
+# to rounding here. If $L(\theta;\eta\tau\nabla f)$ hardly varies with $\tau$, the integral is $L(\theta;\eta\nabla f)$ itself, which is paper, (5):
 # $\mathrm{RP} \approx -1 + \frac{\eta}{2}L(\theta;\eta\nabla f)$.
 
 # %%
@@ -963,7 +1021,7 @@ claims.measure("eq5/unstable", {case(r): relation5_gap(r, after_onset(r)) for r 
 # %% [markdown]
 # ### Experiment 5: along the step
 #
-# *Paper, section 4.3.* Relation (5) follows from the identity if $L(\theta;\eta\tau\nabla f(\theta))$ hardly varies with $\tau\in(0, 1]$. (The
+# *Paper, section 4.3.* The relation (paper, (5)) follows from the identity if $L(\theta;\eta\tau\nabla f(\theta))$ hardly varies with $\tau\in(0, 1]$. (The
 # paper writes that the experiment verifies that it *does vary much*; it means the opposite, see the [errata](../book/errata.md).)
 
 # %%

@@ -332,11 +332,13 @@ def _acknowledged_path(chapter: str) -> Path:
 def row(v: Mapping[str, Any], footnote: int | None = None) -> str:
     """A verdict in one line of HTML, which opens to all that stands behind it; one that did not hold says where.
     footnote: of the page, which says why the criterion was amended (`footnotes`)."""
-    listed, missed = ({k: v["cases"][k] for k in labels} for labels in (v["cases"], v["missed"]))
-    listed, missed = (_listed(cases, v["standard_error"]) for cases in (listed, missed))
+    cases, missed = (
+        listed({label: v["cases"][label] for label in labels}, v["standard_error"])
+        for labels in (v["cases"], v["missed"])
+    )
     held = v["verdict"] not in (PARTLY, NOT_REPRODUCED, UNDECIDED)
     return render(
-        "claim.html", v=v, words=words(v["verdict"], v["scale"]), mark=MARKS[v["verdict"]], cases=listed,
+        "claim.html", v=v, words=words(v["verdict"], v["scale"]), mark=MARKS[v["verdict"]], cases=cases,
         measured=" to ".join(map(text, v["spread"] or [])) or v["value"] or "–",
         why="" if held else v["note"] or "; ".join(missed), board=BOARD, footnote=footnote,
     )  # fmt: skip
@@ -348,7 +350,8 @@ def footnotes(verdicts: Sequence[Mapping]) -> list[str]:
     return [reason for reason, count in reasons.items() if count > 1]
 
 
-def _listed(cases: Mapping[str, Case | str], errors: Mapping[str, float | str]) -> list[str]:
+def listed(cases: Mapping[str, Case | str], errors: Mapping[str, float | str]) -> list[str]:
+    """Cases (label → value) as texts, with their standard errors (label → error) where there are any."""
     texts = {c: text(case) + (f" ± {text(errors[c])}" if c in errors else "") for c, case in cases.items()}
     return [f"{label}: {shown}" if label else shown for label, shown in texts.items()]
 
@@ -357,7 +360,7 @@ def _summary(cases: Mapping[str, Case], errors: Mapping[str, float]) -> str | No
     """The cases themselves up to three; of more, median and range, or how many hold."""
     values = list(cases.values())
     if len(values) <= 3 or any(isinstance(value, list) or has_nan(value) for value in values):
-        return "; ".join(_listed(cases, errors)) or None
+        return "; ".join(listed(cases, errors)) or None
     if all(isinstance(value, bool) for value in values):
         return f"yes in {sum(values)} of {len(values)} cases"
     low, high = min(values), max(values)
