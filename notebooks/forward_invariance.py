@@ -361,7 +361,7 @@ claims.measure("fig2/axes-are-no-minima", {case(r): share(r, Outcome.DEGENERATE)
 #
 # The same classification runs in your browser: choose a function, drag the step size, zoom into a boundary, click a start.
 #
-# ```{basin-explorer}
+# ```{basin-explorer} f4 f1 f2 f3
 # The explorer needs JavaScript. {ref}`Figure 2 <fig-forward_invariance-fig2>` above shows the maps at five step sizes.
 # ```
 
