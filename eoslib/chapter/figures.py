@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
+from PIL import Image
 
 MIME = "application/vnd.eoslib.figure+json"
 
@@ -48,10 +49,18 @@ def panels(
             if any(ax.has_data() for ax in axes):
                 figure.savefig(png := io.BytesIO(), format="png", facecolor="white")
                 shown = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": caption}
-                shown[MIME] = {"name": name, "caption": caption, "alt": alt}
+                shown[MIME] = {"name": name, "caption": caption, "alt": alt, "thumbnail": thumbnail(png)}
                 display(shown, metadata={"image/png": {"alt": alt}}, raw=True)
         finally:
             plt.close(figure)
+
+
+def thumbnail(png: io.BytesIO) -> str:
+    """A small picture of a figure, for a card or a link: PNG at most 320 pixels wide and high, in base64."""
+    small = Image.open(png).convert("RGB")
+    small.thumbnail((320, 320))
+    small.quantize(64).save(shrunk := io.BytesIO(), "png", optimize=True)
+    return base64.b64encode(shrunk.getvalue()).decode()
 
 
 def colours(count: int) -> tuple[str, ...]:

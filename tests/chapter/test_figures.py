@@ -1,6 +1,7 @@
 """eoslib.chapter.figures: what a figure carries to the page, and labels that say what they mean."""
 
 import base64
+import io
 
 import matplotlib
 
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from eoslib.chapter import figures
 from eoslib.chapter.figures import panels, step_size_label
@@ -23,13 +25,23 @@ def test_a_figure_is_shown_once_with_name_caption_and_alternative_text(shown):
         assert shown == []
         right.plot([1, 2], [4, 3])
     (output,) = shown
-    assert output["data"][figures.MIME] == WORDS
+    entry = output["data"][figures.MIME]
+    assert {name: entry[name] for name in WORDS} == WORDS
     assert output["data"]["text/plain"] == WORDS["caption"]
     assert output["metadata"]["image/png"]["alt"] == WORDS["alt"]
     png = base64.b64decode(output["data"]["image/png"])
     assert png.startswith(b"\x89PNG")
     width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
     assert (width, height) == (1360, 480)  # 8.5 × 3 inches: twice the 680 pixels of the page's column
+
+
+def test_a_figure_has_a_thumbnail_of_its_shape(shown):
+    with panels(1, 2, **WORDS) as (left, _):
+        left.plot([1, 2], [3, 4])
+    entry = shown[0]["data"][figures.MIME]
+    small = Image.open(io.BytesIO(base64.b64decode(entry["thumbnail"])))
+    assert small.format == "PNG" and small.size == (320, 113)  # of 1360 × 480
+    assert small.convert("L").getextrema()[0] < 128, "nothing is drawn"
 
 
 def test_a_figure_in_which_nothing_was_drawn_is_not_shown(shown):
