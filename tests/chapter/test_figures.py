@@ -126,7 +126,7 @@ def test_text_is_legible_in_both_layouts_and_a_legend_keeps_inside(shown):
         sizes = text_sizes(files[suffix])
         assert len(sizes) > 20 and min(sizes) >= 11
         legend = ElementTree.fromstring(files[suffix]).find(".//*[@id='legend_1']")
-        xs = [float(x) for x in re.findall(r"translate\((-?[\d.]+) ", ElementTree.tostring(legend, "unicode"))]
+        xs = [float(x) for x in re.findall(r"translate\((-?[\d.]+) [\d.-]+\) scale", ElementTree.tostring(legend, "unicode"))]
         width = float(re.search(r'viewBox="0 0 ([\d.]+)', files[suffix])[1])
         assert xs and min(xs) > 0 and max(xs) < width
 
