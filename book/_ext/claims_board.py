@@ -25,7 +25,7 @@ def verdicts(app) -> list[dict]:
     for chapter in app.chapters.values():
         ledger = claims.ledger_path(chapter.name)
         stated = claims.read(ledger) if ledger.is_file() else {}
-        now = {(v["id"], v["preset"]): v for v in chapter.verdicts}
+        now = {(v["id"], v["preset"]): v for one in chapter.executions for v in one.verdicts}
         before = {
             (id_, preset): v
             for preset, entries in claims.acknowledged(chapter.name).items()

@@ -2,9 +2,10 @@
 
 What happens, in the order of the Sphinx events:
 
-- ``builder-inited``: every chapter of the table of contents whose cache key changed is executed through
-  papermill (`eoslib.execution.execute`), several at once; the executed notebooks are kept in
-  ``.executed/<preset>/``. Then the claims that the notebooks carry are checked.
+- ``builder-inited``: every chapter of the table of contents is executed at ``quick``, live, and at the preset that its
+  page shows, where that is another, from the recorded runs: through papermill (`eoslib.chapter.execution.execute`),
+  several at once, and only what has another cache key than the executed notebook kept in ``.executed/<preset>/``. Then
+  the claims that the notebooks carry are checked.
 - ``env-get-outdated``: exactly those pages are read again whose executed notebook changed.
 - ``source-read``: the source of a chapter is replaced by a notebook that holds its current prose and code,
   and the stored outputs.
@@ -17,8 +18,9 @@ chapter, the preset and the parameters that differ, and has a text of its own; a
 chapter's code cells tagged ``gallery``, which alone are executed. Its verdicts are about other settings than those of
 the ledger, so that the claims board does not list them.
 
-Environment variables: EOSLIB_PRESET (default ``quick``; ``published`` takes each chapter's preset from
-``notebooks/presets/published.yaml``) and COMPUTE (``1`` lets other presets compute what is not yet computed).
+Environment variables: EOSLIB_PRESET, at which all pages are shown (default ``published``: each chapter at the preset of
+``notebooks/presets/published.yaml``, the most faithful one), and COMPUTE (``1`` lets other presets than ``quick`` compute
+what is not yet computed).
 """
 
 import base64
@@ -56,10 +58,11 @@ MIME = "application/vnd.eoslib."
 
 @dataclass
 class Chapter:
-    """A chapter of the book in this build."""
+    """A chapter of the book in this build. live: the same at ``quick``, if the page shows another preset."""
 
     docname: str
     preset: str
+    live: "Chapter | None" = field(default=None, kw_only=True)
     parameters: dict = field(default_factory=dict, kw_only=True)  # those that differ from the preset's
     failure: str | None = field(default=None, kw_only=True)
     verdicts: list[dict] = field(default_factory=list, kw_only=True)
@@ -78,14 +81,24 @@ class Chapter:
     def executed(self) -> Path:
         return ROOT / ".executed" / (self.tag or self.preset) / f"{self.name}.ipynb"
 
+    @property
+    def offered(self) -> str:
+        """The name under which the site offers the executed notebook."""
+        return f"{self.name}.ipynb" if self.preset == "quick" or self.tag else f"{self.name}-{self.preset}.ipynb"
+
+    @property
+    def executions(self) -> list["Chapter"]:
+        """What the page shows first, then the live execution."""
+        return [self, self.live] if self.live else [self]
+
     def notebook(self):
         """The executed notebook, or None if it failed."""
         return None if self.failure else nbformat.read(self.executed, as_version=4)
 
     def digest(self) -> str:
         """Identifies what the page shows, apart from the prose."""
-        shown = self.failure.encode() if self.failure else self.executed.read_bytes()
-        return hashlib.sha256(shown).hexdigest()
+        shown = [one.failure.encode() if one.failure else one.executed.read_bytes() for one in self.executions]
+        return hashlib.sha256(b"".join(shown)).hexdigest()
 
 
 @dataclass
@@ -116,7 +129,7 @@ class GalleryPage(Chapter):
 
 def run_chapters(app) -> None:
     """Execute what changed; collect ``app.failures``, ``app.chapters`` and ``app.gallery`` (docname -> Chapter)."""
-    chosen = os.environ.get("EOSLIB_PRESET", "quick")
+    chosen = os.environ.get("EOSLIB_PRESET", "published")
     published = presets.published(ROOT / "notebooks")
     app.failures = []
     app.chapters, app.gallery = {}, {}
@@ -127,8 +140,10 @@ def run_chapters(app) -> None:
         elif docname.startswith("notebooks/"):
             name = docname.removeprefix("notebooks/")
             preset = published.get(name, "quick") if chosen == "published" else chosen
-            app.chapters[docname] = Chapter(docname, preset)
-    pages = [*app.chapters.values(), *app.gallery.values()]
+            live = None if preset == "quick" else Chapter(docname, "quick")
+            app.chapters[docname] = Chapter(docname, preset, live=live)
+    executions = [one for chapter in app.chapters.values() for one in chapter.executions]
+    pages = [*executions, *app.gallery.values()]
     execute_changed(pages)
     for page in pages:
         if page.failure:
@@ -137,7 +152,7 @@ def run_chapters(app) -> None:
             notebook = page.notebook()
             page.verdicts = claims.in_notebook(notebook)
             app.failures += written_to_stderr(page, notebook)
-    app.failures += claim_failures(list(app.chapters.values()))
+    app.failures += claim_failures(executions)
     if not hasattr(app.env, "shown"):
         app.env.shown = {}  # docname -> digest of what the page showed when it was last read
 
@@ -213,11 +228,12 @@ def written_to_stderr(chapter: Chapter, notebook) -> list[str]:
 
 def claim_failures(chapters: list[Chapter]) -> list[str]:
     """What is wrong with the claims: each is stated, judged once, and its verdict the acknowledged one."""
-    judged = Counter(verdict["id"] for chapter in chapters for verdict in chapter.verdicts)
-    failures = [f"claim {id_} is judged {n} times" for id_, n in judged.items() if n > 1]
+    failures = []
     for chapter in chapters:
         if chapter.failure:
             continue
+        judged = Counter(verdict["id"] for verdict in chapter.verdicts)
+        failures += [f"claim {id_} is judged {n} times" for id_, n in judged.items() if n > 1]
         ledger = claims.ledger_path(chapter.name)
         stated = claims.read(ledger) if ledger.is_file() else {}
         here = {verdict["id"] for verdict in chapter.verdicts}
@@ -352,8 +368,8 @@ def closing(chapter: Chapter, executed) -> str:
     if executed is None:
         return f":::{{error}}\nThis page could not be computed.\n\n```text\n{chapter.failure}\n```\n:::"
     command = rerun(chapter) if isinstance(chapter, GalleryPage) else ""
-    ran, file = executed.metadata["eoslib"], f"{chapter.name}.ipynb"
-    return render(TEMPLATES / "executed-notebook.html", file=file, ran=ran, command=command)
+    offered = {one.offered: one.notebook().metadata["eoslib"] for one in chapter.executions if not one.failure}
+    return render(TEMPLATES / "executed-notebook.html", offered=offered, command=command)
 
 
 # --- after Sphinx has written: downloads and failures ----------------------------------------------------
@@ -362,12 +378,14 @@ def closing(chapter: Chapter, executed) -> str:
 def finish(app, exception) -> None:
     """Copy the executed notebooks and their figures into the site, list all failures, and make the build fail."""
     if exception is None:
-        for chapter in [*app.chapters.values(), *app.gallery.values()]:
-            if not chapter.failure:
-                target = Path(app.outdir) / f"{chapter.docname}.ipynb"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(chapter.executed, target)
-                write_figures(chapter, target.parent / "figures")
+        for page in [*app.chapters.values(), *app.gallery.values()]:
+            for one in page.executions:
+                if not one.failure:
+                    target = (Path(app.outdir) / one.docname).with_name(one.offered)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(one.executed, target)
+            if not page.failure:
+                write_figures(page, (Path(app.outdir) / page.docname).with_name("figures"))
     failures = list(app.failures)
     if app._warncount:
         failures.append(f"{app._warncount} warning(s) of Sphinx, printed above")

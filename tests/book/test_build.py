@@ -396,31 +396,44 @@ def test_bad_presets_and_parameters_stop_the_chapter_before_it_runs(book):
     causes = book.fails(EOSLIB_PRESET="standard")
     assert "chapter first: first: unknown parameter 'widht' (preset standard), did you mean 'width'?" in causes
     assert "second" not in causes
-    assert book.ran() == ["second"]
+    assert book.ran() == ["first", "second", "second"]  # at quick, too
     causes = book.fails(EOSLIB_PRESET="standrd")
     assert causes.count("unknown preset 'standrd', did you mean 'standard'?") == 2
     assert book.ran() == []
 
 
-def test_presets_are_kept_apart_and_compute_only_when_told(book):
+def test_a_page_shows_its_preset_and_quick_is_executed_live(book):
     book.build()
     assert book.ran() == ["first", "second"]
     assert "after the figures, compute 1" in book.page("notebooks/first")
+    assert book.page("notebooks/first").count(".ipynb</a>") == 1
+    # another preset renders what is recorded, beside quick, whose notebook is kept
     printed = book.build(EOSLIB_PRESET="standard")
     assert book.ran() == ["first", "second"] and "book/intro" not in read_again(printed)
-    assert "after the figures, compute 0" in book.page("notebooks/first")
-    assert "preset standard" in book.page("notebooks/first") and "width: 5" in book.page("book/claims")
+    page = book.page("notebooks/first")
+    assert "after the figures, compute 0" in page
+    for preset, file in {"standard": "first-standard.ipynb", "quick": "first.ipynb"}.items():
+        offered = json.loads((book.root / "_build/html/notebooks" / file).read_text())
+        assert f'href="{file}"' in page and f"preset <code>{preset}</code>" in page
+        assert offered["metadata"]["eoslib"]["preset"] == preset
+    board = book.page("book/claims")
+    assert "width: 4" in board and "width: 5" in board
     book.build(EOSLIB_PRESET="standard", COMPUTE="1")
     assert book.ran() == ["first", "second"]
     assert "after the figures, compute 1" in book.page("notebooks/first")
     # back to quick: rendered from what was kept
     assert "notebooks/first" in read_again(book.build())
-    assert book.ran() == [] and "width: 4" in book.page("book/claims")
-    # published: each chapter at its own preset
+    assert book.ran() == [] and "width: 5" not in book.page("book/claims")
+    # by default each page at the preset it is published at
     (book.root / "notebooks/presets/published.yaml").write_text("first: standard\n")
-    printed = book.build(EOSLIB_PRESET="published", COMPUTE="1")
-    assert "chapter first (standard): unchanged" in printed and "chapter second (quick): unchanged" in printed
-    assert "width: 5" in book.page("book/claims")
+    printed = book.build(COMPUTE="1")
+    for execution in ("first (standard)", "first (quick)", "second (quick)"):
+        assert f"chapter {execution}: unchanged" in printed
+    assert "second (standard)" not in printed and "width: 5" in book.page("book/claims")
+    # what is wrong at either preset fails the build
+    book.edit("notebooks/first.py", 'print("before the figure")', 'assert preset == "standard", "not live"')
+    assert "AssertionError: not live" in book.fails(COMPUTE="1")
+    assert "after the figures" in book.page("notebooks/first")
 
 
 def test_a_changed_verdict_fails_until_it_is_acknowledged(book):
