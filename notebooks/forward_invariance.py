@@ -277,7 +277,7 @@ by_name = {name: [run for run in fig2 if run["landscape"] == name] for name in l
 
 # %% tags=["hide-input"]
 with panels(
-    4, 1 + len(step_fractions), name="fig2", height=1.4,
+    4, 1 + len(step_fractions), name="fig2", height=1.75,
     caption=r"Figure 2. Landscapes (contours, minimisers marked by stars) and maps of the starting points at growing step sizes, titles in units of $\eta_{\max}$. "
     "Each pixel is a start, coloured by what gradient descent does from its centre.",
     alt="Four rows of maps. At small step sizes the light stable set fills most of each box; as the step size grows "
@@ -295,6 +295,10 @@ with panels(
         for ax, run in zip(row[1:], runs, strict=False):
             draw_map(ax, run)
             ax.set(title=rf"$\eta = {fraction_of(run):.3g}\,\eta_{{\max}}$", yticks=[])
+    for row, half in zip(rows, boxes, strict=True):
+        tick = float(f"{2 / 3 * half:.0g}")
+        for ax in row:
+            ax.set(xticks=(-tick, tick))
     for ax in rows[-1]:
         ax.set(xlabel="$x$")
     legend(axes[0].figure, fig2)
@@ -452,8 +456,7 @@ with panels(
             left.plot(*theta[part].T, ".-", color=two[0], linewidth=0.8, markersize=4)
             ax.semilogy(run.trace.step[part], f[part] - 0.0975, ".-", color=two[1])
         left.annotate(rf"$({theta[0, 0]:g}, {theta[0, 1]:g})$", theta[0], xytext=(4, 4), textcoords="offset points")
-        ax.set(xlabel="step $k$", title=rf"from $({theta[0, 0]:g}, {theta[0, 1]:g})$", ylim=(1e-6, 20), xlim=(-2, 62))
-    others[0].set(ylabel=r"$f_4(\theta_k) - \min f_4$")
+        ax.set(ylabel=r"$f_4(\theta_k) - \min f_4$", xlabel="step $k$", title=rf"from $({theta[0, 0]:g}, {theta[0, 1]:g})$", ylim=(1e-6, 20), xlim=(-2, 62))
     left.set(xlabel="$x$", ylabel="$y$", xlim=(-3, 3), ylim=(-3, 3))
 
 # %% tags=["hide-input"]
@@ -1020,7 +1023,7 @@ with panels(
         axes[4 + i].axhline(1, color="0.3", linestyle="--", linewidth=0.9)
         axes[4 + i].set(xlabel=r"$\eta\,/\,\eta_{\max}$", ylim=(0.8, 2))
     axes[0].set(ylabel="area")
-    axes[4].set(ylabel="dimension of the boundary")
+    axes[4].set(ylabel="dimension")
     if sizes:
         axes[0].legend()
 

@@ -503,7 +503,8 @@ with panels(
     draw_stages(right, abs(toy_x), toy_y)
     left.axhline(delta, color="0.3", linestyle="--", linewidth=0.9)
     threshold(middle, toy_step_size)
-    right.legend(loc="center")
+    handles, _ = left.get_legend_handles_labels()
+    left.figure.legend(handles=handles, loc="outside upper center")
     left.set(xlabel="step $t$", ylabel="$|x_t|$")
     middle.set(xlabel="step $t$", ylabel=r"$S$ at $x = 0$")
     right.set(xlabel="$|x_t|$", ylabel="$y_t$")
@@ -602,6 +603,7 @@ with panels(
     right.axhline(0, color="0.7", linewidth=0.7)
     right.axvline(np.sqrt(2), color="0.7", linewidth=0.7)
     right.legend()
+    left.set(xlim=(-0.2, 7.5))  # room for the legend
     for ax in (left, right):
         ax.set(xlabel="$X$", ylabel="$Y$")
 
@@ -1086,15 +1088,16 @@ appe = [*fig4, *appf]
 
 # %% tags=["hide-input", "gallery"]
 PANELS = {
-    "alpha": r"$\alpha$", "epsilon": r"$\varepsilon$", "sharpening_alignment": r"$-\nabla L\cdot\nabla S^\perp/\|\cdot\|\|\cdot\|$",
+    "alpha": r"$\alpha$", "epsilon": r"$\varepsilon$", "sharpening_alignment": "alignment",
     "restoring_ratio": r"$\|\nabla S^\perp\|/\rho_3$", "fourth_order_ratio": r"$\rho_4/\eta\rho_3^2$",
-    "third_order_ratio_v": r"$\|\nabla^3L(v^\perp,v^\perp)\|/\rho_3\|v^\perp\|^2$",
-    "third_order_ratio_gradient": r"$\|\nabla^3L(\nabla L,\nabla L)\|/\rho_3\|\nabla L\|^2$",
-    "second_order_ratio_v": r"$|v^\perp\cdot\nabla^2L\,v^\perp|/S\|v^\perp\|^2$",
+    "third_order_ratio_v": r"third order along $v^\perp$", "third_order_ratio_gradient": r"third order along $\nabla L$",
+    "second_order_ratio_v": r"second order along $v^\perp$",
 }  # fmt: skip
 with panels(
     4, 2, name="appE", height=1.65, sharex=True,
-    caption="Appendix E. The quantities that the assumptions bound, along the constrained trajectory of each setting, against the step from the onset on. Where the axis is logarithmic, what is negative is left out. The dotted line is 1.",
+    caption="Appendix E. The quantities that the assumptions bound, along the constrained trajectory of each setting, against the step from the onset on. "
+    r"The alignment is $-\nabla L\cdot\nabla S^\perp/\|\nabla L\|\|\nabla S^\perp\|$, the last three are $\|\nabla^3L(v^\perp,v^\perp)\|/\rho_3\|v^\perp\|^2$, "
+    r"$\|\nabla^3L(\nabla L,\nabla L)\|/\rho_3\|\nabla L\|^2$ and $|v^\perp\cdot\nabla^2L\,v^\perp|/S\|v^\perp\|^2$. Where the axis is logarithmic, what is negative is left out. The dotted line is 1.",
     alt="Eight panels. Alpha is positive and epsilon small; alignment and restoring ratio are of order one; the fourth-order ratio is "
     "below one in some settings and far above it in others; the last three ratios are well below one.",
 ) as axes:  # fmt: skip
@@ -1110,6 +1113,7 @@ with panels(
         ax.set(ylim=(0, 1))
     for ax in axes[:2] + axes[4:]:
         ax.set(yscale="log")
+    axes[4].yaxis.set_minor_formatter("")
     for ax in axes[-2:]:
         ax.set(xlabel="step from the onset on")
     if appe:
@@ -1163,7 +1167,8 @@ with panels(
         ax.plot(limit.step, limit * run.step_size / 2, "o-", color=VERMILION, label="limit")
         ax.axhline(1, color="0.3", linestyle=":", linewidth=0.9)
         ax.set(title=case(run), xlabel="step $t$", ylabel=r"$S\,\eta/2$")
-        ax.legend()
+    handles, _ = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(handles=handles, loc="outside upper center")
 
 # %% tags=["hide-input"]
 
@@ -1352,8 +1357,8 @@ with panels(
         right.semilogy(measured.step, measured.sharpness, color=colour)
         if run in constant:
             threshold(right, run.step_size, colour, label=False)
-    if fig6:
-        middle.legend()
+    handles, _ = middle.get_legend_handles_labels()
+    middle.figure.legend(handles=handles, loc="outside upper center")
     left.set(xlabel="step $t$", ylabel="training loss")
     middle.set(xlabel="step $t$", ylabel="held-out accuracy")
     right.set(xlabel="step $t$", ylabel="sharpness")
@@ -1680,7 +1685,7 @@ with panels(
     max(len(fig4), 1), 3, name="central", height=1.7,
     caption=f"Ours: gradient descent averaged over {WINDOW} steps (blue, each step in light blue), the central flow (vermilion, dashed) and the constrained trajectory (green). Loss, sharpness "
     r"in units of $2/\eta$, and the mean square of $x$ beside the flow's $\sigma^2$.",
-    alt="In each row the dashed line of the central flow runs through the middle of the averaged curves of gradient descent once the first cycles have passed.",
+    alt="In each row the curves of gradient descent swing about the smooth dashed line of the central flow: the sharpness rises above one and falls below it in a peak of loss and of x squared. The constrained trajectory's loss lies just below that of the flow.",
 ) as axes:  # fmt: skip
     rows = np.reshape(axes, (-1, 3))
     for row, run in zip(rows, fig4, strict=False):

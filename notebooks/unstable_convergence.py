@@ -381,7 +381,7 @@ with panels(
     left.scatter(*neuron.trace.theta.values[0].T, s=3, color="0.6", linewidths=0)
     left.scatter(*theta[arrived].T, s=5, color=BLUE)
     left.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
-    right.hist(limit_sharpness.numpy(), bins=40, color=BLUE)
+    right.hist(limit_sharpness.numpy(), bins=40, color=BLUE, linewidth=0)
     right.axvline(2 / neuron.step_size, color="0.3", linestyle="--", linewidth=0.9)
     right.set(xlabel=r"sharpness of the limit", ylabel="number of starts")
 
@@ -1072,7 +1072,8 @@ with panels(
         bottom.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
         top.set(title=label(run), ylabel="training loss" if column == 0 else None)
         bottom.set(xlabel="epoch", ylabel="relative progress" if column == 0 else None)
-        bottom.legend(loc="upper right")
+    handles, _ = axes[-1].get_legend_handles_labels()
+    axes[0].figure.legend(handles=handles, loc="outside lower center")
 
 # %% tags=["hide-input"]
 def relation6_gap(run):
@@ -1115,7 +1116,8 @@ with panels(
         draw_sides(ax, trace)
         ax.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
         ax.set(title=label(run), xlabel="epoch", ylabel="relative progress" if ax is axes[0] else None)
-        ax.legend(loc="upper right")
+    handles, _ = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(handles=handles, loc="outside lower center")
 
 # %% [markdown]
 # ## Beyond the paper: adaptive methods
@@ -1166,7 +1168,7 @@ with panels(
         middle.axhline(1, color="0.3", linestyle="--", linewidth=0.9)
     left.set(xlabel="iteration $t$", ylabel="RP in the metric P", ylim=(-1.6, 1.6))
     middle.set(xlabel="iteration $t$", ylabel=r"$L\cdot\eta/2$ in the metric P", ylim=(-0.5, 2.5))
-    right.set(xlabel="iteration $t$", ylabel="preconditioned sharpness / limit")
+    right.set(xlabel="iteration $t$", ylabel="sharpness / limit")
 
 # %% tags=["hide-input"]
 rmsprop = [r for r in adaptive_runs if method(r) == "RMSProp"]

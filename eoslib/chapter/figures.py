@@ -86,7 +86,8 @@ def drawn(figure: Figure, axes: list[Axes], columns: int, name: str) -> tuple[by
     fit_legends(figure)
     wide, wide_svg = pixels(figure), svg(figure)
     figure.set_layout_engine("none")  # it is laid out
-    figure.savefig(png := io.BytesIO(), format="png", facecolor="white")
+    figure.savefig(picture := io.BytesIO(), format="png", facecolor="white")
+    Image.open(picture).convert("RGB").quantize(256).save(png := io.BytesIO(), "png")  # a third of the size
     stack(figure, axes, columns)
     narrow, narrow_svg = pixels(figure), svg(figure)
     files = {"svg": wide_svg, "narrow.svg": narrow_svg, "csv": table(axes, name)}
@@ -137,22 +138,23 @@ def fit_legends(figure: Figure) -> None:
 
 
 def stack(figure: Figure, axes: list[Axes], columns: int) -> None:
-    """Lay a figure out anew for a phone: its panels below one another, or in twos where it has rows of 2, 4, 6."""
+    """Lay a figure out anew for a phone: one panel to a row, or of a grid half as many as before, two at least."""
     rows = [axes[i : i + columns] for i in range(0, len(axes), columns)]
-    for row in rows:
-        for top, bottom, ax in zip(rows[0], rows[-1], row, strict=True):
-            ax.set_title(ax.get_title() or top.get_title())
-            ax.set_xlabel(ax.get_xlabel() or bottom.get_xlabel())
-            ax.set_ylabel(ax.get_ylabel() or row[0].get_ylabel())
-            ax.tick_params(labelbottom=True, labelleft=True)  # shared axes have them on the outside only
-    across = 2 if len(rows) > 1 and columns % 2 == 0 else 1
+    across = max(columns // 2, 2) if len(rows) > 1 and columns % 2 == 0 else 1
+    if across != columns:
+        for row in rows:
+            for top, bottom, ax in zip(rows[0], rows[-1], row, strict=True):
+                ax.set_title(ax.get_title() or top.get_title())
+                ax.set_xlabel(ax.get_xlabel() or bottom.get_xlabel())
+                ax.set_ylabel(ax.get_ylabel() or row[0].get_ylabel())
+                ax.tick_params(labelbottom=True, labelleft=True)  # shared axes have them on the outside only
     down = -(-len(axes) // across)
     for ax, place in zip(axes, figure.add_gridspec(down, across), strict=False):
         ax.set_subplotspec(place)
     height = figure.get_figheight() / len(rows)
-    growth = (NARROW / across) / (WIDE / columns)
-    keeps_shape = any(ax.get_aspect() != "auto" for ax in axes)
-    figure.set_size_inches(NARROW * PIXEL, down * height * (growth if keeps_shape else min(growth, 0.85)))
+    if all(ax.get_aspect() != "auto" for ax in axes):  # maps keep their shape, curves need no more height
+        height *= (NARROW / across) / (WIDE / columns)
+    figure.set_size_inches(NARROW * PIXEL, down * 0.9 * height)
     figure.set_layout_engine("constrained")
     fit_legends(figure)
 
