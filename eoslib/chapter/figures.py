@@ -83,9 +83,8 @@ def drawn(figure: Figure, axes: list[Axes], columns: int, name: str) -> tuple[by
             thin(line, WIDE // columns)
         for artist in ax.collections:
             artist.set_rasterized(is_heavy(artist))
-    fit_legends(figure)
+    lay_out(figure)
     wide, wide_svg = pixels(figure), svg(figure)
-    figure.set_layout_engine("none")  # it is laid out
     figure.savefig(picture := io.BytesIO(), format="png", facecolor="white")
     Image.open(picture).convert("RGB").quantize(256).save(png := io.BytesIO(), "png")  # a third of the size
     stack(figure, axes, columns)
@@ -126,8 +125,8 @@ def is_heavy(artist: Collection) -> bool:
     return sum(map(len, artist.get_paths())) + len(artist.get_offsets()) > 3000
 
 
-def fit_legends(figure: Figure) -> None:
-    """Let each legend beside the panels have as many columns as there is room for."""
+def lay_out(figure: Figure) -> None:
+    """Place the panels once and for all; a legend beside them has as many columns as there is room for."""
     for legend in list(figure.legends):
         handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
         for columns in range(len(handles), 0, -1):
@@ -135,6 +134,9 @@ def fit_legends(figure: Figure) -> None:
             legend = figure.legend(handles, labels, loc=f"outside {legend._outside_loc} center", ncols=columns)
             if legend.get_window_extent().width <= figure.bbox.width:
                 break
+    figure.set_layout_engine("constrained")
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine(None)  # or each file would be laid out again
 
 
 def stack(figure: Figure, axes: list[Axes], columns: int) -> None:
@@ -155,8 +157,7 @@ def stack(figure: Figure, axes: list[Axes], columns: int) -> None:
     if all(ax.get_aspect() != "auto" for ax in axes):  # maps keep their shape, curves need no more height
         height *= (NARROW / across) / (WIDE / columns)
     figure.set_size_inches(NARROW * PIXEL, down * 0.9 * height)
-    figure.set_layout_engine("constrained")
-    fit_legends(figure)
+    lay_out(figure)
 
 
 def svg(figure: Figure) -> str:
