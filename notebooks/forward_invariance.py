@@ -11,29 +11,80 @@
 # ---
 
 # %% [markdown]
-# # On the unstable convergence regime of gradient descent
+# # Forward invariance
 #
-# ```{epigraph}
-# Chen, Peng, Li and Zhao, AAAI 2024 {cite}`chen2024`
+# ```{chapter-head}
+# paper: chen2024
+# question: >-
+#   Gradient descent can converge although its loss rises at first. From which starting points does it, and what do they have in common?
+# answer: >-
+#   Around a minimum that is flat enough lies an open set that gradient descent does not leave and in which the loss falls at every step; whatever
+#   converges must enter it, so that unstable convergence is nothing but a start outside.
+# findings:
+#   - >-
+#     The theorems hold. We build the ball of Lemma 1 and the invariant set $U$ of Theorem 2 for four functions and five step sizes, and interval arithmetic
+#     proves them: {lem1/certified} and {thm2/certified-directly}.
+#   - >-
+#     The set of the proof is small: $U$ covers a share of {thm2/small} of the stable starts, the less the larger the step size. Near the largest
+#     step size stable starts in turn are a share of {ours-area/stable-share-collapses} of those that converge.
+#   - >-
+#     Two sentences of the text do not hold. Points on the axes of $f_3$ are minima: at one of them a share of {fig2/axes-are-no-minima} of the starts comes to
+#     rest. And the unstable set does not always grow with the step size, only for {fig2/unstable-set-expands} functions.
+# figure: fig1
+# thumbnails:
+#   fig2: figure 2
+#   fig3: figure 3
+#   thm2-u: theorem 2
+#   thm3: theorem 3
+#   ext-hyperbola: conclusion
 # ```
+
+# %% [markdown]
+# ## The experiment in plain PyTorch
 #
-# **In one paragraph.** Gradient descent can converge although its loss rises at first. The paper asks why, of a function about
-# which nothing is assumed but two derivatives, and its answer is about starting points: around a minimum that is flat enough lies an open set $U$ that gradient
-# descent does not leave and in which the loss falls at every step. A trajectory that converges must enter $U$ at some step. Before
-# it, the loss may do what it likes; after it, the loss falls. So unstable convergence is nothing but a start outside. We recompute its maps of starting
-# points, build the sets of its proofs and have a computer certify them, and measure what the pictures suggest: how large the sets are and
-# how rough their boundaries. The theorems hold, and all their certificates are found. The set $U$ of the proof is small beside the set of all stable starts, and shrinks to a millionth of it near the largest
-# step size. Two sentences of the text do not hold: some points on the axes of $f_3$ are minima, and the unstable set does not always grow with the step size. The verdicts are also on
-# the [claims board](../book/claims.md).
-#
-# ```{verdict-counts} forward_invariance
-# ```
+# Gradient descent on a polynomial of two variables from every pixel of a square. A start is *convergent* if it leads to the minimum at 0, and *stable* if
+# the loss falls at every step. Copy the cell into an empty notebook.
+
+# %% tags=["plain"]
+import torch
+
+
+def f(theta):
+    x, y = theta
+    return x**2 + y**2 + x**2 * y + x**4 + y**4
+
+
+gradient = torch.func.grad(lambda theta: f(theta).sum())
+eta = 0.9  # of the largest, 2/λ_max(∇²f(0)) = 1
+centres = -0.4 + 0.8 * (torch.arange(256, dtype=torch.float64) + 0.5) / 256
+theta = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # a start for each pixel
+
+stable = torch.ones(256, 256, dtype=torch.bool)
+for _ in range(50):
+    after = theta - eta * gradient(theta)
+    near = theta.norm(dim=0) < 0.05  # here ∇²f < 2/η, and every step descends, even if rounding hides it
+    stable &= near | (f(after) < f(theta))
+    theta = after
+convergent = theta.norm(dim=0) < 0.05
+
+kind = convergent.int() + (convergent & stable).int()  # 0 elsewhere, 1 unstable, 2 stable
+for row in kind[6::12, 3::6].flip(0):
+    print("".join(" #·"[k] for k in row))
+
+# %% [markdown]
+# The library's map of the same starts (figure 1 below):
+
+# %% tags=["compared"]
+from eoslib.chapter.experiments import at_quick
+
+run = at_quick("forward_invariance", "fig1_map")
+print("starts that differ:", (torch.tensor(run.trace.outcome.values).reshape(256, 256).clamp(max=2) != 2 - kind).sum().item(), "of", kind.numel())
 
 # %% [markdown]
 # ## Setting
 #
 # Gradient descent repeats $F(\theta) = \theta - \eta\nabla f(\theta)$. Let $\theta^*$ be a strict local minimum with
-# $0 < \lambda_{\max}(\nabla^2 f(\theta^*)) < 2/\eta$ (the paper's condition (6)). The paper sorts the starting points into
+# $0 < \lambda_{\max}(\nabla^2 f(\theta^*)) < 2/\eta$ (paper, (6)). The paper {cite}`chen2024` sorts the starting points into
 #
 # ```{math}
 # :label: chen-sets
@@ -44,7 +95,7 @@
 # \end{aligned}
 # ```
 #
-# the *convergent* and the *stable* starts; $V_\eta\setminus U_\eta$ are the *unstable* ones. (In the paper's (30) the inequality is
+# the *convergent* and the *stable* starts; $V_\eta\setminus U_\eta$ are the *unstable* ones. (In paper, (30), the inequality is
 # printed the wrong way round.) If $f$ has several such minima, any of them will do. It takes four polynomials of two variables as examples:
 #
 # $$
@@ -213,9 +264,9 @@ def fraction_of(run):
     return run.step_size / largest[run["landscape"]]
 
 
-def rises(run):
+def rises(trace):
     """The steps t of a trajectory with f(θ_t) ≥ f(θ_{t−1})."""
-    f = run.trace.loss.values
+    f = trace.loss.values
     return np.flatnonzero(~(f[1:] < f[:-1])) + 1
 
 
@@ -226,7 +277,7 @@ def membership(run):
 
 
 # %% [markdown]
-# ## Figure 1: a trajectory that jumps into the stable set
+# ## A trajectory that jumps into the stable set (paper, figure 1)
 #
 # *Paper, introduction.* The picture shows the idea: a start outside the stable set, iterates that jump about, the loss up and down with them, until one of them
 # lands in the stable set; from there on the loss falls. The paper does not say which function it drew. We take $f_2$ at 0.9 of its
@@ -257,15 +308,18 @@ with panels(
     legend(left.figure, fig1_map)
 
 # %% tags=["hide-input"]
-claims.measure("fig1/oscillates-first", {"": len(rises(fig1_path))}, [fig1_path])
+inside = fig1_path.trace.isel(step=slice(entered, None))  # the trajectory from its first iterate in U_η
+claims.measure(
+    "fig1/oscillates-first", {"": len(rises(fig1_path.trace))}, [fig1_path], control={"": len(rises(inside))}
+)
 claims.measure(
     "fig1/jumps-in",
-    {"": bool(0 < entered < len(before) and before[:entered].all() and rises(fig1_path).max() <= entered)},
+    {"": bool(0 < entered < len(before) and before[:entered].all() and rises(fig1_path.trace).max() <= entered)},
     [fig1_path],
 )
 
 # %% [markdown]
-# ## Figure 2: the maps of starting points
+# ## The maps of starting points (paper, figure 2)
 #
 # *Paper, numerical experiments.* For each function a landscape and five maps at step sizes that rise to the largest. The paper gives neither the
 # boxes nor the step sizes. We choose fractions of $\eta_{\max}$ that end at 0.99 (at 1 nothing converges fast enough to be seen, see
@@ -333,28 +387,34 @@ def unstable_components(run):
     return int((ndimage.sum_labels(labels > 0, labels, range(1, count + 1)) >= 10).sum())
 
 
-def expansion(runs):
-    """The share of the box in V_η but not in U_η, at growing step sizes, from the last at which it is 0 on."""
-    shares = [share(run, Outcome.UNSTABLE) for run in runs]
+def stable_share_near(run):
+    """The share of the starts near the minimum that are stable."""
+    return (codes_of(run)[near_minimum(run)] == Outcome.STABLE).mean()
+
+
+def expansion(runs, kind=Outcome.UNSTABLE):
+    """The share of the box in V_η but not in U_η, at growing step sizes, from the last at which it is 0 on; or in U_η."""
+    shares = [share(run, kind) for run in runs]
     return shares[max((i for i, empty in enumerate(shares) if empty == 0), default=0) :]
 
 
 complete = {name: runs for name, runs in by_name.items() if len(runs) == len(step_fractions)}
 claims.measure(
     "fig2/small-steps-are-stable",
-    {
-        case(runs[0]): (codes_of(runs[0])[near_minimum(runs[0])] == Outcome.STABLE).mean()
-        for name, runs in complete.items()
-        if name in ("f1", "f2")
-    },
+    {case(runs[0]): stable_share_near(runs[0]) for name, runs in complete.items() if name in ("f1", "f2")},
     fig2,
+    control={case(runs[-1]): stable_share_near(runs[-1]) for name, runs in complete.items() if name in ("f1", "f2")},
 )
 claims.measure(
     "fig2/unstable-set-expands",
     {n: expansion(runs) for n, runs in complete.items() if n in ("f1", "f2")},
     fig2,
+    control={n: expansion(runs, Outcome.STABLE) for n, runs in complete.items() if n in ("f1", "f2")},
 )
-claims.measure("fig2/disconnected", {case(runs[-1]): unstable_components(runs[-1]) for runs in complete.values()}, fig2)
+claims.measure(
+    "fig2/disconnected", {case(runs[-1]): unstable_components(runs[-1]) for runs in complete.values()}, fig2,
+    control={case(runs[0]): unstable_components(runs[0]) for runs in complete.values()},
+)  # fmt: skip
 claims.measure(
     "fig2/stable-set-remains", {n: min(share(r, Outcome.STABLE) for r in runs) for n, runs in complete.items()}, fig2
 )
@@ -372,7 +432,7 @@ claims.measure("fig2/axes-are-no-minima", {case(r): share(r, Outcome.DEGENERATE)
 # %% [markdown]
 # ### At the largest step size itself
 #
-# Condition (6) excludes $\eta = \eta_{\max}$, and calls itself "a necessary condition for the GD trajectory convergence". We start from $32\times 32$ points
+# The condition (paper, (6)) excludes $\eta = \eta_{\max}$, and calls itself "a necessary condition for the GD trajectory convergence". We start from $32\times 32$ points
 # of each box and take 30,000 steps at $\eta_{\max}$ itself. Does any ever arrive? Let $u$ be the direction of the largest eigenvalue $\lambda$, and let $f$ be symmetric about it, as $f_3$ and $f_4$ are on $x = y$. Along $u$,
 # $F(s) = -s + as^2 + bs^3 + \dots$ with $a = -\eta f'''/2$ and $b = -\eta f''''/6$, and two steps give
 #
@@ -410,13 +470,20 @@ with np.errstate(over="ignore", invalid="ignore"):
 
 # %% tags=["hide-input"]
 rate = {"f3": 20, "f4": 80 / 19}  # c
+
+
+def scaled_distance(name, c):
+    """The median distance after the last step times √(2ct)."""
+    return np.median(at_largest[name]) * np.sqrt(2 * c * limit_steps)
+
+
 claims.measure(
-    "fig2/slowly-all-the-same",
-    {n: np.median(at_largest[n]) * np.sqrt(2 * c * limit_steps) for n, c in rate.items()},
-)
+    "fig2/slowly-all-the-same", {n: scaled_distance(n, c) for n, c in rate.items()},
+    control={n: scaled_distance(n, c) for n, c in zip(rate, reversed(rate.values()), strict=True)},
+)  # fmt: skip
 
 # %% [markdown]
-# ## Figure 3: two trajectories of $f_4$
+# ## Two trajectories of $f_4$ (paper, figure 3)
 #
 # *Paper, figure 3.* From $(0.1, 2.5)$ the trajectory is unstable, then stable; from $(1.5, 2)$ it is stable throughout. The step size is not given. The next cell
 # looks for those at which both descriptions hold.
@@ -460,9 +527,24 @@ with panels(
     left.set(xlabel="$x$", ylabel="$y$", xlim=(-3, 3), ylim=(-3, 3))
 
 # %% tags=["hide-input"]
-converged = membership(unstable_path).minimiser[0] >= 0
-claims.measure("fig3/unstable-then-stable", {"": len(rises(unstable_path)) if converged else 0}, [unstable_path])
-claims.measure("fig3/stable", {"": bool(membership(stable_path).outcome[0] == Outcome.STABLE)}, [stable_path])
+
+
+def rises_of_convergent(run):
+    """The number of steps in which f rises; 0 if the trajectory does not converge."""
+    return len(rises(run.trace)) if membership(run).minimiser[0] >= 0 else 0
+
+
+def starts_stable(run):
+    return bool(membership(run).outcome[0] == Outcome.STABLE)
+
+
+claims.measure(
+    "fig3/unstable-then-stable", {"": rises_of_convergent(unstable_path)}, [unstable_path],
+    control={"(1.5, 2)": rises_of_convergent(stable_path)},
+)  # fmt: skip
+claims.measure(
+    "fig3/stable", {"": starts_stable(stable_path)}, [stable_path], control={"(0.1, 2.5)": starts_stable(unstable_path)}
+)
 
 # %% [markdown]
 # ## The theorems, constructed and certified
@@ -568,14 +650,25 @@ def false_bound(c):
     return dataclasses.replace(c, bound=0.98 * certificates.largest_curvature(c.landscape, c.minima, c.outer))
 
 
-claims.measure("lem1/descent", {theorem_case(k): smallest_descent(c) / descent(c) for k, c in constructions.items()})
+certified_falsely = {key: certificates.certify(false_bound(c)) for key, c in constructions.items()}
+
+
+def bound_and_step_proved(proofs):
+    return proofs["curvature"].proved and proofs["step"].proved
+
+
 claims.measure(
-    "lem1/certified", {theorem_case(k): p["curvature"].proved and p["step"].proved for k, p in certified.items()}
-)
+    "lem1/descent", {theorem_case(k): smallest_descent(c) / descent(c) for k, c in constructions.items()},
+    control={theorem_case(k): smallest_descent(c) for k, c in constructions.items()},
+)  # fmt: skip
 claims.measure(
-    "lem1/false-bound-fails",
-    {theorem_case(k): not certificates.certify(false_bound(c))["curvature"].proved for k, c in constructions.items()},
-)
+    "lem1/certified", {theorem_case(k): bound_and_step_proved(p) for k, p in certified.items()},
+    control={theorem_case(k): bound_and_step_proved(p) for k, p in certified_falsely.items()},
+)  # fmt: skip
+claims.measure(
+    "lem1/false-bound-fails", {theorem_case(k): not p["curvature"].proved for k, p in certified_falsely.items()},
+    control={theorem_case(k): not p["curvature"].proved for k, p in certified.items()},
+)  # fmt: skip
 
 # %% [markdown]
 # ### Theorem 2: a forward-invariant set
@@ -621,18 +714,31 @@ def enlarged(c):
     return dataclasses.replace(c, level=lowest + 1.1 * (c.level - lowest))
 
 
-claims.measure("thm2/invariant", {theorem_case(k): share_kept(c) for k, c in constructions.items()})
+def with_too_large_a_step(key):
+    """The same U under steps of 1.1 times the largest size."""
+    return dataclasses.replace(constructions[key], step_size=1.1 * largest[key[0]])
+
+
+def all_proved(proofs):
+    return all(p.proved for p in proofs.values())
+
+
+certified_enlarged = {key: certificates.certify(enlarged(c)) for key, c in constructions.items()}
 claims.measure(
-    "thm2/certified", {theorem_case(k): all(p.proved for p in proofs.values()) for k, proofs in certified.items()}
+    "thm2/invariant", {theorem_case(k): share_kept(c) for k, c in constructions.items()},
+    control={theorem_case(k): share_kept(with_too_large_a_step(k)) for k in constructions},
+)  # fmt: skip
+claims.measure(
+    "thm2/certified", {theorem_case(k): all_proved(proofs) for k, proofs in certified.items()},
+    control={theorem_case(k): all_proved(proofs) for k, proofs in certified_enlarged.items()},
+)  # fmt: skip
+claims.measure(
+    "thm2/certified-directly", {theorem_case(k): all_proved(proofs) for k, proofs in certified_directly.items()}
 )
 claims.measure(
-    "thm2/certified-directly",
-    {theorem_case(k): all(p.proved for p in proofs.values()) for k, proofs in certified_directly.items()},
-)
-claims.measure(
-    "thm2/enlarged-fails",
-    {theorem_case(k): not certificates.certify(enlarged(c))["level"].proved for k, c in constructions.items()},
-)
+    "thm2/enlarged-fails", {theorem_case(k): not p["level"].proved for k, p in certified_enlarged.items()},
+    control={theorem_case(k): not p["level"].proved for k, p in certified.items()},
+)  # fmt: skip
 
 # %% [markdown]
 # #### How large is $U$?
@@ -871,11 +977,17 @@ curves = {
     )
     for name, degree, largest_on_curve in (("circle", 2, 2 / 8), ("rounded_square", 4, 2 / 32))
 }
-claims.measure("ext/compact-descent", {name: smallest_descent(c) / descent(c) for name, c in curves.items()})
 claims.measure(
-    "ext/compact-certified",
-    {name: all(p.proved for p in certificates.certify(c).values()) for name, c in curves.items()},
-)
+    "ext/compact-descent", {name: smallest_descent(c) / descent(c) for name, c in curves.items()},
+    control={name: smallest_descent(c) for name, c in curves.items()},
+)  # fmt: skip
+claims.measure(
+    "ext/compact-certified", {name: all_proved(certificates.certify(c)) for name, c in curves.items()},
+    # f is 0 on the curve
+    control={
+        name: all_proved(certificates.certify(dataclasses.replace(c, level=1.1 * c.level))) for name, c in curves.items()
+    },
+)  # fmt: skip
 
 # %% [markdown]
 # The condition must hold on all of $S$. At a step size 10 % above $2/32$ the rounded square has flat corners, which attract, and sharp sides, which
@@ -894,8 +1006,15 @@ def descend(name, step_size, x, y, steps):
     return np.moveaxis(np.array(path), 1, 0)
 
 
-x, y = descend("rounded_square", 1.1 * 2 / 32, np.array([1 + 1e-6]), np.array([0.0]), 500)
-claims.measure("ext/maximum-is-needed", {"": abs(x**4 + y**4 - 1).max()})
+def excursion_from_square(fraction):
+    """The largest |x⁴ + y⁴ − 1| from beside the sharpest minimiser, at a fraction of the largest step size."""
+    x, y = descend("rounded_square", fraction * 2 / 32, np.array([1 + 1e-6]), np.array([0.0]), 500)
+    return abs(x**4 + y**4 - 1).max()
+
+
+claims.measure(
+    "ext/maximum-is-needed", {"": excursion_from_square(1.1)}, control={"10 % below": excursion_from_square(0.9)}
+)
 
 # %% [markdown]
 # ### The limit of the method: $(1-xy)^2$
@@ -918,9 +1037,10 @@ def beside_hyperbola(ratio):
     return x + 1e-6 / x / np.sqrt(total), 1 / x + 1e-6 * x / np.sqrt(total)
 
 
-ratios = np.concatenate([[1.1, 1.5, 1.9, 4.0], np.linspace(0.3, 3, 109)])
+ratios = np.concatenate([[1.1, 1.5, 1.9, 4.0, 0.5, 0.9], np.linspace(0.3, 3, 109)])
 x, y = descend("hyperbola", hyperbola_step_size, *beside_hyperbola(ratios), 5000)
 with np.errstate(over="ignore", invalid="ignore"):  # some diverge
+    overflows = ~np.isfinite(x[-1] + y[-1])
     excursion = np.where(np.isfinite(x + y), abs(1 - x * y), np.inf).max(0)
     arrived = abs(1 - x[-1] * y[-1]) < 1e-6
     limit_ratio = np.where(arrived, (x[-1] ** 2 + y[-1] ** 2) * hyperbola_step_size, np.inf)
@@ -949,10 +1069,20 @@ with panels(
     )
 
 # %% tags=["hide-input"]
-sharper = {f"{ratio:g} · 2/η": i for i, ratio in enumerate(ratios[:3])}
-claims.measure("ext/hyperbola-repels", {case: excursion[i] for case, i in sharper.items()})
-claims.measure("ext/hyperbola-flatter", {case: limit_ratio[i] for case, i in sharper.items()})
-claims.measure("ext/hyperbola-diverges", {"": not np.isfinite(x[-1, 3] + y[-1, 3])})
+beside = {f"{ratio:g} · 2/η": i for i, ratio in enumerate(ratios[:6])}
+sharper, sharpest, flatter = (dict(list(beside.items())[part]) for part in (slice(3), slice(3, 4), slice(4, 6)))
+claims.measure(
+    "ext/hyperbola-repels", {case: excursion[i] for case, i in sharper.items()},
+    control={case: excursion[i] for case, i in flatter.items()},
+)  # fmt: skip
+claims.measure(
+    "ext/hyperbola-flatter", {case: limit_ratio[i] for case, i in sharper.items()},
+    control={case: limit_ratio[i] for case, i in sharpest.items()},
+)  # fmt: skip
+claims.measure(
+    "ext/hyperbola-diverges", {case: overflows[i] for case, i in sharpest.items()},
+    control={case: overflows[i] for case, i in sharper.items()},
+)  # fmt: skip
 
 # %% [markdown]
 # ## Beyond the paper: how large, and how rough?
@@ -1046,20 +1176,31 @@ def first_fractal(run, of):
 
 def at_quarter(run):
     """The dimension of the boundary of V_η at the step size next to η_max/4."""
-    return dimension(run, "convergent")[np.argmin(abs(fractions(run) - 0.25)), 0]
+    return dimension(run, "convergent")[quarter(run), 0]
 
 
-def rougher(run):
-    """By how much the boundary of U_η is rougher than that of V_η at the end, less two standard errors."""
-    (u, u_error), (v, v_error) = (dimension(run, of)[-1] for of in ("stable", "convergent"))
+def quarter(run):
+    """Which of the step sizes is next to η_max/4."""
+    return np.argmin(abs(fractions(run) - 0.25))
+
+
+def stable_share(run, at):
+    """The area of U_η over that of V_η at one of the step sizes."""
+    return area(run, "stable")[0][at] / area(run, "convergent")[0][at]
+
+
+def rougher(run, at=-1):
+    """By how much the boundary of U_η is rougher than that of V_η at one of the step sizes, less two standard errors."""
+    (u, u_error), (v, v_error) = (dimension(run, of)[at] for of in ("stable", "convergent"))
     return u - v - 2 * np.hypot(u_error, v_error)
 
 
 claims.measure("ours-area/shrinks", {n: growth(r) for n, r in size_of.items()}, sizes)
 claims.measure(
     "ours-area/stable-share-collapses",
-    {n: area(r, "stable")[0][-1] / area(r, "convergent")[0][-1] for n, r in size_of.items()},
+    {n: stable_share(r, -1) for n, r in size_of.items()},
     sizes,
+    control={n: stable_share(r, 0) for n, r in size_of.items()},
 )
 
 
@@ -1082,7 +1223,10 @@ claims.measure(
     {n: first_fractal(r, "convergent") for n, r in size_of.items()},
     sizes,
 )
-claims.measure("ours-dimension/stable-rougher", defined({n: rougher(r) for n, r in size_of.items()}), sizes, left_out)
+claims.measure(
+    "ours-dimension/stable-rougher", defined({n: rougher(r) for n, r in size_of.items()}), sizes, left_out,
+    control=defined({n: rougher(r, quarter(r)) for n, r in size_of.items()}),
+)  # fmt: skip
 
 # %% [markdown]
 # **What comes out.** $U_\eta$ shrinks steadily up to about $0.9\,\eta_{\max}$ and then collapses, while $V_\eta$, except for that of $f_2$, keeps most of its area:

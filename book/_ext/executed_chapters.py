@@ -16,11 +16,11 @@ What happens, in the order of the Sphinx events:
 A *gallery page*, ``notebooks/gallery/<name>.yaml``, shows a chapter rerun with other parameters. It names the
 chapter, the preset and the parameters that differ, and has a text of its own; after that come the outputs of the
 chapter's code cells tagged ``gallery``, which alone are executed. Its verdicts are about other settings than those of
-the ledger, so that the claims board does not list them.
+the ledger, so that the claims board lists them apart.
 
 Environment variables: EOSLIB_PRESET, at which all pages are shown (default ``published``: each chapter at the preset of
-``notebooks/presets/published.yaml``, the most faithful one), and COMPUTE (``1`` lets other presets than ``quick`` compute
-what is not yet computed).
+``notebooks/presets/published.yaml``, the most faithful one), and COMPUTE (``1`` lets other presets than ``quick``
+compute what is not yet computed).
 """
 
 import base64
@@ -28,6 +28,7 @@ import gzip
 import hashlib
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -78,6 +79,17 @@ class Chapter:
         return ROOT / f"{self.docname}.py"
 
     @property
+    def prose(self) -> str:
+        """The Markdown of the page, from its heading on."""
+        cells = presets.read_chapter(self.source).cells
+        return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+    @property
+    def title(self) -> str:
+        """The heading of the page: the one name by which it goes everywhere."""
+        return re.search(r"^# +(.+)$", self.prose, re.MULTILINE)[1]
+
+    @property
     def executed(self) -> Path:
         return ROOT / ".executed" / (self.tag or self.preset) / f"{self.name}.ipynb"
 
@@ -122,6 +134,10 @@ class GalleryPage(Chapter):
     @property
     def source(self) -> Path:
         return ROOT / "notebooks" / f"{self.chapter}.py"
+
+    @property
+    def prose(self) -> str:
+        return self.text
 
 
 # --- before Sphinx reads: execute and check --------------------------------------------------------------
@@ -227,7 +243,8 @@ def written_to_stderr(chapter: Chapter, notebook) -> list[str]:
 
 
 def claim_failures(chapters: list[Chapter]) -> list[str]:
-    """What is wrong with the claims: each is stated, judged once, and its verdict the acknowledged one."""
+    """What is wrong with the claims: each is stated, judged once, its verdict the acknowledged one, and its control
+    fails the criterion."""
     failures = []
     for chapter in chapters:
         if chapter.failure:
@@ -239,6 +256,7 @@ def claim_failures(chapters: list[Chapter]) -> list[str]:
         here = {verdict["id"] for verdict in chapter.verdicts}
         failures += [f"chapter {chapter.name}: claim {id_} is not in its ledger" for id_ in sorted(here - set(stated))]
         failures += [f"chapter {chapter.name}: claim {id_} is never measured" for id_ in stated if id_ not in here]
+        failures += [f"chapter {chapter.name}: {failure}" for failure in claims.control_failures(chapter.verdicts)]
         changes = claims.changed(chapter.verdicts, chapter.name, chapter.preset)
         accept = f"python -m eoslib claims {chapter.name} --accept .executed/{chapter.preset}"
         failures += [f"chapter {chapter.name}: {change}; `{accept}` acknowledges it" for change in changes]
@@ -258,8 +276,8 @@ def show(app, docname: str, source: list[str]) -> None:
     page = app.chapters.get(docname) or app.gallery.get(docname)
     if page:
         app.env.shown[docname] = page.digest()
-        board = "../" * docname.count("/") + "book/claims.html"
-        source[0] = nbformat.writes(merged(page)).replace(claims.BOARD, board)
+        board = "../" * docname.count("/") + "book/claims.html#" + ("gallery-" if docname in app.gallery else "")
+        source[0] = nbformat.writes(merged(page)).replace(f"{claims.BOARD}#", board)
 
 
 def merged(chapter: Chapter):
@@ -270,21 +288,27 @@ def merged(chapter: Chapter):
     page = presets.read_chapter(chapter.source, chapter.tag)
     executed = chapter.notebook()
     stored = iter(presets.code_cells(executed)) if executed else None
+    reasons = claims.footnotes(chapter.verdicts)
     cells = []
     for cell in page.cells:
         if cell.cell_type != "code" or stored is None:
             cells.append(cell)
             continue
+        if "parameters" in cell.metadata.get("tags", []):
+            next(stored)  # it has no outputs; then come papermill's values
+            cells.append(folded(cell.source, "Parameters, with their values at the preset quick", "parameters"))
+            cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
+            continue
         first = not any("figure" in c.metadata.get("mystnb", {}) for c in cells)
-        outputs = next(stored).outputs
+        outputs = with_footnotes(next(stored).outputs, reasons)
         if isinstance(chapter, GalleryPage):  # without the verdicts that its settings have nothing to say about
             outputs = [o for o in outputs if verdict_of(o) != "not run"]
         cells += split_at_figures(cell, outputs, chapter, executed.metadata["eoslib"], eager=first)
-        if "parameters" in cell.metadata.get("tags", []):
-            cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
     if isinstance(chapter, GalleryPage):
         shown = [c for c in cells if c.get("outputs") or "injected-parameters" in c.metadata.get("tags", [])]
         cells = [nbformat.v4.new_markdown_cell(chapter.text), *shown]
+    if reasons:
+        cells.append(nbformat.v4.new_markdown_cell(render(TEMPLATES / "footnotes.html", reasons=reasons)))
     cells.append(nbformat.v4.new_markdown_cell(closing(chapter, executed)))
     page.cells = cells
     # Other metadata would be taken for front matter
@@ -301,11 +325,19 @@ def verdict_of(output) -> str | None:
     return output.get("data", {}).get(f"{MIME}claim+json", {}).get("verdict")
 
 
-def folded(source: str, prompt: str):
-    """A code cell that shows its source when its prompt is clicked: papermill's injected parameters."""
+def with_footnotes(outputs: list, reasons: list[str]) -> list:
+    """The outputs; a claim's row refers to a footnote where its criterion was amended for one of the reasons."""
+    for output in outputs:
+        verdict = output.get("data", {}).get(claims.MIME)
+        if verdict and verdict["amended"] in reasons:
+            output["data"]["text/html"] = claims.row(verdict, reasons.index(verdict["amended"]) + 1)
+    return outputs
+
+
+def folded(source: str, prompt: str, tag: str = "injected-parameters"):
+    """A code cell that shows its source when its prompt is clicked: parameters, as papermill calls its own."""
     prompts = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
-    metadata = {"tags": ["injected-parameters", "hide-input"], "mystnb": prompts}
-    return nbformat.v4.new_code_cell(source, metadata=metadata)
+    return nbformat.v4.new_code_cell(source, metadata={"tags": [tag, "hide-input"], "mystnb": prompts})
 
 
 def split_at_figures(cell, outputs: list, chapter: Chapter, ran: dict, eager: bool) -> list:
