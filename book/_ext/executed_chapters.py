@@ -299,11 +299,10 @@ def merged(chapter: Chapter):
             cells.append(folded(cell.source, "Parameters, with their values at the preset quick", "parameters"))
             cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
             continue
-        first = not any("figure" in c.metadata.get("mystnb", {}) for c in cells)
         outputs = with_footnotes(next(stored).outputs, reasons)
         if isinstance(chapter, GalleryPage):  # without the verdicts that its settings have nothing to say about
             outputs = [o for o in outputs if verdict_of(o) != "not run"]
-        cells += split_at_figures(cell, outputs, chapter, executed.metadata["eoslib"], eager=first)
+        cells += split_at_figures(cell, outputs, chapter, executed.metadata["eoslib"])
     if isinstance(chapter, GalleryPage):
         shown = [c for c in cells if c.get("outputs") or "injected-parameters" in c.metadata.get("tags", [])]
         cells = [nbformat.v4.new_markdown_cell(chapter.text), *shown]
@@ -340,13 +339,12 @@ def folded(source: str, prompt: str, tag: str = "injected-parameters"):
     return nbformat.v4.new_code_cell(source, metadata={"tags": [tag, "hide-input"], "mystnb": prompts})
 
 
-def split_at_figures(cell, outputs: list, chapter: Chapter, ran: dict, eager: bool) -> list:
+def split_at_figures(cell, outputs: list, chapter: Chapter, ran: dict) -> list:
     """A code cell and its outputs as cells of which each holds one figure or none.
 
     Only so does myst-nb put the caption under the figure alone: it captions all outputs of a cell. What else stands
     under a figure, the code that drew it among it, follows the caption as the figure's legend; code that is hidden
-    anyway stands there only. ran: what the executed notebook says of its execution. eager: the first figure of the
-    page, which is not loaded on demand.
+    anyway stands there only. ran: what the executed notebook says of its execution.
     """
     drawn = [f"{MIME}figure+json" in output.get("data", {}) for output in outputs]
     code = cell.source if any(drawn) and "hide-input" in cell.metadata.get("tags", []) else None
@@ -367,9 +365,8 @@ def split_at_figures(cell, outputs: list, chapter: Chapter, ran: dict, eager: bo
             )  # fmt: skip
             caption = f"{figure['caption']}\n\n`````{{raw}} html\n{footer}\n`````"  # raw, or an empty line would end it
             cells[-1].metadata["mystnb"] = {"figure": {"caption": caption, "name": f"fig-{label}"}}
-            shown = render(TEMPLATES / "figure.html", stem=f"figures/{label}", figure=figure, eager=eager)
+            shown = render(TEMPLATES / "figure.html", stem=f"figures/{label}", figure=figure, eager=False)
             output["data"] = {"text/html": shown}
-            eager = False
         elif "data" in output:
             output["data"] = {mime: content for mime, content in data.items() if not mime.startswith(MIME)}
         cells[-1].outputs.append(output)

@@ -356,7 +356,7 @@ def test_what_stands_under_a_figure(book):
         assert [light["src"], dark["src"]] == [f"{stem}.svg", f"{stem}.svg#dark"]
         assert sources == [f"{stem}.narrow.svg", f"{stem}.narrow.svg#dark"]
         assert (light["width"], light["height"], light["alt"]) == ("400", "200", f"Alt of {name}.")
-        assert light.get("loading") == (None if name == "one" else "lazy")
+        assert light["loading"] == "lazy"
         footer = figure.find(class_="eos-footer")
         code, command = footer.find_all("details")
         assert "ledger.measure(" in code.get_text() and "\n\n\ndef figure(name):" in code.get_text()
