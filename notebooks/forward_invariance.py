@@ -333,7 +333,7 @@ by_name = {name: [run for run in fig2 if run["landscape"] == name] for name in l
 with panels(
     4, 1 + len(step_fractions), name="fig2", height=1.75,
     caption=r"Figure 2. Landscapes (contours, minimisers marked by stars) and maps of the starting points at growing step sizes, titles in units of $\eta_{\max}$. "
-    "Each pixel is a start, coloured by what gradient descent does from its centre.",
+    "Each pixel is a start, coloured by what gradient descent does from its centre. Click a map to explore it below.",
     alt="Four rows of maps. At small step sizes the light stable set fills most of each box; as the step size grows "
     "it shrinks and a dark unstable set with lobes, islands and stripes appears. At 0.99 of the largest step size little of the stable set "
     "is left: for f1 rings, for f3 stripes, for f4 thin threads.",
@@ -348,7 +348,9 @@ with panels(
         row[0].set(title=symbol(name), ylabel="$y$", aspect="equal")
         for ax, run in zip(row[1:], runs, strict=False):
             draw_map(ax, run)
-            ax.set(title=rf"$\eta = {fraction_of(run):.3g}\,\eta_{{\max}}$", yticks=[])
+            at = f"{fraction_of(run):.3g}"
+            ax.set(title=rf"$\eta = {at}\,\eta_{{\max}}$", yticks=[])
+            ax.set(url=f"#explorer?f={name}&fraction={at}", label=f"Explore {name} at {at} of the largest step size")
     for row, half in zip(rows, boxes, strict=True):
         tick = float(f"{2 / 3 * half:.0g}")
         for ax in row:

@@ -85,13 +85,26 @@ def drawn(figure: Figure, axes: list[Axes], columns: int, name: str) -> tuple[by
             artist.set_rasterized(is_heavy(artist))
     lay_out(figure)
     wide, wide_svg = pixels(figure), svg(figure)
+    links = {"wide": linked(axes)}
     figure.savefig(picture := io.BytesIO(), format="png", facecolor="white")
     Image.open(picture).convert("RGB").quantize(256).save(png := io.BytesIO(), "png")  # a third of the size
     stack(figure, axes, columns)
     narrow, narrow_svg = pixels(figure), svg(figure)
+    links["narrow"] = linked(axes)
     files = {"svg": wide_svg, "narrow.svg": narrow_svg, "csv": table(axes, name)}
     packed = {suffix: pack(text) for suffix, text in files.items() if text}
-    return png.getvalue(), {"wide": wide, "narrow": narrow, "files": packed}
+    return png.getvalue(), {"wide": wide, "narrow": narrow, "links": links, "files": packed}
+
+
+def linked(axes: list[Axes]) -> list[dict]:
+    """The panels with a URL, as `ax.set(url=…, label=…)` gives them: and where each lies, in per cent of the figure."""
+    found = []
+    for ax in axes:
+        if url := ax.get_url():
+            left, bottom, width, height = (round(100 * float(share), 2) for share in ax.get_position().bounds)
+            place = {"left": left, "top": round(100 - bottom - height, 2), "width": width, "height": height}
+            found.append({"url": url, "label": ax.get_label(), "place": place})
+    return found
 
 
 def pixels(figure: Figure) -> list[int]:

@@ -70,6 +70,7 @@ SVG = base64.b64encode(gzip.compress(b'<svg xmlns="http://www.w3.org/2000/svg" v
 def figure(name):
     shown = {"name": name, "caption": f"Caption of **{name}**, $\\\\eta$.", "alt": f"Alt of {name}."}
     shown |= {"thumbnail": PIXEL, "wide": [400, 200], "narrow": [300, 250], "files": {"svg": SVG, "narrow.svg": SVG}}
+    shown["links"] = {"wide": [{"url": "#there", "label": "There", "place": {"left": 12.5, "top": 3}}], "narrow": []}
     display({"image/png": PIXEL, "text/plain": "-", "application/vnd.eoslib.figure+json": shown}, raw=True)
 
 
@@ -357,6 +358,8 @@ def test_what_stands_under_a_figure(book):
         assert sources == [f"{stem}.narrow.svg", f"{stem}.narrow.svg#dark"]
         assert (light["width"], light["height"], light["alt"]) == ("400", "200", f"Alt of {name}.")
         assert light["loading"] == "lazy"
+        link = figure.find(class_="eos-wide")
+        assert (link["href"], link["aria-label"], link["style"]) == ("#there", "There", "left: 12.5%; top: 3%; ")
         footer = figure.find(class_="eos-footer")
         code, command = footer.find_all("details")
         assert "ledger.measure(" in code.get_text() and "\n\n\ndef figure(name):" in code.get_text()

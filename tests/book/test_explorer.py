@@ -560,3 +560,19 @@ def test_a_dense_screen_is_used(visit):
     page = visit(**DESKTOP | {"device_scale_factor": 2})
     width = page.locator(".bx-map").evaluate("e => e.clientWidth")
     assert drawn(page).shape[:2] == (min(2 * width, 1024),) * 2
+
+
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["wide", "phone"])
+def test_a_panel_of_figure_2_opens_it_in_the_explorer(served, new_context, screen):
+    """In the book itself."""
+    page = new_context(**screen).new_page()
+    page.goto(f"{served}/notebooks/forward_invariance.html")
+    page.locator("#fig-forward_invariance-fig2").scroll_into_view_if_needed()
+    panels = page.locator("#fig-forward_invariance-fig2 .eos-panel:visible")
+    assert panels.count() == 20
+    boxes = [panel.bounding_box() for panel in panels.all()]
+    assert all(min(box["width"], box["height"]) >= 44 for box in boxes)
+    panels.nth(7).click()
+    page.wait_for_selector(".bx-status:not(:empty)")
+    assert page.get_by_label("Function").input_value() == "f2"
+    assert page.locator(".bx-step-size").inner_text().startswith("η = 0.6000 = 0.600")

@@ -85,6 +85,22 @@ def test_a_figure_comes_for_wide_screens_and_for_phones(shown):
         assert abs(one[1 - side] - other[1 - side]) > 50
 
 
+def test_panels_that_lead_somewhere_are_links_in_both(shown):
+    with panels(1, 2, **WORDS) as (left, right):
+        left.imshow([[1, 2], [3, 4]])
+        right.imshow([[1, 2], [3, 4]])
+        right.set(url="#there", label="There")
+    entry, files = drawn(shown)
+    for layout, suffix in (("wide", "svg"), ("narrow", "narrow.svg")):
+        (link,) = entry["links"][layout]
+        assert (link["url"], link["label"]) == ("#there", "There")
+        width, height = (float(side) for side in re.search(r'viewBox="0 0 (\S+) (\S+)"', files[suffix]).groups())
+        left, top, wide, high = (link["place"][side] / 100 for side in ("left", "top", "width", "height"))
+        corners = [(left * width, top * height), (left * width, (top + high) * height)]
+        assert any(np.allclose(c, panel, atol=0.5) for c in corners for panel in places(files[suffix]))
+        assert 0.1 < wide < 1
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "across"), [(1, 3, 1), (2, 2, 2), (2, 6, 3), (3, 3, 1)], ids=["row", "2x2", "2x6", "3x3"]
 )
