@@ -10,8 +10,9 @@ import re
 
 EX = 0.442  # of MathJax's fonts, in em; it scales them so that this is the ex of the text around
 SPELLED_OUT = {  # TeX that matplotlib does not know
-    r"\\[td]?frac\s*(\d)\s*(\d)": r"\\frac{\1}{\2}", r"\\[td]frac": r"\\frac", r"\\le\b": r"\\leq", r"\\ge\b": r"\\geq",
+    r"\\[td]?frac\s*(\w|\\[a-z]+|{[^{}]*})\s*(\w|\\[a-z]+)": r"\\frac{\1}{\2}", r"\\[td]frac": r"\\frac",
     r"\\sqrt\s*(\w|\\\w+)": r"\\sqrt{\1}",
+    r"\\le\b": r"\\leq", r"\\ge\b": r"\\geq", r"\\[lr]Vert": r"\\|",
 }  # fmt: skip
 
 
