@@ -1264,8 +1264,8 @@ appe = [*fig4, *appf]
 PANELS = {
     "alpha": r"$\alpha$", "epsilon": r"$\varepsilon$", "sharpening_alignment": "alignment",
     "restoring_ratio": r"$\|\nabla S^\perp\|/\rho_3$", "fourth_order_ratio": r"$\rho_4/\eta\rho_3^2$",
-    "third_order_ratio_v": r"third order along $v^\perp$", "third_order_ratio_gradient": r"third order along $\nabla L$",
-    "second_order_ratio_v": r"second order along $v^\perp$",
+    "third_order_ratio_v": r"third order, $v^\perp$", "third_order_ratio_gradient": r"third order, $\nabla L$",
+    "second_order_ratio_v": r"second order, $v^\perp$",
 }  # fmt: skip
 with panels(
     4, 2, name="appE", height=1.65, sharex=True,
@@ -1287,9 +1287,9 @@ with panels(
         ax.set(ylim=(0, 1))
     for ax in axes[:2] + axes[4:]:
         ax.set(yscale="log")
-    axes[4].yaxis.set_minor_formatter("")
+        ax.yaxis.set_minor_formatter("")
     for ax in axes[-2:]:
-        ax.set(xlabel="step from the onset on")
+        ax.set(xlabel="step from the onset")
     if appe:
         axes[4].axhline(1, color="0.3", linestyle=":", linewidth=0.9)
         handles, _ = axes[0].get_legend_handles_labels()
