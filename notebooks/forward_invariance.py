@@ -78,7 +78,8 @@ for row in kind[6::12, 3::6].flip(0):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("forward_invariance", "fig1_map")
-print("starts that differ:", (torch.tensor(run.trace.outcome.values).reshape(256, 256).clamp(max=2) != 2 - kind).sum().item(), "of", kind.numel())
+library = torch.tensor(run.trace.outcome.values).reshape(256, 256).clamp(max=2)  # 0 stable, 1 unstable
+print("starts that differ:", (library != 2 - kind).sum().item(), "of", kind.numel())
 
 # %% [markdown]
 # ## Setting

@@ -44,7 +44,9 @@
 # %% [markdown]
 # ## The experiment in plain PyTorch
 #
-# Full-batch gradient descent $\theta \leftarrow \theta - \eta\nabla f(\theta)$ on a small network, and the two observables of the paper. Copy the cell into an empty notebook.
+# Full-batch gradient descent $\theta \leftarrow \theta - v$, $v = \eta\nabla f(\theta)$, on a small network, with the two observables of the paper: relative progress
+# $\mathrm{RP} = (f(\theta - v) - f(\theta)) / (\eta\|\nabla f(\theta)\|^2)$ and directional smoothness $L = \langle v, \nabla f(\theta) - \nabla f(\theta - v)\rangle / \|v\|^2$, here as means
+# over 100 steps. Copy the cell into an empty notebook.
 
 # %% tags=["plain"]
 import torch
@@ -53,24 +55,28 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 images, digits = load_digits(return_X_y=True)  # 1,797 images of 8 × 8 pixels
-x = (images - images.mean(0)) / images.std(0).clip(1e-9)  # each pixel standardised
-x, y = torch.tensor(x[:500]).float(), nn.functional.one_hot(torch.tensor(digits[:500]), 10)
+images = (images - images.mean(0)) / images.std(0).clip(1e-9)  # each pixel standardised
+x = torch.tensor(images[:500]).float()
+y = nn.functional.one_hot(torch.tensor(digits[:500]), 10)
 
 torch.manual_seed(0)
-network = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
-theta, eta = parameters_to_vector(network.parameters()).detach(), 2 / 4
+network = nn.Sequential(
+    nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10)
+)
+parameters = list(network.parameters())
+theta, eta = parameters_to_vector(parameters).detach(), 2 / 4
 
 f, g = [], []
 for t in range(1001):
-    vector_to_parameters(theta, network.parameters())
+    vector_to_parameters(theta, parameters)
     loss = ((network(x) - y) ** 2).sum(1).mean() / 2
     f.append(loss.item())  # f(θ)
-    g.append(parameters_to_vector(torch.autograd.grad(loss, list(network.parameters()))))  # ∇f(θ)
+    g.append(parameters_to_vector(torch.autograd.grad(loss, parameters)))  # ∇f(θ)
     theta = theta - eta * g[t]
 
 v = [eta * gradient for gradient in g]  # the steps
-RP = [(f[t + 1] - f[t]) / (eta * g[t].norm().item() ** 2) for t in range(1000)]  # relative progress
-L = [(v[t] @ (g[t] - g[t + 1])).item() / (v[t] @ v[t]).item() for t in range(1000)]  # directional smoothness
+RP = [(f[t + 1] - f[t]) / (eta * g[t].norm().item() ** 2) for t in range(1000)]
+L = [(v[t] @ (g[t] - g[t + 1])).item() / (v[t] @ v[t]).item() for t in range(1000)]
 
 for t in range(0, 1000, 100):
     mean_RP, mean_L = sum(RP[t : t + 100]) / 100, sum(L[t : t + 100]) / 100

@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import pydantic
 import yaml
@@ -103,19 +104,22 @@ def measured(v: Mapping[str, Any]) -> str:
 
 
 def paper(key: str) -> dict:
-    """Of a paper of the bibliography: title, authors, venue, links (name → address), bibtex."""
+    """Of a paper of the bibliography: title, authors, venue, links (name → address), bibtex. One of which no address is
+    certain is looked for by its title."""
     entries = parse_file(REFERENCES).entries
     if key not in entries:
         raise HeadError(f"chapter-head: no paper {key!r} in {REFERENCES.relative_to(ROOT)}")
     fields, people = entries[key].fields, entries[key].persons["author"]
     names = [" ".join([*p.first_names, *p.middle_names, *p.prelast_names, *p.last_names]) for p in people]
-    addresses = {"Paper": "https://doi.org/" + fields["doi"] if "doi" in fields else fields.get("url")}
-    addresses["arXiv"] = "https://arxiv.org/abs/" + fields["eprint"] if "eprint" in fields else None
+    title = re.sub("[{}]", "", fields["title"])
+    doi, eprint = (fields.get(name) for name in ("doi", "eprint"))
+    address = f"https://doi.org/{doi}" if doi else fields.get("url", f"https://dblp.org/search?q={quote(title)}")
+    links = {"Paper": address} | ({"arXiv": f"https://arxiv.org/abs/{eprint}"} if eprint else {})
     return {
-        "title": re.sub("[{}]", "", fields["title"]),
+        "title": title,
         "authors": " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])),
         "venue": ", ".join(filter(None, [fields.get("booktitle"), fields["year"]])),
-        "links": {name: address for name, address in addresses.items() if address},
+        "links": links,
         "bibtex": BibliographyData({key: entries[key]}).to_string("bibtex"),
     }
 
