@@ -1,6 +1,7 @@
 """The head of a chapter: what is wrong with it is named, and its numbers are those of the verdicts."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def book(tmp_path):
     equation = "# ```{math}\n# :label: own\n# a = b\n# ```\n# See {eq}`own`.\n"
     text = FIRST.replace("# # First\n", HEAD).replace("# ```{verdict-counts}", equation + "#\n# ```{verdict-counts}")
     (tmp_path / "notebooks/first.py").write_text(HEADER + text)
+    shutil.copy(ROOT / "CITATION.cff", tmp_path)
     return book
 
 
