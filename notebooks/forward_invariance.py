@@ -265,9 +265,9 @@ def fraction_of(run):
     return run.step_size / largest[run["landscape"]]
 
 
-def rises(run):
+def rises(trace):
     """The steps t of a trajectory with f(θ_t) ≥ f(θ_{t−1})."""
-    f = run.trace.loss.values
+    f = trace.loss.values
     return np.flatnonzero(~(f[1:] < f[:-1])) + 1
 
 
@@ -309,10 +309,13 @@ with panels(
     legend(left.figure, fig1_map)
 
 # %% tags=["hide-input"]
-claims.measure("fig1/oscillates-first", {"": len(rises(fig1_path))}, [fig1_path])
+inside = fig1_path.trace.isel(step=slice(entered, None))  # the trajectory from its first iterate in U_η
+claims.measure(
+    "fig1/oscillates-first", {"": len(rises(fig1_path.trace))}, [fig1_path], control={"": len(rises(inside))}
+)
 claims.measure(
     "fig1/jumps-in",
-    {"": bool(0 < entered < len(before) and before[:entered].all() and rises(fig1_path).max() <= entered)},
+    {"": bool(0 < entered < len(before) and before[:entered].all() and rises(fig1_path.trace).max() <= entered)},
     [fig1_path],
 )
 
@@ -381,28 +384,34 @@ def unstable_components(run):
     return int((ndimage.sum_labels(labels > 0, labels, range(1, count + 1)) >= 10).sum())
 
 
-def expansion(runs):
-    """The share of the box in V_η but not in U_η, at growing step sizes, from the last at which it is 0 on."""
-    shares = [share(run, Outcome.UNSTABLE) for run in runs]
+def stable_share_near(run):
+    """The share of the starts near the minimum that are stable."""
+    return (codes_of(run)[near_minimum(run)] == Outcome.STABLE).mean()
+
+
+def expansion(runs, kind=Outcome.UNSTABLE):
+    """The share of the box in V_η but not in U_η, at growing step sizes, from the last at which it is 0 on; or in U_η."""
+    shares = [share(run, kind) for run in runs]
     return shares[max((i for i, empty in enumerate(shares) if empty == 0), default=0) :]
 
 
 complete = {name: runs for name, runs in by_name.items() if len(runs) == len(step_fractions)}
 claims.measure(
     "fig2/small-steps-are-stable",
-    {
-        case(runs[0]): (codes_of(runs[0])[near_minimum(runs[0])] == Outcome.STABLE).mean()
-        for name, runs in complete.items()
-        if name in ("f1", "f2")
-    },
+    {case(runs[0]): stable_share_near(runs[0]) for name, runs in complete.items() if name in ("f1", "f2")},
     fig2,
+    control={case(runs[-1]): stable_share_near(runs[-1]) for name, runs in complete.items() if name in ("f1", "f2")},
 )
 claims.measure(
     "fig2/unstable-set-expands",
     {n: expansion(runs) for n, runs in complete.items() if n in ("f1", "f2")},
     fig2,
+    control={n: expansion(runs, Outcome.STABLE) for n, runs in complete.items() if n in ("f1", "f2")},
 )
-claims.measure("fig2/disconnected", {case(runs[-1]): unstable_components(runs[-1]) for runs in complete.values()}, fig2)
+claims.measure(
+    "fig2/disconnected", {case(runs[-1]): unstable_components(runs[-1]) for runs in complete.values()}, fig2,
+    control={case(runs[0]): unstable_components(runs[0]) for runs in complete.values()},
+)  # fmt: skip
 claims.measure(
     "fig2/stable-set-remains", {n: min(share(r, Outcome.STABLE) for r in runs) for n, runs in complete.items()}, fig2
 )
@@ -458,10 +467,17 @@ with np.errstate(over="ignore", invalid="ignore"):
 
 # %% tags=["hide-input"]
 rate = {"f3": 20, "f4": 80 / 19}  # c
+
+
+def scaled_distance(name, c):
+    """The median distance after the last step times √(2ct)."""
+    return np.median(at_largest[name]) * np.sqrt(2 * c * limit_steps)
+
+
 claims.measure(
-    "fig2/slowly-all-the-same",
-    {n: np.median(at_largest[n]) * np.sqrt(2 * c * limit_steps) for n, c in rate.items()},
-)
+    "fig2/slowly-all-the-same", {n: scaled_distance(n, c) for n, c in rate.items()},
+    control={n: scaled_distance(n, c) for n, c in zip(rate, reversed(rate.values()), strict=True)},
+)  # fmt: skip
 
 # %% [markdown]
 # ## Two trajectories of $f_4$ (paper, figure 3)
@@ -509,9 +525,24 @@ with panels(
     left.set(xlabel="$x$", ylabel="$y$", xlim=(-3, 3), ylim=(-3, 3))
 
 # %% tags=["hide-input"]
-converged = membership(unstable_path).minimiser[0] >= 0
-claims.measure("fig3/unstable-then-stable", {"": len(rises(unstable_path)) if converged else 0}, [unstable_path])
-claims.measure("fig3/stable", {"": bool(membership(stable_path).outcome[0] == Outcome.STABLE)}, [stable_path])
+
+
+def rises_of_convergent(run):
+    """The number of steps in which f rises; 0 if the trajectory does not converge."""
+    return len(rises(run.trace)) if membership(run).minimiser[0] >= 0 else 0
+
+
+def starts_stable(run):
+    return bool(membership(run).outcome[0] == Outcome.STABLE)
+
+
+claims.measure(
+    "fig3/unstable-then-stable", {"": rises_of_convergent(unstable_path)}, [unstable_path],
+    control={"(1.5, 2)": rises_of_convergent(stable_path)},
+)  # fmt: skip
+claims.measure(
+    "fig3/stable", {"": starts_stable(stable_path)}, [stable_path], control={"(0.1, 2.5)": starts_stable(unstable_path)}
+)
 
 # %% [markdown]
 # ## The theorems, constructed and certified
@@ -617,14 +648,25 @@ def false_bound(c):
     return dataclasses.replace(c, bound=0.98 * certificates.largest_curvature(c.landscape, c.minima, c.outer))
 
 
-claims.measure("lem1/descent", {theorem_case(k): smallest_descent(c) / descent(c) for k, c in constructions.items()})
+certified_falsely = {key: certificates.certify(false_bound(c)) for key, c in constructions.items()}
+
+
+def bound_and_step_proved(proofs):
+    return proofs["curvature"].proved and proofs["step"].proved
+
+
 claims.measure(
-    "lem1/certified", {theorem_case(k): p["curvature"].proved and p["step"].proved for k, p in certified.items()}
-)
+    "lem1/descent", {theorem_case(k): smallest_descent(c) / descent(c) for k, c in constructions.items()},
+    control={theorem_case(k): smallest_descent(c) for k, c in constructions.items()},
+)  # fmt: skip
 claims.measure(
-    "lem1/false-bound-fails",
-    {theorem_case(k): not certificates.certify(false_bound(c))["curvature"].proved for k, c in constructions.items()},
-)
+    "lem1/certified", {theorem_case(k): bound_and_step_proved(p) for k, p in certified.items()},
+    control={theorem_case(k): bound_and_step_proved(p) for k, p in certified_falsely.items()},
+)  # fmt: skip
+claims.measure(
+    "lem1/false-bound-fails", {theorem_case(k): not p["curvature"].proved for k, p in certified_falsely.items()},
+    control={theorem_case(k): not p["curvature"].proved for k, p in certified.items()},
+)  # fmt: skip
 
 # %% [markdown]
 # ### Theorem 2: a forward-invariant set
@@ -670,18 +712,31 @@ def enlarged(c):
     return dataclasses.replace(c, level=lowest + 1.1 * (c.level - lowest))
 
 
-claims.measure("thm2/invariant", {theorem_case(k): share_kept(c) for k, c in constructions.items()})
+def with_too_large_a_step(key):
+    """The same U under steps of 1.1 times the largest size."""
+    return dataclasses.replace(constructions[key], step_size=1.1 * largest[key[0]])
+
+
+def all_proved(proofs):
+    return all(p.proved for p in proofs.values())
+
+
+certified_enlarged = {key: certificates.certify(enlarged(c)) for key, c in constructions.items()}
 claims.measure(
-    "thm2/certified", {theorem_case(k): all(p.proved for p in proofs.values()) for k, proofs in certified.items()}
+    "thm2/invariant", {theorem_case(k): share_kept(c) for k, c in constructions.items()},
+    control={theorem_case(k): share_kept(with_too_large_a_step(k)) for k in constructions},
+)  # fmt: skip
+claims.measure(
+    "thm2/certified", {theorem_case(k): all_proved(proofs) for k, proofs in certified.items()},
+    control={theorem_case(k): all_proved(proofs) for k, proofs in certified_enlarged.items()},
+)  # fmt: skip
+claims.measure(
+    "thm2/certified-directly", {theorem_case(k): all_proved(proofs) for k, proofs in certified_directly.items()}
 )
 claims.measure(
-    "thm2/certified-directly",
-    {theorem_case(k): all(p.proved for p in proofs.values()) for k, proofs in certified_directly.items()},
-)
-claims.measure(
-    "thm2/enlarged-fails",
-    {theorem_case(k): not certificates.certify(enlarged(c))["level"].proved for k, c in constructions.items()},
-)
+    "thm2/enlarged-fails", {theorem_case(k): not p["level"].proved for k, p in certified_enlarged.items()},
+    control={theorem_case(k): not p["level"].proved for k, p in certified.items()},
+)  # fmt: skip
 
 # %% [markdown]
 # #### How large is $U$?
@@ -920,11 +975,17 @@ curves = {
     )
     for name, degree, largest_on_curve in (("circle", 2, 2 / 8), ("rounded_square", 4, 2 / 32))
 }
-claims.measure("ext/compact-descent", {name: smallest_descent(c) / descent(c) for name, c in curves.items()})
 claims.measure(
-    "ext/compact-certified",
-    {name: all(p.proved for p in certificates.certify(c).values()) for name, c in curves.items()},
-)
+    "ext/compact-descent", {name: smallest_descent(c) / descent(c) for name, c in curves.items()},
+    control={name: smallest_descent(c) for name, c in curves.items()},
+)  # fmt: skip
+claims.measure(
+    "ext/compact-certified", {name: all_proved(certificates.certify(c)) for name, c in curves.items()},
+    # f is 0 on the curve
+    control={
+        name: all_proved(certificates.certify(dataclasses.replace(c, level=1.1 * c.level))) for name, c in curves.items()
+    },
+)  # fmt: skip
 
 # %% [markdown]
 # The condition must hold on all of $S$. At a step size 10 % above $2/32$ the rounded square has flat corners, which attract, and sharp sides, which
@@ -943,8 +1004,15 @@ def descend(name, step_size, x, y, steps):
     return np.moveaxis(np.array(path), 1, 0)
 
 
-x, y = descend("rounded_square", 1.1 * 2 / 32, np.array([1 + 1e-6]), np.array([0.0]), 500)
-claims.measure("ext/maximum-is-needed", {"": abs(x**4 + y**4 - 1).max()})
+def excursion_from_square(fraction):
+    """The largest |x⁴ + y⁴ − 1| from beside the sharpest minimiser, at a fraction of the largest step size."""
+    x, y = descend("rounded_square", fraction * 2 / 32, np.array([1 + 1e-6]), np.array([0.0]), 500)
+    return abs(x**4 + y**4 - 1).max()
+
+
+claims.measure(
+    "ext/maximum-is-needed", {"": excursion_from_square(1.1)}, control={"10 % below": excursion_from_square(0.9)}
+)
 
 # %% [markdown]
 # ### The limit of the method: $(1-xy)^2$
@@ -967,9 +1035,10 @@ def beside_hyperbola(ratio):
     return x + 1e-6 / x / np.sqrt(total), 1 / x + 1e-6 * x / np.sqrt(total)
 
 
-ratios = np.concatenate([[1.1, 1.5, 1.9, 4.0], np.linspace(0.3, 3, 109)])
+ratios = np.concatenate([[1.1, 1.5, 1.9, 4.0, 0.5, 0.9], np.linspace(0.3, 3, 109)])
 x, y = descend("hyperbola", hyperbola_step_size, *beside_hyperbola(ratios), 5000)
 with np.errstate(over="ignore", invalid="ignore"):  # some diverge
+    overflows = ~np.isfinite(x[-1] + y[-1])
     excursion = np.where(np.isfinite(x + y), abs(1 - x * y), np.inf).max(0)
     arrived = abs(1 - x[-1] * y[-1]) < 1e-6
     limit_ratio = np.where(arrived, (x[-1] ** 2 + y[-1] ** 2) * hyperbola_step_size, np.inf)
@@ -998,10 +1067,20 @@ with panels(
     )
 
 # %% tags=["hide-input"]
-sharper = {f"{ratio:g} · 2/η": i for i, ratio in enumerate(ratios[:3])}
-claims.measure("ext/hyperbola-repels", {case: excursion[i] for case, i in sharper.items()})
-claims.measure("ext/hyperbola-flatter", {case: limit_ratio[i] for case, i in sharper.items()})
-claims.measure("ext/hyperbola-diverges", {"": not np.isfinite(x[-1, 3] + y[-1, 3])})
+beside = {f"{ratio:g} · 2/η": i for i, ratio in enumerate(ratios[:6])}
+sharper, sharpest, flatter = (dict(list(beside.items())[part]) for part in (slice(3), slice(3, 4), slice(4, 6)))
+claims.measure(
+    "ext/hyperbola-repels", {case: excursion[i] for case, i in sharper.items()},
+    control={case: excursion[i] for case, i in flatter.items()},
+)  # fmt: skip
+claims.measure(
+    "ext/hyperbola-flatter", {case: limit_ratio[i] for case, i in sharper.items()},
+    control={case: limit_ratio[i] for case, i in sharpest.items()},
+)  # fmt: skip
+claims.measure(
+    "ext/hyperbola-diverges", {case: overflows[i] for case, i in sharpest.items()},
+    control={case: overflows[i] for case, i in sharper.items()},
+)  # fmt: skip
 
 # %% [markdown]
 # ## Beyond the paper: how large, and how rough?
@@ -1095,20 +1174,31 @@ def first_fractal(run, of):
 
 def at_quarter(run):
     """The dimension of the boundary of V_η at the step size next to η_max/4."""
-    return dimension(run, "convergent")[np.argmin(abs(fractions(run) - 0.25)), 0]
+    return dimension(run, "convergent")[quarter(run), 0]
 
 
-def rougher(run):
-    """By how much the boundary of U_η is rougher than that of V_η at the end, less two standard errors."""
-    (u, u_error), (v, v_error) = (dimension(run, of)[-1] for of in ("stable", "convergent"))
+def quarter(run):
+    """Which of the step sizes is next to η_max/4."""
+    return np.argmin(abs(fractions(run) - 0.25))
+
+
+def stable_share(run, at):
+    """The area of U_η over that of V_η at one of the step sizes."""
+    return area(run, "stable")[0][at] / area(run, "convergent")[0][at]
+
+
+def rougher(run, at=-1):
+    """By how much the boundary of U_η is rougher than that of V_η at one of the step sizes, less two standard errors."""
+    (u, u_error), (v, v_error) = (dimension(run, of)[at] for of in ("stable", "convergent"))
     return u - v - 2 * np.hypot(u_error, v_error)
 
 
 claims.measure("ours-area/shrinks", {n: growth(r) for n, r in size_of.items()}, sizes)
 claims.measure(
     "ours-area/stable-share-collapses",
-    {n: area(r, "stable")[0][-1] / area(r, "convergent")[0][-1] for n, r in size_of.items()},
+    {n: stable_share(r, -1) for n, r in size_of.items()},
     sizes,
+    control={n: stable_share(r, 0) for n, r in size_of.items()},
 )
 
 
@@ -1131,7 +1221,10 @@ claims.measure(
     {n: first_fractal(r, "convergent") for n, r in size_of.items()},
     sizes,
 )
-claims.measure("ours-dimension/stable-rougher", defined({n: rougher(r) for n, r in size_of.items()}), sizes, left_out)
+claims.measure(
+    "ours-dimension/stable-rougher", defined({n: rougher(r) for n, r in size_of.items()}), sizes, left_out,
+    control=defined({n: rougher(r, quarter(r)) for n, r in size_of.items()}),
+)  # fmt: skip
 
 # %% [markdown]
 # **What comes out.** $U_\eta$ shrinks steadily up to about $0.9\,\eta_{\max}$ and then collapses, while $V_\eta$, except for that of $f_2$, keeps most of its area:

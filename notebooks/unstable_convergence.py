@@ -228,17 +228,19 @@ experiments = {
         example("ex1", "quadratic", (1.0, 1.0), step_size=eta, steps=200) for eta in (2 / 41, 2 / 40, 2 / 39)
     ],
     "ex2": [
-        example("ex2", f, (0.1, 0.5), step_size=2 / 39, steps=2000) for f in ("quadratic", "tanh_quadratic")
+        example("ex2", f, (0.1, 0.5), step_size=eta, steps=2000)
+        for f, eta in (("quadratic", 2 / 39), ("tanh_quadratic", 2 / 39), ("tanh_quadratic", 2 / 41))
     ],
     "ex3": [
-        example("ex3", f, (13.0, 0.01), step_size=2 / 150, steps=2000) for f in ("linear_neuron", "tanh_neuron")
+        example("ex3", f, (first, 0.01), step_size=2 / 150, steps=2000)
+        for f, first in (("linear_neuron", 13.0), ("tanh_neuron", 13.0), ("tanh_neuron", 5.0))
     ],
     "thm1": [
         ManyStarts(
             chapter="unstable_convergence", experiment="thm1", landscape=f, starts=1000, box=((-box, box),) * 2,
             step_size=eta, steps=3000, seed=0, keep=(0, 2999),
         )
-        for f, box, eta in (("tanh_quadratic", 0.3, 2 / 39), ("tanh_neuron", 3.0, 2 / 4))
+        for f, box, eta in (("tanh_quadratic", 0.3, 2 / 39), ("tanh_neuron", 3.0, 2 / 4), ("tanh_quadratic", 0.3, 2 / 41))
     ],
     "exp1": [
         descent(
@@ -362,9 +364,18 @@ def after_onset(run):
     return run.trace.isel(step=slice(onset(run), None))
 
 
+def second_half(trace):
+    return trace.isel(step=slice(trace.sizes["step"] // 2, None))
+
+
 def settled(run):
     """The second half of the iterations from the onset on."""
-    return run.trace.isel(step=slice((onset(run) + run.trace.sizes["step"]) // 2, None))
+    return second_half(after_onset(run))
+
+
+def mismatched(trace, name):
+    """The trace with one variable in random order, so that each row has the value of another: a control of relations."""
+    return trace.assign({name: (trace[name].dims, np.random.default_rng(0).permutation(trace[name].values))})
 
 
 def iterations_to_95(run):
@@ -409,9 +420,26 @@ with panels(
 
 # %% tags=["hide-input"]
 below, at, above = (run.trace for run in ex1)
-claims.measure("ex1/converges-below", {"f at the end": below.loss[-1]}, ex1[:1])
-claims.measure("ex1/marginal", {"": abs(at.theta[-1, 0] / at.theta[0, 0])}, ex1[1:2])
-claims.measure("ex1/diverges-above", {"": above.loss[-1] / above.loss[0]}, ex1[2:])
+
+
+def growth(trace):
+    """The loss at the last iteration over the initial loss."""
+    return trace.loss[-1] / trace.loss[0]
+
+
+def side_ratio(trace):
+    """|θ₁| at the end over |θ₁| at the start."""
+    return abs(trace.theta[-1, 0] / trace.theta[0, 0])
+
+
+claims.measure(
+    "ex1/converges-below", {"f at the end": below.loss[-1]}, ex1[:1], control={"η = 2/39": above.loss[-1]}
+)
+claims.measure(
+    "ex1/marginal", {"": side_ratio(at)}, ex1[1:2],
+    control={"η = 2/41": side_ratio(below), "η = 2/39": side_ratio(above)},
+)  # fmt: skip
+claims.measure("ex1/diverges-above", {"": growth(above)}, ex1[2:], control={"η = 2/41": growth(below)})
 
 # %% [markdown]
 # ### Theorem 1: no convergence to sharp minima
@@ -431,7 +459,7 @@ def limits(run):
     return theta, landscapes.get(run["landscape"]).f(theta) < 1e-12
 
 
-flat, neuron = thm1
+flat, neuron, flat_below = thm1
 theta, arrived = limits(neuron)
 limit_sharpness = landscapes.get("tanh_neuron").sharpness(theta[arrived])
 
@@ -450,9 +478,18 @@ with panels(
     right.set(xlabel=r"sharpness of the limit", ylabel="number of starts")
 
 # %% tags=["hide-input"]
-claims.measure("thm1/none-at-sharp-minimum", {"": limits(flat)[1].double().mean()}, [flat])
+
+
+def arriving(run):
+    """The share of the starts that end at a minimum."""
+    return limits(run)[1].double().mean()
+
+
+claims.measure(
+    "thm1/none-at-sharp-minimum", {"": arriving(flat)}, [flat], control={"η = 2/41": arriving(flat_below)}
+)
 claims.measure("thm1/limits-are-flat", {"": limit_sharpness.max() * neuron.step_size / 2}, [neuron])
-claims.measure("thm1/most-arrive", {"": arrived.double().mean()}, [neuron])
+claims.measure("thm1/most-arrive", {"": arriving(neuron)}, [neuron], control={"η = 2/39": arriving(flat)})
 
 # %% [markdown]
 # ### Proposition 2: with normalisation and weight decay no stationary point exists
@@ -469,17 +506,26 @@ loss_of = SupervisedObjective.of(network, digits, "cross-entropy", torch.device(
 normalised = Objective(lambda zeta: loss_of.f(10 * zeta / zeta.norm()))
 decayed = Objective(lambda zeta: normalised.f(zeta) + 1e-3 / 2 * zeta.square().sum())
 
-cosines, components = {}, {}
+points = {}
 for seed in range(5):
     torch.manual_seed(seed)
-    zeta = torch.randn(networks.flatten(network).shape, dtype=torch.float64)
-    gradient = normalised.gradient(zeta)
-    cosines[f"point {seed}"] = abs(gradient @ zeta) / (gradient.norm() * zeta.norm())
-    components[f"point {seed}"] = decayed.gradient(zeta) @ zeta / (1e-3 * zeta.square().sum())
+    points[f"point {seed}"] = torch.randn(networks.flatten(network).shape, dtype=torch.float64)
+
+
+def cosines(objective):
+    """|cos| of the angle between gradient and ζ at each point."""
+    gradients = {name: objective.gradient(zeta) for name, zeta in points.items()}
+    return {name: abs(g @ points[name]) / (g.norm() * points[name].norm()) for name, g in gradients.items()}
+
+
+def components(objective):
+    """⟨∇f, ζ⟩ over γ‖ζ‖² at each point."""
+    return {name: objective.gradient(zeta) @ zeta / (1e-3 * zeta.square().sum()) for name, zeta in points.items()}
+
 
 # %% tags=["hide-input"]
-claims.measure("prop2/orthogonal", cosines)
-claims.measure("prop2/no-stationary-point", components)
+claims.measure("prop2/orthogonal", cosines(normalised), control=cosines(loss_of))
+claims.measure("prop2/no-stationary-point", components(decayed), control=components(normalised))
 
 # %% [markdown]
 # ## Why does it converge all the same?
@@ -502,7 +548,7 @@ with panels(
     alt="Loss and distance against iteration, logarithmic. The quadratic's curves rise exponentially, those of the "
     "flattened quadratic rise at first and then stay level.",
 ) as (left, right):  # fmt: skip
-    for run, name, colour in zip(ex2, ("quadratic", "tanh of it"), (VERMILION, BLUE), strict=True):
+    for run, name, colour in zip(ex2[:2], ("quadratic", "tanh of it"), (VERMILION, BLUE), strict=True):
         trace = run.trace.isel(step=slice(200))
         left.semilogy(trace.step, trace.loss, color=colour, label=name)
         right.semilogy(trace.step, abs(trace.theta[:, 0]), color=colour)
@@ -511,10 +557,20 @@ with panels(
     left.legend()
 
 # %% tags=["hide-input"]
-free, flattened = (run.trace for run in ex2)
-claims.measure("ex2/quadratic-diverges", {"": free.loss[-1] / free.loss[0]}, ex2[:1])
-claims.measure("ex2/tanh-bounded", {"": np.linalg.norm(flattened.theta, axis=1).max()}, ex2[1:])
-claims.measure("ex2/tanh-does-not-settle", {"": flattened.loss[-100:].min()}, ex2[1:])
+free, flattened, flattened_below = (run.trace for run in ex2)
+
+
+def farthest(trace):
+    """The largest distance from the minimum."""
+    return np.linalg.norm(trace.theta, axis=1).max()
+
+
+claims.measure("ex2/quadratic-diverges", {"": growth(free)}, ex2[:1], control={"": growth(flattened)})
+claims.measure("ex2/tanh-bounded", {"": farthest(flattened)}, ex2[1:2], control={"": farthest(free)})
+claims.measure(
+    "ex2/tanh-does-not-settle", {"": flattened.loss[-100:].min()}, ex2[1:2],
+    control={"η = 2/41": flattened_below.loss[-100:].min()},
+)  # fmt: skip
 
 # %% [markdown]
 # ### Example 3: a single neuron finds a minimum that is flat enough
@@ -541,7 +597,7 @@ with panels(
     alt="Left, iterates bounce across the valley and move along it until they stop at the line of sharpness 2/eta. "
     "Right, the loss of the linear neuron explodes, that of the tanh neuron rises, then falls to zero.",
 ) as (left, right):  # fmt: skip
-    linear, tanh = ex3
+    linear, tanh, _ = ex3
     theta = tanh.trace.theta.values
     left.plot(*theta.T, color=BLUE, linewidth=0.4)
     left.scatter(*theta.T, c=np.log1p(np.arange(len(theta))), cmap="Blues", vmin=-2, s=10, zorder=2)
@@ -553,10 +609,26 @@ with panels(
     right.legend()
 
 # %% tags=["hide-input"]
-linear, tanh = ex3
-claims.measure("ex3/linear-diverges", {"": linear.diverged_at is not None}, [linear])
-claims.measure("ex3/tanh-converges", {"f at the end": tanh.trace.loss[-1]}, [tanh])
-claims.measure("ex3/sharpness-of-the-limit", {"": sharpness(tanh) / (2 / tanh.step_size)}, [tanh])
+linear, tanh, tanh_from_flat = ex3
+
+
+def diverges(run):
+    return run.diverged_at is not None
+
+
+def limit_sharpness_ratio(run):
+    """The sharpness of the limit over 2/η."""
+    return sharpness(run) / (2 / run.step_size)
+
+
+claims.measure("ex3/linear-diverges", {"": diverges(linear)}, [linear], control={"": diverges(tanh)})
+claims.measure(
+    "ex3/tanh-converges", {"f at the end": tanh.trace.loss[-1]}, [tanh], control={"f at the end": linear.trace.loss[-1]}
+)
+claims.measure(
+    "ex3/sharpness-of-the-limit", {"": limit_sharpness_ratio(tanh)}, [tanh],
+    control={"": limit_sharpness_ratio(tanh_from_flat)},
+)  # fmt: skip
 
 # %% [markdown]
 # ### Experiment 1: networks with and without activation
@@ -598,11 +670,17 @@ def network(run):
     return f"{run['activation']}, seed {run['seed']}"
 
 
-claims.measure("exp1/activations-reach-95", {network(r): r.trace.accuracy[-1] for r in nonlinear}, nonlinear)
+claims.measure(
+    "exp1/activations-reach-95", {network(r): r.trace.accuracy[-1] for r in nonlinear}, nonlinear,
+    control={network(r): r.trace.accuracy[-1] for r in linear},
+)  # fmt: skip
 claims.measure(
     "exp1/activations-pass-threshold", {network(r): r.trace.sharpness.max() * r.step_size / 2 for r in nonlinear}, nonlinear
 )
-claims.measure("exp1/linear-diverges", {network(r): r.diverged_at is not None for r in linear}, linear)
+claims.measure(
+    "exp1/linear-diverges", {network(r): diverges(r) for r in linear}, linear,
+    control={network(r): diverges(r) for r in nonlinear},
+)  # fmt: skip
 claims.measure(
     "exp1/iterations-to-95",
     {network(r): iterations_to_95(r) for r in nonlinear},
@@ -645,7 +723,7 @@ with panels(
 
 # %% tags=["hide-input"]
 claims.measure("fig1/passes-threshold", {eta_case(r): r.trace.sharpness.max() * r.step_size / 2 for r in fig1}, fig1)
-claims.measure("fig1/loss-decreases", {eta_case(r): r.trace.loss[-1] / r.trace.loss[0] for r in fig1}, fig1)
+claims.measure("fig1/loss-decreases", {eta_case(r): growth(r.trace) for r in fig1}, fig1)
 
 # %% [markdown]
 # #### Does the linear network always diverge?
@@ -673,7 +751,7 @@ if linear_runs:
         group = [r for r in linear_runs if (r.step_size, *setting(r)) == key]
         start = [float(r.trace.sharpness[0]) * r.step_size / 2 for r in group]
         row = {"step size η": step_size_label(key[0]), "standardisation": key[1], "biases": key[2]}
-        row["diverged"] = f"{sum(r.diverged_at is not None for r in group)} of {len(group)}"
+        row["diverged"] = f"{sum(map(diverges, group))} of {len(group)}"
         row["at iteration"] = ", ".join("–" if r.diverged_at is None else str(r.diverged_at) for r in group)
         row["sharpness at the start, over 2/η"] = ", ".join(f"{ratio:.2f}" for ratio in start)
         rows.append(row)
@@ -682,8 +760,9 @@ if linear_runs:
 # %% tags=["hide-input"]
 claims.measure(
     "exp1/linear-diverges-everywhere",
-    {f"{case(r)}, {', '.join(setting(r))}": r.diverged_at is not None for r in linear_runs},
+    {f"{case(r)}, {', '.join(setting(r))}": diverges(r) for r in linear_runs},
     linear_runs,
+    control={network(r): diverges(r) for r in nonlinear},
 )
 
 # %% [markdown]
@@ -750,29 +829,54 @@ def iterations_over_published(runs):
     return {case(r): iterations_to_95(r) / published_iterations[round(2 / r.step_size)] for r in published(runs)}
 
 
+def rising_share(run):
+    """The share of the iterations at which the loss rises."""
+    return (run.trace.loss.diff("step") > 0).mean()
+
+
+def late_loss(run):
+    """The mean loss of the last 50 of 500 iterations over the initial loss."""
+    return run.trace.loss[:500][-50:].mean() / run.trace.loss[0]
+
+
+def sharpness_ratio(run, trace):
+    """The median sharpness of a part of a run, over 2/η."""
+    return trace.sharpness.median() * run.step_size / 2
+
+
 show_iterations(exp3)
 
 # %% tags=["hide-input"]
 claims.measure(
-    "exp3/rp-near-zero", {case(r): settled(r).relative_progress.mean() for r in exp3}, exp3
-)
+    "exp3/rp-near-zero", {case(r): settled(r).relative_progress.mean() for r in exp3}, exp3,
+    control={case(r): second_half(r.trace).relative_progress.mean() for r in exp2},
+)  # fmt: skip
 claims.measure(
-    "exp3/rp-minus-one-before-onset", {case(r): before_onset(r).relative_progress.mean() for r in exp3}, exp3
-)
+    "exp3/rp-minus-one-before-onset", {case(r): before_onset(r).relative_progress.mean() for r in exp3}, exp3,
+    control={case(r): after_onset(r).relative_progress.mean() for r in exp3},
+)  # fmt: skip
 claims.measure(
-    "exp3/sharpness-above-threshold",
-    {case(r): settled(r).sharpness.median() * r.step_size / 2 for r in exp3},
-    exp3,
-)
-claims.measure("exp3/loss-decreases", {case(r): r.trace.loss[-1] / r.trace.loss[0] for r in exp3}, exp3)
-claims.measure("exp3/loss-not-monotone", {case(r): (r.trace.loss.diff("step") > 0).mean() for r in exp3}, exp3)
+    "exp3/sharpness-above-threshold", {case(r): sharpness_ratio(r, settled(r)) for r in exp3}, exp3,
+    control={case(r): sharpness_ratio(r, second_half(r.trace)) for r in exp2},
+)  # fmt: skip
+claims.measure(
+    "exp3/loss-decreases", {case(r): growth(r.trace) for r in exp3}, exp3,
+    control={case(r): growth(r.trace) for r in remark3},
+)  # fmt: skip
+claims.measure(
+    "exp3/loss-not-monotone", {case(r): rising_share(r) for r in exp3}, exp3,
+    control={case(r): rising_share(r) for r in exp2},
+)  # fmt: skip
 claims.measure("exp3/iterations-to-95", iterations_over_published(exp3), published(exp3))
 claims.measure(
     "exp3/larger-is-faster",
     {f"seed {seed}": counts for seed in seeds if len(counts := iterations_by_step_size(seed)) > 1},
     exp3,
 )
-claims.measure("exp3/too-large-diverges", {case(r): r.trace.loss[-50:].mean() / r.trace.loss[0] for r in remark3}, remark3)
+claims.measure(
+    "exp3/too-large-diverges", {case(r): late_loss(r) for r in remark3}, remark3,
+    control={case(r): late_loss(r) for r in exp3},
+)  # fmt: skip
 
 # %% [markdown]
 # *Beside the paper.* On CIFAR-10 the picture is the published one: $-1$ until the onset, then a band around 0. How long training
@@ -799,10 +903,16 @@ with panels(
     right.set(xlabel="iteration $t$", ylabel=r"relative progress $\mathrm{RP}(\theta^t)$", ylim=(-1.05, 0.2))
 
 # %% tags=["hide-input"]
-claims.measure("exp2/monotone", {case(r): (r.trace.loss.diff("step") > 0).sum() for r in exp2}, exp2)
+claims.measure(
+    "exp2/monotone", {case(r): (r.trace.loss.diff("step") > 0).sum() for r in exp2}, exp2,
+    control={case(r): (r.trace.loss.diff("step") > 0).sum() for r in exp3},
+)  # fmt: skip
 show_iterations(exp2)
 claims.measure("exp2/iterations-to-95", iterations_over_published(exp2), published(exp2))
-claims.measure("exp2/rp-near-minus-one", {case(r): r.trace.relative_progress.median() for r in exp2}, exp2)
+claims.measure(
+    "exp2/rp-near-minus-one", {case(r): r.trace.relative_progress.median() for r in exp2}, exp2,
+    control={case(r): r.trace.relative_progress.median() for r in exp3},
+)  # fmt: skip
 
 # %% [markdown]
 # ### Experiment 4: directional smoothness
@@ -827,14 +937,26 @@ with panels(
         ax.set(xlabel="iteration $t$", ylabel=r"$L(\theta^t; \eta\nabla f(\theta^t))$")
 
 # %% tags=["hide-input"]
+
+
+def mean_smoothness(run, trace):
+    """The mean directional smoothness of a part of a run, over 2/η."""
+    return trace.directional_smoothness.mean() * run.step_size / 2
+
+
+def largest_smoothness(run):
+    """The largest absolute directional smoothness of a run, over 2/η."""
+    return abs(run.trace.directional_smoothness).max() * run.step_size / 2
+
+
 claims.measure(
-    "exp4/unstable-near-threshold",
-    {case(r): settled(r).directional_smoothness.mean() * r.step_size / 2 for r in exp3},
-    exp3,
-)
+    "exp4/unstable-near-threshold", {case(r): mean_smoothness(r, settled(r)) for r in exp3}, exp3,
+    control={case(r): mean_smoothness(r, second_half(r.trace)) for r in exp2},
+)  # fmt: skip
 claims.measure(
-    "exp4/stable-near-zero", {case(r): abs(r.trace.directional_smoothness).max() * r.step_size / 2 for r in exp2}, exp2
-)
+    "exp4/stable-near-zero", {case(r): largest_smoothness(r) for r in exp2}, exp2,
+    control={case(r): largest_smoothness(r) for r in exp3},
+)  # fmt: skip
 
 # %% [markdown]
 # ### The two are one (Theorem 2; paper, (5))
@@ -854,17 +976,27 @@ claims.measure(
 thm2 = collect(experiments["thm2"])
 
 
-def identity_error(run):
-    """|RP − (−1 + η∫τ L dτ)| where L was measured along the step, shape (measured steps,)."""
+def identity_error(run, factor=1.0):
+    """|RP − (−1 + η∫τ L dτ)| where L was measured along the step, shape (measured steps,). factor: of the integral."""
     measured = run.trace.dropna("step", subset=["segment_smoothness"])
     tau, weight = gauss_legendre(run["nodes"])
     integral = (measured.segment_smoothness * tau * weight).sum("tau")
-    return abs(measured.relative_progress - (-1 + run.step_size * integral))
+    return abs(measured.relative_progress - (-1 + factor * run.step_size * integral))
 
 
 def relation5_error(trace, step_size):
     """RP − (−1 + (η/2) L), at every step."""
     return trace.relative_progress - (-1 + step_size / 2 * trace.directional_smoothness)
+
+
+def relation5_gap(run, trace):
+    """The median of its absolute value in a part of a run."""
+    return abs(relation5_error(trace, run.step_size)).median()
+
+
+def relation5_mismatched(run, trace):
+    """The same between RP and the L of another iteration."""
+    return relation5_gap(run, mismatched(trace, "directional_smoothness"))
 
 
 # %% tags=["hide-input"]
@@ -890,11 +1022,15 @@ with panels(
     right.set(xlabel="iteration $t$", ylabel=r"$\mathrm{RP} + 1 - \frac{\eta}{2}L$", ylim=(-0.2, 0.2))
 
 # %% tags=["hide-input"]
-claims.measure("thm2/identity", {case(r): identity_error(r).max() for r in thm2}, thm2)
-claims.measure("eq5/stable", {case(r): abs(relation5_error(r.trace, r.step_size)).median() for r in exp2}, exp2)
 claims.measure(
-    "eq5/unstable", {case(r): abs(relation5_error(after_onset(r), r.step_size)).median() for r in exp3}, exp3
-)
+    "thm2/identity", {case(r): identity_error(r).max() for r in thm2}, thm2,
+    control={case(r): identity_error(r, 1.01).max() for r in thm2},
+)  # fmt: skip
+claims.measure("eq5/stable", {case(r): relation5_gap(r, r.trace) for r in exp2}, exp2)
+claims.measure(
+    "eq5/unstable", {case(r): relation5_gap(r, after_onset(r)) for r in exp3}, exp3,
+    control={case(r): relation5_mismatched(r, after_onset(r)) for r in exp3},
+)  # fmt: skip
 
 # %% [markdown]
 # ### Experiment 5: along the step
@@ -921,13 +1057,16 @@ with panels(
     ax.set(xlabel="iteration $t$", ylabel=r"$L(\theta^t;\eta\tau\nabla f(\theta^t))$")
 
 # %% tags=["hide-input"]
-def variation(run):
-    """Median over the unstable iterations of the standard deviation over τ, relative to 2/η."""
+def variation(run, along="tau"):
+    """The standard deviation along τ (or the iterations), its median over the unstable iterations (or τ), over 2/η."""
     values = settled(run).segment_smoothness.dropna("step")
-    return values.std("tau").median() * run.step_size / 2
+    return values.std(along).median() * run.step_size / 2
 
 
-claims.measure("exp5/hardly-varies", {case(r): variation(r) for r in exp5}, exp5)
+claims.measure(
+    "exp5/hardly-varies", {case(r): variation(r) for r in exp5}, exp5,
+    control={case(r): variation(r, along="step") for r in exp5},
+)  # fmt: skip
 
 # %% [markdown]
 # ### Experiment 6: ReLU networks of two depths
@@ -957,15 +1096,18 @@ with panels(
         right.set(xlabel="iteration $t$", ylabel=r"$L(\theta^t;\eta\nabla f(\theta^t))$")
 
 # %% tags=["hide-input"]
-claims.measure("exp6/rp-near-zero", {deep_case(r): settled(r).relative_progress.mean() for r in exp6}, exp6)
 claims.measure(
-    "exp6/smoothness-near-threshold",
-    {deep_case(r): settled(r).directional_smoothness.mean() * r.step_size / 2 for r in exp6},
-    exp6,
-)
+    "exp6/rp-near-zero", {deep_case(r): settled(r).relative_progress.mean() for r in exp6}, exp6,
+    control={deep_case(r): before_onset(r).relative_progress.mean() for r in exp6},
+)  # fmt: skip
 claims.measure(
-    "exp6/relation", {deep_case(r): abs(relation5_error(after_onset(r), r.step_size)).median() for r in exp6}, exp6
-)
+    "exp6/smoothness-near-threshold", {deep_case(r): mean_smoothness(r, settled(r)) for r in exp6}, exp6,
+    control={deep_case(r): mean_smoothness(r, before_onset(r)) for r in exp6},
+)  # fmt: skip
+claims.measure(
+    "exp6/relation", {deep_case(r): relation5_gap(r, after_onset(r)) for r in exp6}, exp6,
+    control={deep_case(r): relation5_mismatched(r, after_onset(r)) for r in exp6},
+)  # fmt: skip
 
 # %% [markdown]
 # ## What follows for the sharpness?
@@ -1020,11 +1162,17 @@ with panels(
     right.set(xlabel="iteration $t$", ylabel=r"$|\langle\nabla f, u_1\rangle| / \|\nabla f\|$", ylim=(0, 1.05))
 
 # %% tags=["hide-input"]
+
+
+def bound_ratio(run, measured):
+    """The largest (2/η)(RP + 1) / L_t."""
+    return (2 / run.step_size * (measured.relative_progress + 1) / measured.largest).max()
+
+
 claims.measure(
-    "cor1/bound",
-    {case(r): (2 / r.step_size * (segment(r).relative_progress + 1) / segment(r).largest).max() for r in cor1},
-    cor1,
-)
+    "cor1/bound", {case(r): bound_ratio(r, segment(r)) for r in cor1}, cor1,
+    control={case(r): bound_ratio(r, mismatched(segment(r), "largest")) for r in cor1},
+)  # fmt: skip
 averages = {case(r): weighted_average(r) for r in cor1}
 claims.measure(
     "prop1/average",
@@ -1036,15 +1184,23 @@ claims.measure(
 )
 
 
+def above_share(run, trace):
+    """The share of the measured iterations in a part of a run whose sharpness is at least 2/η."""
+    return (trace.sharpness.dropna("step") >= 2 / run.step_size).mean()
+
+
 claims.measure(
-    "eos/above",
-    {case(r): (after_onset(r).sharpness.dropna("step") >= 2 / r.step_size).mean() for r in exp3},
-    exp3,
-)
+    "eos/above", {case(r): above_share(r, after_onset(r)) for r in exp3}, exp3,
+    control={case(r): above_share(r, second_half(r.trace)) for r in exp2},
+)  # fmt: skip
 claims.measure(
-    "eos/saturates", {case(r): after_onset(r).sharpness.median() * r.step_size / 2 for r in exp3}, exp3
-)
-claims.measure("eos/aligned", {case(r): after_onset(r).alignment.median() for r in exp3}, exp3)
+    "eos/saturates", {case(r): sharpness_ratio(r, after_onset(r)) for r in exp3}, exp3,
+    control={case(r): sharpness_ratio(r, second_half(r.trace)) for r in exp2},
+)  # fmt: skip
+claims.measure(
+    "eos/aligned", {case(r): after_onset(r).alignment.median() for r in exp3}, exp3,
+    control={case(r): second_half(r.trace).alignment.median() for r in exp2},
+)  # fmt: skip
 
 # %% [markdown]
 # ### Is the gradient parallel to the top eigenvector?
@@ -1138,9 +1294,8 @@ with panels(
         bottom.legend(loc="upper right")
 
 # %% tags=["hide-input"]
-def relation6_gap(run):
+def relation6_gap(trace):
     """Median over epochs of |left − right| of (6), relative to the right-hand side's distance from −1."""
-    trace = by_epoch(run)
     return (abs(trace.expected_relative_progress - trace.expected_relation) / (trace.expected_relation + 1)).median()
 
 
@@ -1159,8 +1314,11 @@ claims.measure(
     {eta_case(r): positive_epochs(r).decreasing_share.mean() for r in exp8 if positive_epochs(r).sizes["epoch"]},
     exp8,
 )
-claims.measure("exp8/relation", {eta_case(r): relation6_gap(r) for r in exp8}, exp8)
-claims.measure("exp9/relation", {eta_case(r): relation6_gap(r) for r in exp9}, exp9)
+for name, runs in (("exp8", exp8), ("exp9", exp9)):
+    claims.measure(
+        f"{name}/relation", {eta_case(r): relation6_gap(by_epoch(r)) for r in runs}, runs,
+        control={eta_case(r): relation6_gap(mismatched(by_epoch(r), "expected_relation")) for r in runs},
+    )  # fmt: skip
 
 # %% [markdown]
 # *Beside the paper.* On CIFAR-10 the two sides agree as published. But over the paper's 300 epochs E[RP] is not positive at the
@@ -1240,19 +1398,25 @@ claims.measure(
     rmsprop,
 )
 claims.measure(
-    "ours-adaptive/relation",
-    {method(r): abs(relation5_error(sixth_to_half(r), r.step_size)).median() for r in rmsprop},
-    rmsprop,
-)
+    "ours-adaptive/relation", {method(r): relation5_gap(r, sixth_to_half(r)) for r in rmsprop}, rmsprop,
+    control={method(r): relation5_mismatched(r, sixth_to_half(r)) for r in rmsprop},
+)  # fmt: skip
 adam = [r for r in adaptive_runs if method(r) == "Adam"]
+
+
+def median_preconditioned(run):
+    """The median preconditioned sharpness from one sixth to half of the run, over 2/η."""
+    return sixth_to_half(run).preconditioned_sharpness.median() * run.step_size / 2
+
+
 claims.measure(
-    "ours-adaptive/adam-passes-gd-limit",
-    {method(r): sixth_to_half(r).preconditioned_sharpness.median() * r.step_size / 2 for r in adam},
-    adam,
-)
+    "ours-adaptive/adam-passes-gd-limit", {method(r): median_preconditioned(r) for r in adam}, adam,
+    control={method(r): median_preconditioned(r) for r in rmsprop},
+)  # fmt: skip
 claims.measure(
-    "ours-adaptive/adam-limit", {method(r): (r.trace.preconditioned_sharpness / limit(r)).max() for r in adam}, adam
-)
+    "ours-adaptive/adam-limit", {method(r): (r.trace.preconditioned_sharpness / limit(r)).max() for r in adam}, adam,
+    control={method(r): (r.trace.preconditioned_sharpness * r.step_size / 2).max() for r in adam},
+)  # fmt: skip
 
 # %% [markdown]
 # ## Where we differ

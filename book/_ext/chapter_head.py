@@ -193,7 +193,7 @@ class ChapterHead(SphinxDirective):
                 for name, where in content["thumbnails"].items()
                 if name in figures
             ],
-            notebook=f"{chapter.name}.ipynb",
+            notebook=chapter.offered,
             command=f"python -m eoslib run {chapter.name} {execution.options(chapter.preset)} -o mine.ipynb",
         )
 

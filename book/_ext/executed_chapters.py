@@ -2,9 +2,10 @@
 
 What happens, in the order of the Sphinx events:
 
-- ``builder-inited``: every chapter of the table of contents whose cache key changed is executed through
-  papermill (`eoslib.execution.execute`), several at once; the executed notebooks are kept in
-  ``.executed/<preset>/``. Then the claims that the notebooks carry are checked.
+- ``builder-inited``: every chapter of the table of contents is executed at ``quick``, live, and at the preset that its
+  page shows, where that is another, from the recorded runs: through papermill (`eoslib.chapter.execution.execute`),
+  several at once, and only what has another cache key than the executed notebook kept in ``.executed/<preset>/``. Then
+  the claims that the notebooks carry are checked.
 - ``env-get-outdated``: exactly those pages are read again whose executed notebook changed.
 - ``source-read``: the source of a chapter is replaced by a notebook that holds its current prose and code,
   and the stored outputs.
@@ -15,16 +16,18 @@ What happens, in the order of the Sphinx events:
 A *gallery page*, ``notebooks/gallery/<name>.yaml``, shows a chapter rerun with other parameters. It names the
 chapter, the preset and the parameters that differ, and has a text of its own; after that come the outputs of the
 chapter's code cells tagged ``gallery``, which alone are executed. Its verdicts are about other settings than those of
-the ledger, so that the claims board does not list them.
+the ledger, so that the claims board lists them apart.
 
-Environment variables: EOSLIB_PRESET (default ``quick``; ``published`` takes each chapter's preset from
-``notebooks/presets/published.yaml``) and COMPUTE (``1`` lets other presets compute what is not yet computed).
+Environment variables: EOSLIB_PRESET, at which all pages are shown (default ``published``: each chapter at the preset of
+``notebooks/presets/published.yaml``, the most faithful one), and COMPUTE (``1`` lets other presets than ``quick``
+compute what is not yet computed).
 """
 
 import base64
 import hashlib
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -52,10 +55,11 @@ MIME = "application/vnd.eoslib."
 
 @dataclass
 class Chapter:
-    """A chapter of the book in this build."""
+    """A chapter of the book in this build. live: the same at ``quick``, if the page shows another preset."""
 
     docname: str
     preset: str
+    live: "Chapter | None" = field(default=None, kw_only=True)
     parameters: dict = field(default_factory=dict, kw_only=True)  # those that differ from the preset's
     failure: str | None = field(default=None, kw_only=True)
     verdicts: list[dict] = field(default_factory=list, kw_only=True)
@@ -71,8 +75,29 @@ class Chapter:
         return ROOT / f"{self.docname}.py"
 
     @property
+    def prose(self) -> str:
+        """The Markdown of the page, from its heading on."""
+        cells = presets.read_chapter(self.source).cells
+        return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+    @property
+    def title(self) -> str:
+        """The heading of the page: the one name by which it goes everywhere."""
+        return re.search(r"^# +(.+)$", self.prose, re.MULTILINE)[1]
+
+    @property
     def executed(self) -> Path:
         return ROOT / ".executed" / (self.tag or self.preset) / f"{self.name}.ipynb"
+
+    @property
+    def offered(self) -> str:
+        """The name under which the site offers the executed notebook."""
+        return f"{self.name}.ipynb" if self.preset == "quick" or self.tag else f"{self.name}-{self.preset}.ipynb"
+
+    @property
+    def executions(self) -> list["Chapter"]:
+        """What the page shows first, then the live execution."""
+        return [self, self.live] if self.live else [self]
 
     def notebook(self):
         """The executed notebook, or None if it failed."""
@@ -80,8 +105,8 @@ class Chapter:
 
     def digest(self) -> str:
         """Identifies what the page shows, apart from the prose."""
-        shown = self.failure.encode() if self.failure else self.executed.read_bytes()
-        return hashlib.sha256(shown).hexdigest()
+        shown = [one.failure.encode() if one.failure else one.executed.read_bytes() for one in self.executions]
+        return hashlib.sha256(b"".join(shown)).hexdigest()
 
 
 @dataclass
@@ -106,13 +131,17 @@ class GalleryPage(Chapter):
     def source(self) -> Path:
         return ROOT / "notebooks" / f"{self.chapter}.py"
 
+    @property
+    def prose(self) -> str:
+        return self.text
+
 
 # --- before Sphinx reads: execute and check --------------------------------------------------------------
 
 
 def run_chapters(app) -> None:
     """Execute what changed; collect ``app.failures``, ``app.chapters`` and ``app.gallery`` (docname -> Chapter)."""
-    chosen = os.environ.get("EOSLIB_PRESET", "quick")
+    chosen = os.environ.get("EOSLIB_PRESET", "published")
     published = presets.published(ROOT / "notebooks")
     app.failures = []
     app.chapters, app.gallery = {}, {}
@@ -123,8 +152,10 @@ def run_chapters(app) -> None:
         elif docname.startswith("notebooks/"):
             name = docname.removeprefix("notebooks/")
             preset = published.get(name, "quick") if chosen == "published" else chosen
-            app.chapters[docname] = Chapter(docname, preset)
-    pages = [*app.chapters.values(), *app.gallery.values()]
+            live = None if preset == "quick" else Chapter(docname, "quick")
+            app.chapters[docname] = Chapter(docname, preset, live=live)
+    executions = [one for chapter in app.chapters.values() for one in chapter.executions]
+    pages = [*executions, *app.gallery.values()]
     execute_changed(pages)
     for page in pages:
         if page.failure:
@@ -133,7 +164,7 @@ def run_chapters(app) -> None:
             notebook = page.notebook()
             page.verdicts = claims.in_notebook(notebook)
             app.failures += written_to_stderr(page, notebook)
-    app.failures += claim_failures(list(app.chapters.values()))
+    app.failures += claim_failures(executions)
     if not hasattr(app.env, "shown"):
         app.env.shown = {}  # docname -> digest of what the page showed when it was last read
 
@@ -208,17 +239,20 @@ def written_to_stderr(chapter: Chapter, notebook) -> list[str]:
 
 
 def claim_failures(chapters: list[Chapter]) -> list[str]:
-    """What is wrong with the claims: each is stated, judged once, and its verdict the acknowledged one."""
-    judged = Counter(verdict["id"] for chapter in chapters for verdict in chapter.verdicts)
-    failures = [f"claim {id_} is judged {n} times" for id_, n in judged.items() if n > 1]
+    """What is wrong with the claims: each is stated, judged once, its verdict the acknowledged one, and its control
+    fails the criterion."""
+    failures = []
     for chapter in chapters:
         if chapter.failure:
             continue
+        judged = Counter(verdict["id"] for verdict in chapter.verdicts)
+        failures += [f"claim {id_} is judged {n} times" for id_, n in judged.items() if n > 1]
         ledger = claims.ledger_path(chapter.name)
         stated = claims.read(ledger) if ledger.is_file() else {}
         here = {verdict["id"] for verdict in chapter.verdicts}
         failures += [f"chapter {chapter.name}: claim {id_} is not in its ledger" for id_ in sorted(here - set(stated))]
         failures += [f"chapter {chapter.name}: claim {id_} is never measured" for id_ in stated if id_ not in here]
+        failures += [f"chapter {chapter.name}: {failure}" for failure in claims.control_failures(chapter.verdicts)]
         changes = claims.changed(chapter.verdicts, chapter.name, chapter.preset)
         accept = f"python -m eoslib claims {chapter.name} --accept .executed/{chapter.preset}"
         failures += [f"chapter {chapter.name}: {change}; `{accept}` acknowledges it" for change in changes]
@@ -238,8 +272,8 @@ def show(app, docname: str, source: list[str]) -> None:
     page = app.chapters.get(docname) or app.gallery.get(docname)
     if page:
         app.env.shown[docname] = page.digest()
-        board = "../" * docname.count("/") + "book/claims.html"
-        source[0] = nbformat.writes(merged(page)).replace(claims.BOARD, board)
+        board = "../" * docname.count("/") + "book/claims.html#" + ("gallery-" if docname in app.gallery else "")
+        source[0] = nbformat.writes(merged(page)).replace(f"{claims.BOARD}#", board)
 
 
 def merged(chapter: Chapter):
@@ -250,6 +284,7 @@ def merged(chapter: Chapter):
     page = presets.read_chapter(chapter.source, chapter.tag)
     executed = chapter.notebook()
     stored = iter(presets.code_cells(executed)) if executed else None
+    reasons = claims.footnotes(chapter.verdicts)
     cells = []
     for cell in page.cells:
         if cell.cell_type != "code" or stored is None:
@@ -260,10 +295,12 @@ def merged(chapter: Chapter):
             cells.append(folded(cell.source, "Parameters, with their values at the preset quick", "parameters"))
             cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
             continue
-        cells += split_at_figures(cell, next(stored).outputs, chapter.name)
+        cells += split_at_figures(cell, with_footnotes(next(stored).outputs, reasons), chapter.name)
     if isinstance(chapter, GalleryPage):
         shown = [c for c in cells if c.get("outputs") or "injected-parameters" in c.metadata.get("tags", [])]
         cells = [nbformat.v4.new_markdown_cell(chapter.text), *shown]
+    if reasons:
+        cells.append(nbformat.v4.new_markdown_cell(render(TEMPLATES / "footnotes.html", reasons=reasons)))
     cells.append(nbformat.v4.new_markdown_cell(closing(chapter, executed)))
     page.cells = cells
     # Other metadata would be taken for front matter
@@ -273,6 +310,15 @@ def merged(chapter: Chapter):
         if key in ("kernelspec", "language_info")
     }
     return page
+
+
+def with_footnotes(outputs: list, reasons: list[str]) -> list:
+    """The outputs; a claim's row refers to a footnote where its criterion was amended for one of the reasons."""
+    for output in outputs:
+        verdict = output.get("data", {}).get(claims.MIME)
+        if verdict and verdict["amended"] in reasons:
+            output["data"]["text/html"] = claims.row(verdict, reasons.index(verdict["amended"]) + 1)
+    return outputs
 
 
 def folded(source: str, prompt: str, tag: str = "injected-parameters"):
@@ -323,8 +369,8 @@ def closing(chapter: Chapter, executed) -> str:
     command = ""
     if isinstance(chapter, GalleryPage):
         command = f"python -m eoslib run {chapter.chapter} {execution.options(chapter.preset, chapter.parameters)}"
-    ran, file = executed.metadata["eoslib"], f"{chapter.name}.ipynb"
-    return render(TEMPLATES / "executed-notebook.html", file=file, ran=ran, command=command)
+    offered = {one.offered: one.notebook().metadata["eoslib"] for one in chapter.executions if not one.failure}
+    return render(TEMPLATES / "executed-notebook.html", offered=offered, command=command)
 
 
 # --- after Sphinx has written: downloads and failures ----------------------------------------------------
@@ -333,11 +379,12 @@ def closing(chapter: Chapter, executed) -> str:
 def finish(app, exception) -> None:
     """Copy the executed notebooks into the site, list all failures, and make the build fail."""
     if exception is None:
-        for chapter in [*app.chapters.values(), *app.gallery.values()]:
-            if not chapter.failure:
-                target = Path(app.outdir) / f"{chapter.docname}.ipynb"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(chapter.executed, target)
+        for page in [*app.chapters.values(), *app.gallery.values()]:
+            for one in page.executions:
+                if not one.failure:
+                    target = (Path(app.outdir) / one.docname).with_name(one.offered)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(one.executed, target)
     failures = list(app.failures)
     if app._warncount:
         failures.append(f"{app._warncount} warning(s) of Sphinx, printed above")

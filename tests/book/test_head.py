@@ -40,7 +40,7 @@ def book(tmp_path):
     """The small book, its first chapter with a head, and an equation."""
     book = Book(tmp_path)
     equation = "# ```{math}\n# :label: own\n# a = b\n# ```\n# See {eq}`own`.\n"
-    text = FIRST.replace("# # First\n", HEAD).replace("# ```{verdict-counts}", equation + "#\n# ```{verdict-counts}")
+    text = FIRST.replace("# # First\n", HEAD).replace("# Old prose", equation + "#\n# Old prose")
     (tmp_path / "notebooks/first.py").write_text(HEADER + text)
     shutil.copy(ROOT / "CITATION.cff", tmp_path)
     return book
