@@ -96,14 +96,14 @@ for t in range(376):
         measured.append((t, abs(x).item(), y.item(), alpha.item(), beta.item()))
     theta = theta - eta * g.detach()
 
-# Beyond 2/η, the prediction starts when x is first seen: when it is a tenth of δ = √(2α/β)
+# The prediction starts beyond 2/η, once x is a tenth of δ = √(2α/β)
 seen = [y > 0 and x**2 > 2 * alpha / beta / 100 for t, x, y, alpha, beta in measured]
 measured = measured[seen.index(True) :]
 _, X, Y, alpha, beta = measured[0]
 delta = (2 * alpha / beta) ** 0.5
 for t, x, y, *_ in measured:
-    print(f"t = {t}:  S·η/2 = {1 + y * eta / 2:.3f} (predicted {1 + Y * eta / 2:.3f})", end="   ")
-    print(f"x/δ = {x / delta:.2f} (predicted {X / delta:.2f})")
+    print(f"t = {t}:  S·η/2 = {1 + y * eta / 2:.3f}, predicted {1 + Y * eta / 2:.3f}", end="   ")
+    print(f"x/δ = {x / delta:.2f}, predicted {X / delta:.2f}")
     for _ in range(5):
         X, Y = (1 + eta * Y) * X, Y + eta * (alpha - beta / 2 * X**2)
 
@@ -114,9 +114,9 @@ for t, x, y, *_ in measured:
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("self_stabilization", "fig1")
-loss_difference = abs(run.trace.loss.values[: len(f)] - f).max()
-sharpness_difference = abs(run.trace.sharpness.dropna("step").values[: len(S)] / S - 1).max()
-print(f"largest difference of the loss: {loss_difference}, of the sharpness: {sharpness_difference:.0e} of it")
+losses, sharpnesses = run.trace.loss.values, run.trace.sharpness.dropna("step").values
+print(f"largest difference of the loss: {abs(losses[: len(f)] - f).max()}")
+print(f"of the sharpness, relative to it: {abs(sharpnesses[: len(S)] / S - 1).max():.0e}")
 
 # %% [markdown]
 # ## Setting

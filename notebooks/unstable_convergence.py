@@ -29,7 +29,7 @@
 #     The curvature met along a step is then {exp4/unstable-near-threshold} times $2/\eta$, which is the same fact: the identity that ties the two
 #     holds to {thm2/identity}, its short form, the paper's (5), to {eq5/unstable}.
 #   - >-
-#     The sharpness itself lies higher, at {eos/saturates} times $2/\eta$, since {eos/several-unstable} eigenvalues pass it. And the network without activation function,
+#     The sharpness itself lies higher, at {eos/saturates} times $2/\eta$, with a median of {eos/several-unstable} eigenvalues beyond it. And the network without activation function,
 #     which the paper sees diverge, does so with {exp1/linear-diverges} seeds.
 # figure: exp3
 # thumbnails:
@@ -79,8 +79,8 @@ RP = [(f[t + 1] - f[t]) / (eta * g[t].norm().item() ** 2) for t in range(1000)]
 L = [(v[t] @ (g[t] - g[t + 1])).item() / (v[t] @ v[t]).item() for t in range(1000)]
 
 for t in range(0, 1000, 100):
-    mean_RP, mean_L = sum(RP[t : t + 100]) / 100, sum(L[t : t + 100]) / 100
-    print(f"from t = {t:3}:  f = {f[t]:.3f}   RP = {mean_RP:+.3f}   L = {mean_L * eta / 2:.3f} · 2/η")
+    rp, ratio = (sum(values[t : t + 100]) / 100 for values in (RP, L))
+    print(f"from t = {t:3}:  f = {f[t]:.3f}   RP = {rp:+.3f}   L = {ratio * eta / 2:.3f} · 2/η")
 
 # %% [markdown]
 # The library's run of the same experiment, number by number:
@@ -89,8 +89,9 @@ for t in range(0, 1000, 100):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("unstable_convergence", "exp3")
-for name, ours in {"loss": f[:-1], "relative_progress": RP, "directional_smoothness": L}.items():
-    print(f"largest difference of {name}: {abs(run.trace[name].values - ours).max()}")
+here = {"loss": f[:-1], "relative_progress": RP, "directional_smoothness": L}
+for name, values in here.items():
+    print(f"largest difference of {name}: {abs(run.trace[name].values - values).max()}")
 
 # %% [markdown]
 # ## Setting

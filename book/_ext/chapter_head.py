@@ -84,20 +84,22 @@ def with_numbers(text: str, found: list[dict]) -> str:
     def number(placeholder: re.Match) -> str:
         if (v := by_name.get(placeholder[1])) is None:
             raise HeadError(f"chapter-head: the page has no claim {placeholder[1]!r}; it has {', '.join(by_name)}")
-        words, mark = claims.words(v["verdict"], v["scale"]), claims.MARKS[v["verdict"]]
+        words = claims.words(v["verdict"], v["scale"])
+        mark = "" if v["verdict"] == claims.REPRODUCED else claims.MARKS[v["verdict"]]
         return render(TEMPLATES / "measured-value.html", v=v, value=measured(v), words=words, mark=mark).strip()
 
     return PLACEHOLDER.sub(number, " ".join(text.split()))
 
 
 def measured(v: Mapping[str, Any]) -> str:
-    """What a verdict rests on, as short as a sentence bears it: its one number, their range, or how many cases hold."""
+    """What a verdict rests on, as short as a sentence bears it: its one number, their range, or in how many cases what
+    is no number, a yes or a sequence, is as the criterion asks."""
     cases = list(v["cases"].values())
     if not cases:
         return "not run at this preset"
-    if all(isinstance(case, bool) for case in cases):
-        return f"{sum(cases)} of {len(cases)}"
-    if not all(isinstance(case, int | float) for case in cases):  # sequences, infinities
+    if any(isinstance(case, bool | list) for case in cases):
+        return f"{len(cases) - len(v['missed'])} of {len(cases)}"
+    if not all(isinstance(case, int | float) for case in cases):  # infinities
         return v["value"]
     low, high = (f"{x:,}" if isinstance(x, int) else f"{x:.3g}" for x in (min(cases), max(cases)))
     return (low if low == high else f"{low} to {high}").replace("-", "−")
