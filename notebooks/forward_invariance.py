@@ -267,9 +267,9 @@ def fraction_of(run):
 
 
 def rises(trace):
-    """The steps t of a trajectory with f(θ_t) ≥ f(θ_{t−1})."""
+    """The steps t of a trajectory with f(θ_t) > f(θ_{t−1}), by more than rounding, which is all that is left at the end."""
     f = trace.loss.values
-    return np.flatnonzero(~(f[1:] < f[:-1])) + 1
+    return np.flatnonzero(~(f[1:] <= f[:-1] * (1 + 1e-12))) + 1
 
 
 def membership(run):
