@@ -67,7 +67,7 @@ for _ in range(50):
     theta = after
 convergent = theta.norm(dim=0) < 0.05
 
-kind = convergent.int() + (convergent & stable).int()  # 0 elsewhere, 1 unstable, 2 stable
+kind = convergent.int() + (convergent & stable).int()  # 0 else, 1 unstable, 2 stable
 for row in kind[30:204:12, 3::6].flip(0):
     print("".join(" #·"[k] for k in row))
 
@@ -78,9 +78,9 @@ for row in kind[30:204:12, 3::6].flip(0):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("forward_invariance", "fig1_map")
-library = torch.tensor(run.trace.outcome.values).reshape(256, 256)  # 0 stable, 1 unstable
-library = library.clamp(max=2)
-print("starts that differ:", (library != 2 - kind).sum().item(), "of", kind.numel())
+library = torch.tensor(run.trace.outcome.values).clamp(max=2)  # 0 stable, 1 unstable
+differ = library.reshape(256, 256) != 2 - kind
+print("starts that differ:", differ.sum().item(), "of", kind.numel())
 
 # %% [markdown]
 # ## Setting

@@ -101,9 +101,10 @@ seen = [y > 0 and x**2 > 2 * alpha / beta / 100 for t, x, y, alpha, beta in meas
 measured = measured[seen.index(True) :]
 _, X, Y, alpha, beta = measured[0]
 delta = (2 * alpha / beta) ** 0.5
+print("   t    S·η/2  predicted   |x|/δ  predicted")
 for t, x, y, *_ in measured:
-    print(f"t = {t}:  S·η/2 = {1 + y * eta / 2:.3f}, predicted {1 + Y * eta / 2:.3f}", end="   ")
-    print(f"x/δ = {x / delta:.2f}, predicted {X / delta:.2f}")
+    row = 1 + y * eta / 2, 1 + Y * eta / 2, x / delta, X / delta
+    print(f"{t:4}", *(f"{number:9.3f}" for number in row))
     for _ in range(5):
         X, Y = (1 + eta * Y) * X, Y + eta * (alpha - beta / 2 * X**2)
 

@@ -78,9 +78,10 @@ v = [eta * gradient for gradient in g]  # the steps
 RP = [(f[t + 1] - f[t]) / (eta * g[t].norm().item() ** 2) for t in range(1000)]
 L = [(v[t] @ (g[t] - g[t + 1])).item() / (v[t] @ v[t]).item() for t in range(1000)]
 
+print("   t     loss       RP    L·η/2")
 for t in range(0, 1000, 100):
-    rp, ratio = (sum(values[t : t + 100]) / 100 for values in (RP, L))
-    print(f"from t = {t:3}:  f = {f[t]:.3f}   RP = {rp:+.3f}   L = {ratio * eta / 2:.3f} · 2/η")
+    row = f[t], sum(RP[t : t + 100]) / 100, sum(L[t : t + 100]) / 100 * eta / 2
+    print(f"{t:4}", *(f"{number:8.3f}" for number in row))
 
 # %% [markdown]
 # The library's run of the same experiment, number by number:
