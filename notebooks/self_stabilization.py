@@ -57,12 +57,14 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 images, digits = load_digits(return_X_y=True)  # 1,797 images of 8 × 8 pixels
-images = images[np.concatenate([np.flatnonzero(digits == 8)[:170], np.flatnonzero(digits == 9)[:170]])]
+images = np.concatenate([images[digits == 8][:170], images[digits == 9][:170]])
 inputs = torch.tensor((images - images.mean()) / images.std()).float()
 targets = torch.tensor([-1.0, 1.0]).repeat_interleave(170)
 
 torch.manual_seed(0)
-network = nn.Sequential(nn.Linear(64, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1))
+network = nn.Sequential(
+    nn.Linear(64, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1)
+)
 for layer in network[::2]:
     nn.init.zeros_(layer.bias)
 parameters = list(network.parameters())
@@ -70,18 +72,16 @@ theta, eta = parameters_to_vector(parameters).detach(), 2 / 45
 
 
 def gradient(value, graph=False):  # with its graph it can be differentiated again
-    return parameters_to_vector(torch.autograd.grad(value, parameters, create_graph=graph, retain_graph=True))
+    parts = torch.autograd.grad(value, parameters, create_graph=graph, retain_graph=True)
+    return parameters_to_vector(parts)
 
 
-f, S, u = [], [], torch.randn(len(theta))
-X = Y = alpha = beta = None
+f, S, measured, u = [], [], [], torch.randn(len(theta))
 for t in range(376):
     vector_to_parameters(theta, parameters)
     loss = ((network(inputs)[:, 0] - targets) ** 2).mean()
     g = gradient(loss, graph=t % 5 == 0)  # ∇L(θ)
     f.append(loss.item())
-    if X is not None:  # the prediction
-        X, Y = -(1 + eta * Y) * X, Y + eta * (alpha - beta / 2 * X**2)
     if t % 5 == 0:
         for _ in range(12):
             Hu = gradient(g @ u)  # ∇²L(θ)u
@@ -89,17 +89,24 @@ for t in range(376):
         sharpness = u @ gradient(g @ u, graph=True)
         S.append(sharpness.item())
         nabla_S = gradient(sharpness)
+        perpendicular = nabla_S - (nabla_S @ u) * u
         x = eta / 2 * (u @ g)
         y = S[-1] - 2 / eta - (nabla_S @ u) * x  # in the middle of the oscillation
-        if X is None:
-            perpendicular = nabla_S - (nabla_S @ u) * u
-            alpha, beta = -g @ perpendicular, perpendicular @ perpendicular
-            delta = (2 * alpha / beta).sqrt()
-            if y > 0 and abs(x) > delta / 10:
-                X, Y = x, y
-        if X is not None:
-            print(f"t = {t}:  S = {1 + y * eta / 2:.3f} · 2/η (predicted {1 + Y * eta / 2:.3f})   |x| = {abs(x) / delta:.2f} δ ({abs(X) / delta:.2f})")
+        alpha, beta = -g @ perpendicular, perpendicular @ perpendicular
+        measured.append((t, abs(x).item(), y.item(), alpha.item(), beta.item()))
     theta = theta - eta * g.detach()
+
+# The prediction starts beyond 2/η, once x is a tenth of δ = √(2α/β)
+seen = [y > 0 and x**2 > 2 * alpha / beta / 100 for t, x, y, alpha, beta in measured]
+measured = measured[seen.index(True) :]
+_, X, Y, alpha, beta = measured[0]
+delta = (2 * alpha / beta) ** 0.5
+print("   t    S·η/2  predicted   |x|/δ  predicted")
+for t, x, y, *_ in measured:
+    row = 1 + y * eta / 2, 1 + Y * eta / 2, x / delta, X / delta
+    print(f"{t:4}", *(f"{number:9.3f}" for number in row))
+    for _ in range(5):
+        X, Y = (1 + eta * Y) * X, Y + eta * (alpha - beta / 2 * X**2)
 
 # %% [markdown]
 # The library's run of the same experiment, number by number:
@@ -108,9 +115,9 @@ for t in range(376):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("self_stabilization", "fig1")
-loss_difference = abs(run.trace.loss.values[: len(f)] - f).max()
-sharpness_difference = abs(run.trace.sharpness.dropna("step").values[: len(S)] / S - 1).max()
-print(f"largest difference of the loss: {loss_difference}, of the sharpness: {sharpness_difference:.0e} of it")
+losses, sharpnesses = run.trace.loss.values, run.trace.sharpness.dropna("step").values
+print(f"largest difference of the loss: {abs(losses[: len(f)] - f).max()}")
+print(f"of the sharpness, relative to it: {abs(sharpnesses[: len(S)] / S - 1).max():.0e}")
 
 # %% [markdown]
 # ## Setting
