@@ -15,7 +15,7 @@ import re
 import claims_board
 from chapter_head import drawn, head, incomplete
 from docutils import nodes
-from executed_chapters import TEMPLATES, offered
+from executed_chapters import TEMPLATES
 from matplotlib.ticker import MaxNLocator
 from sphinx.util.docutils import SphinxDirective
 
