@@ -29,7 +29,7 @@
 #     The curvature met along a step is then {exp4/unstable-near-threshold} times $2/\eta$, which is the same fact: the identity that ties the two
 #     holds to {thm2/identity}, its short form, the paper's (5), to {eq5/unstable}.
 #   - >-
-#     The sharpness itself lies higher, at {eos/saturates} times $2/\eta$, since {eos/several-unstable} eigenvalues pass it. And the network without activation function,
+#     The sharpness itself lies higher, at {eos/saturates} times $2/\eta$, with a median of {eos/several-unstable} eigenvalues beyond it. And the network without activation function,
 #     which the paper sees diverge, does so with {exp1/linear-diverges} seeds.
 # figure: exp3
 # thumbnails:
@@ -44,7 +44,9 @@
 # %% [markdown]
 # ## The experiment in plain PyTorch
 #
-# Full-batch gradient descent $\theta \leftarrow \theta - \eta\nabla f(\theta)$ on a small network, and the two observables of the paper. Copy the cell into an empty notebook.
+# Full-batch gradient descent $\theta \leftarrow \theta - v$, $v = \eta\nabla f(\theta)$, on a small network, with the two observables of the paper: relative progress
+# $\mathrm{RP} = (f(\theta - v) - f(\theta)) / (\eta\|\nabla f(\theta)\|^2)$ and directional smoothness $L = \langle v, \nabla f(\theta) - \nabla f(\theta - v)\rangle / \|v\|^2$, here as means
+# over 100 steps. Copy the cell into an empty notebook.
 
 # %% tags=["plain"]
 import torch
@@ -53,28 +55,33 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 images, digits = load_digits(return_X_y=True)  # 1,797 images of 8 × 8 pixels
-x = (images - images.mean(0)) / images.std(0).clip(1e-9)  # each pixel standardised
-x, y = torch.tensor(x[:500]).float(), nn.functional.one_hot(torch.tensor(digits[:500]), 10)
+images = (images - images.mean(0)) / images.std(0).clip(1e-9)  # each pixel standardised
+x = torch.tensor(images[:500]).float()
+y = nn.functional.one_hot(torch.tensor(digits[:500]), 10)
 
 torch.manual_seed(0)
-network = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
-theta, eta = parameters_to_vector(network.parameters()).detach(), 2 / 4
+network = nn.Sequential(
+    nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10)
+)
+parameters = list(network.parameters())
+theta, eta = parameters_to_vector(parameters).detach(), 2 / 4
 
 f, g = [], []
 for t in range(1001):
-    vector_to_parameters(theta, network.parameters())
+    vector_to_parameters(theta, parameters)
     loss = ((network(x) - y) ** 2).sum(1).mean() / 2
     f.append(loss.item())  # f(θ)
-    g.append(parameters_to_vector(torch.autograd.grad(loss, list(network.parameters()))))  # ∇f(θ)
+    g.append(parameters_to_vector(torch.autograd.grad(loss, parameters)))  # ∇f(θ)
     theta = theta - eta * g[t]
 
 v = [eta * gradient for gradient in g]  # the steps
-RP = [(f[t + 1] - f[t]) / (eta * g[t].norm().item() ** 2) for t in range(1000)]  # relative progress
-L = [(v[t] @ (g[t] - g[t + 1])).item() / (v[t] @ v[t]).item() for t in range(1000)]  # directional smoothness
+RP = [(f[t + 1] - f[t]) / (eta * g[t].norm().item() ** 2) for t in range(1000)]
+L = [(v[t] @ (g[t] - g[t + 1])).item() / (v[t] @ v[t]).item() for t in range(1000)]
 
+print("   t     loss       RP    L·η/2")
 for t in range(0, 1000, 100):
-    mean_RP, mean_L = sum(RP[t : t + 100]) / 100, sum(L[t : t + 100]) / 100
-    print(f"from t = {t:3}:  f = {f[t]:.3f}   RP = {mean_RP:+.3f}   L = {mean_L * eta / 2:.3f} · 2/η")
+    row = f[t], sum(RP[t : t + 100]) / 100, sum(L[t : t + 100]) / 100 * eta / 2
+    print(f"{t:4}", *(f"{number:8.3f}" for number in row))
 
 # %% [markdown]
 # The library's run of the same experiment, number by number:
@@ -83,8 +90,9 @@ for t in range(0, 1000, 100):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("unstable_convergence", "exp3")
-for name, ours in {"loss": f[:-1], "relative_progress": RP, "directional_smoothness": L}.items():
-    print(f"largest difference of {name}: {abs(run.trace[name].values - ours).max()}")
+here = {"loss": f[:-1], "relative_progress": RP, "directional_smoothness": L}
+for name, values in here.items():
+    print(f"largest difference of {name}: {abs(run.trace[name].values - values).max()}")
 
 # %% [markdown]
 # ## Setting
@@ -398,7 +406,7 @@ ex1 = collect(experiments["ex1"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="ex1", sharex=True, sharey=True, height=3,
+    1, 3, name="ex1", sharex=True, sharey=True, height=2.2,
     caption=r"Example 1. Gradient descent on $20\theta_1^2+\theta_2^2$ from $(1, 1)$ at three step sizes around $2/40$, "
     "over the function's contours; the colour of the points runs from the first iterate (light) to the last (dark).",
     alt="Three panels of iterates on elliptic contours. At 2/41 they zigzag into the origin, at 2/40 they jump "
@@ -407,9 +415,9 @@ with panels(
     grid = np.meshgrid(np.linspace(-2, 2, 101), np.linspace(-0.2, 1.2, 101))
     for ax, run in zip(axes, ex1, strict=True):
         theta = run.trace.theta.values[:15]
-        ax.contour(*grid, 20 * grid[0] ** 2 + grid[1] ** 2, levels=12, colors="0.85")
+        ax.contour(*grid, 20 * grid[0] ** 2 + grid[1] ** 2, levels=12, colors="0.6", linewidths=0.5)
         ax.plot(*theta.T, color=BLUE, linewidth=0.6)
-        ax.scatter(*theta.T, c=range(15), cmap="Blues", vmin=-8, s=22, zorder=2)
+        ax.scatter(*theta.T, c=range(15), cmap="Blues", vmin=-8, vmax=18, s=22, zorder=2)
         ax.set(title=label(run), xlabel=r"$\theta_1$", ylabel=r"$\theta_2$" if ax is axes[0] else None)
 
 # %% tags=["hide-input"]
@@ -464,10 +472,10 @@ with panels(
     r"(blue). Right: the sharpness of the limits; the dashed line is $2/\eta$.",
     alt="Left, the limits lie on the two axes. Right, the histogram of their sharpness ends at the line 2/eta.",
 ) as (left, right):  # fmt: skip
-    left.scatter(*neuron.trace.theta.values[0].T, s=3, color="0.8")
+    left.scatter(*neuron.trace.theta.values[0].T, s=3, color="0.6", linewidths=0)
     left.scatter(*theta[arrived].T, s=5, color=BLUE)
     left.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
-    right.hist(limit_sharpness.numpy(), bins=40, color=BLUE)
+    right.hist(limit_sharpness.numpy(), bins=40, color=BLUE, linewidth=0)
     right.axvline(2 / neuron.step_size, color="0.3", linestyle="--", linewidth=0.9)
     right.set(xlabel=r"sharpness of the limit", ylabel="number of starts")
 
@@ -775,7 +783,7 @@ remark3 = collect(experiments["remark3"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="exp3", height=3.2, width=10,
+    1, 3, name="exp3", height=2.2,
     caption=r"Experiment 3, the unstable regime: loss, relative progress and sharpness of the same runs at three step sizes. "
     r"Dashed: $\mathrm{RP} = 0$, and $2/\eta$ in each run's colour.",
     alt="Loss falls with oscillations; relative progress sits at minus one and then jumps to a band around zero; "
@@ -1029,7 +1037,7 @@ exp5 = collect(experiments["exp5"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 1, name="exp5", height=3.2,
+    1, 1, name="exp5",
     caption=r"Experiment 5. Mean (line) and standard deviation (band) of $L(\theta^t;\eta\tau\nabla f(\theta^t))$ over $\tau$ along the step; "
     r"the dashed line is $2/\eta$.",
     alt="The mean is near zero, then jumps to 2/eta and stays about there; the band is narrow except at the jump.",
@@ -1058,7 +1066,7 @@ claims.measure("exp5/hardly-varies", {case(r): variation(r) for r in exp5}, exp5
 
 # %% tags=["hide-input"]
 with panels(
-    len(exp6_depths), 3, name="exp6", height=2.6, width=10,
+    len(exp6_depths), 3, name="exp6", height=1.8,
     caption="Experiment 6. Loss, relative progress and directional smoothness of ReLU networks; one row for each depth. "
     r"Dashed: $0$, and $2/\eta$ in each run's colour.",
     alt="In both rows the loss falls with oscillations, relative progress rises from minus one to scatter around zero, "
@@ -1073,10 +1081,11 @@ with panels(
             right.plot(run.trace.step, run.trace.directional_smoothness, color=colour, linewidth=0.5)
             threshold(right, run.step_size, colour, label=False)
             right.set_ylim(-0.5 / run.step_size, 6 / run.step_size)
-            left.legend(loc="upper right")
         left.set(xlabel="iteration $t$", ylabel=f"loss, {layers} hidden layers")
         middle.set(xlabel="iteration $t$", ylabel=r"$\mathrm{RP}(\theta^t)$", ylim=(-1.6, 1.6))
         right.set(xlabel="iteration $t$", ylabel=r"$L(\theta^t;\eta\nabla f(\theta^t))$")
+    handles, _ = axes[0].get_legend_handles_labels()
+    left.figure.legend(handles=handles, loc="outside upper center")
 
 # %% tags=["hide-input"]
 claims.measure(
@@ -1259,7 +1268,7 @@ def draw_sides(ax, trace):
 
 # %% tags=["hide-input"]
 with panels(
-    2, max(len(exp8), 1), name="exp8", height=2.4, width=10, sharex=True,
+    2, max(len(exp8), 1), name="exp8", height=1.7, sharex=True,
     caption="Experiments 7 and 8, SGD on the ReLU network: full-batch loss (top), and both sides of (6) (bottom), "
     "at the beginning of each epoch; bands are two standard errors.",
     alt="Top, the loss over the epochs for each step size. Bottom, the two sides of relation 6 with their error bands.",
@@ -1271,7 +1280,8 @@ with panels(
         bottom.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
         top.set(title=label(run), ylabel="training loss" if column == 0 else None)
         bottom.set(xlabel="epoch", ylabel="relative progress" if column == 0 else None)
-        bottom.legend(loc="upper right")
+    handles, _ = axes[-1].get_legend_handles_labels()
+    axes[0].figure.legend(handles=handles, loc="outside lower center")
 
 # %% tags=["hide-input"]
 def relation6_gap(trace):
@@ -1307,7 +1317,7 @@ for name, runs in (("exp8", exp8), ("exp9", exp9)):
 
 # %% tags=["hide-input"]
 with panels(
-    1, max(len(exp9), 1), name="exp9", height=2.6, width=10,
+    1, max(len(exp9), 1), name="exp9", height=1.9,
     caption="Experiment 9 (the paper's appendix D): both sides of (6) for the tanh network; bands are two standard errors.",
     alt="The two sides of relation 6 against epoch, one panel for each step size.",
 ) as axes:  # fmt: skip
@@ -1316,7 +1326,8 @@ with panels(
         draw_sides(ax, trace)
         ax.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
         ax.set(title=label(run), xlabel="epoch", ylabel="relative progress" if ax is axes[0] else None)
-        ax.legend(loc="upper right")
+    handles, _ = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(handles=handles, loc="outside lower center")
 
 # %% [markdown]
 # ## Beyond the paper: adaptive methods
@@ -1352,7 +1363,7 @@ def sixth_to_half(run):
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="adaptive", height=3, width=10,
+    1, 3, name="adaptive", height=2.2,
     caption="Ours: full-batch RMSProp and Adam. Relative progress and directional smoothness in the metric of the preconditioner, and "
     "preconditioned sharpness over its limit for a quadratic.",
     alt="Relative progress, directional smoothness and preconditioned sharpness of RMSProp and Adam against iteration.",
@@ -1367,7 +1378,7 @@ with panels(
         middle.axhline(1, color="0.3", linestyle="--", linewidth=0.9)
     left.set(xlabel="iteration $t$", ylabel="RP in the metric P", ylim=(-1.6, 1.6))
     middle.set(xlabel="iteration $t$", ylabel=r"$L\cdot\eta/2$ in the metric P", ylim=(-0.5, 2.5))
-    right.set(xlabel="iteration $t$", ylabel="preconditioned sharpness / limit")
+    right.set(xlabel="iteration $t$", ylabel="sharpness / limit")
 
 # %% tags=["hide-input"]
 rmsprop = [r for r in adaptive_runs if method(r) == "RMSProp"]
