@@ -165,7 +165,7 @@ class ChapterHead(SphinxDirective):
         chapter = self.env.app.chapters.get(self.env.docname)
         if chapter is None:
             raise self.error("chapter-head belongs to a chapter")
-        for file in (REFERENCES, CITATION, *TEMPLATES.glob("*")):
+        for file in (REFERENCES, CITATION, *TEMPLATES.glob("*.*")):  # no folder: it would always count as changed
             self.env.note_dependency(str(file))
         try:
             content = parse("\n".join(self.content))
