@@ -160,7 +160,9 @@ def run_chapters(app) -> None:
             app.chapters[docname] = Chapter(docname, preset, live=live)
     executions = [one for chapter in app.chapters.values() for one in chapter.executions]
     pages = [*executions, *app.gallery.values()]
-    execute_changed(pages)
+    # one preset after the other: side by side, two of a chapter would wait for the runs that they share
+    for live in (True, False):
+        execute_changed([page for page in pages if (page.preset == "quick") == live])
     for page in pages:
         if page.failure:
             app.failures.append(page.failure)
