@@ -57,12 +57,14 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 images, digits = load_digits(return_X_y=True)  # 1,797 images of 8 × 8 pixels
-images = images[np.concatenate([np.flatnonzero(digits == 8)[:170], np.flatnonzero(digits == 9)[:170]])]
+images = np.concatenate([images[digits == 8][:170], images[digits == 9][:170]])
 inputs = torch.tensor((images - images.mean()) / images.std()).float()
 targets = torch.tensor([-1.0, 1.0]).repeat_interleave(170)
 
 torch.manual_seed(0)
-network = nn.Sequential(nn.Linear(64, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1))
+network = nn.Sequential(
+    nn.Linear(64, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1)
+)
 for layer in network[::2]:
     nn.init.zeros_(layer.bias)
 parameters = list(network.parameters())
@@ -70,18 +72,16 @@ theta, eta = parameters_to_vector(parameters).detach(), 2 / 45
 
 
 def gradient(value, graph=False):  # with its graph it can be differentiated again
-    return parameters_to_vector(torch.autograd.grad(value, parameters, create_graph=graph, retain_graph=True))
+    parts = torch.autograd.grad(value, parameters, create_graph=graph, retain_graph=True)
+    return parameters_to_vector(parts)
 
 
-f, S, u = [], [], torch.randn(len(theta))
-X = Y = alpha = beta = None
+f, S, measured, u = [], [], [], torch.randn(len(theta))
 for t in range(376):
     vector_to_parameters(theta, parameters)
     loss = ((network(inputs)[:, 0] - targets) ** 2).mean()
     g = gradient(loss, graph=t % 5 == 0)  # ∇L(θ)
     f.append(loss.item())
-    if X is not None:  # the prediction
-        X, Y = -(1 + eta * Y) * X, Y + eta * (alpha - beta / 2 * X**2)
     if t % 5 == 0:
         for _ in range(12):
             Hu = gradient(g @ u)  # ∇²L(θ)u
@@ -89,17 +89,24 @@ for t in range(376):
         sharpness = u @ gradient(g @ u, graph=True)
         S.append(sharpness.item())
         nabla_S = gradient(sharpness)
+        perpendicular = nabla_S - (nabla_S @ u) * u
         x = eta / 2 * (u @ g)
         y = S[-1] - 2 / eta - (nabla_S @ u) * x  # in the middle of the oscillation
-        if X is None:
-            perpendicular = nabla_S - (nabla_S @ u) * u
-            alpha, beta = -g @ perpendicular, perpendicular @ perpendicular
-            delta = (2 * alpha / beta).sqrt()
-            if y > 0 and abs(x) > delta / 10:
-                X, Y = x, y
-        if X is not None:
-            print(f"t = {t}:  S = {1 + y * eta / 2:.3f} · 2/η (predicted {1 + Y * eta / 2:.3f})   |x| = {abs(x) / delta:.2f} δ ({abs(X) / delta:.2f})")
+        alpha, beta = -g @ perpendicular, perpendicular @ perpendicular
+        measured.append((t, abs(x).item(), y.item(), alpha.item(), beta.item()))
     theta = theta - eta * g.detach()
+
+# The prediction starts beyond 2/η, once x is a tenth of δ = √(2α/β)
+seen = [y > 0 and x**2 > 2 * alpha / beta / 100 for t, x, y, alpha, beta in measured]
+measured = measured[seen.index(True) :]
+_, X, Y, alpha, beta = measured[0]
+delta = (2 * alpha / beta) ** 0.5
+print("   t    S·η/2  predicted   |x|/δ  predicted")
+for t, x, y, *_ in measured:
+    row = 1 + y * eta / 2, 1 + Y * eta / 2, x / delta, X / delta
+    print(f"{t:4}", *(f"{number:9.3f}" for number in row))
+    for _ in range(5):
+        X, Y = (1 + eta * Y) * X, Y + eta * (alpha - beta / 2 * X**2)
 
 # %% [markdown]
 # The library's run of the same experiment, number by number:
@@ -108,9 +115,9 @@ for t in range(376):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("self_stabilization", "fig1")
-loss_difference = abs(run.trace.loss.values[: len(f)] - f).max()
-sharpness_difference = abs(run.trace.sharpness.dropna("step").values[: len(S)] / S - 1).max()
-print(f"largest difference of the loss: {loss_difference}, of the sharpness: {sharpness_difference:.0e} of it")
+losses, sharpnesses = run.trace.loss.values, run.trace.sharpness.dropna("step").values
+print(f"largest difference of the loss: {abs(losses[: len(f)] - f).max()}")
+print(f"of the sharpness, relative to it: {abs(sharpnesses[: len(S)] / S - 1).max():.0e}")
 
 # %% [markdown]
 # ## Setting
@@ -409,22 +416,31 @@ def predicted_cycle(run):
     return trace.isel(step=slice(0, int(ended.argmax()) if ended.any() else None))
 
 
-def error(run, kind, quantity, part=predicted_part, late=False):
+def error(run, kind, quantity, part=predicted_part, delay=0):
     """Mean of |predicted − true| over the mean size of what is to be predicted, over a part of the run: all steps with a prediction.
 
-    That is the fluctuation: of loss and sharpness, as two-step averages, around θ†'s; distance, |x| and y themselves. late:
-    with the prediction of 1/ε steps before, the time scale of a cycle; the control of what is said to be in step.
+    That is the fluctuation: of loss and sharpness, as two-step averages, around θ†'s; distance, |x| and y themselves. delay:
+    by how many steps the prediction comes late.
     """
     trace = part(run)
     true, predicted = trace[quantity].values, trace[f"{kind}_{quantity}"].values
     if quantity in ("loss", "sharpness"):
         baseline = trace[f"constrained_{quantity}"].values
         true, predicted = smooth(true - baseline), smooth(predicted - baseline)
-    if late:
-        delay = round(1 / float(trace.epsilon.median()))
-        true, predicted = true[delay:], predicted[:-delay]
+    true, predicted = true[delay:], predicted[: len(predicted) - delay]
     difference = abs(abs(predicted) - abs(true)) if quantity == "x" else abs(predicted - true)
     return float(np.where(np.isfinite(difference), difference, np.inf).mean() / abs(true).mean())
+
+
+def late(runs, kind, quantity, part=predicted_part):
+    """The errors, by case, of predictions that come late by 1/ε steps, the time scale of a cycle: the control of all that is
+    said to be in step. Only of runs that last longer."""
+    delays = [round(1 / float(part(run).epsilon.median())) for run in runs]
+    return {
+        case(run): error(run, kind, quantity, part, delay)
+        for run, delay in zip(runs, delays, strict=True)
+        if delay < part(run).sizes["step"] - 1
+    }
 
 
 def blow_ups(run, variable="x"):
@@ -977,23 +993,20 @@ foretold, cyclic = with_prediction(followed), [r for r in fig4 if len(blow_ups(r
 for quantity in ("loss", "sharpness", "distance", "x", "y"):
     claims.measure(
         f"fig4/{quantity}", {case(r): error(r, "predicted", quantity) for r in foretold}, foretold,
-        control={case(r): error(r, "predicted", quantity, late=True) for r in foretold},
+        control=late(foretold, "predicted", quantity),
     )  # fmt: skip
 for quantity in ("loss", "sharpness", "distance"):
     claims.measure(
         f"fig4/first-cycle-{quantity}",
         {case(r): error(r, "predicted", quantity, predicted_cycle) for r in foretold},
         foretold,
-        control={case(r): error(r, "predicted", quantity, predicted_cycle, late=True) for r in foretold},
+        control=late(foretold, "predicted", quantity, predicted_cycle),
     )
 claims.measure(
     "fig4/deviation", {case(r): vector_error(r) for r in foretold}, foretold,
-    control={case(r): error(r, "predicted", "distance", late=True) for r in foretold},
+    control=late(foretold, "predicted", "distance"),
 )  # fmt: skip
-claims.measure(
-    "fig4/within-delta", {case(r): after(r).distance.max() / after(r).delta.max() for r in fig4}, fig4,
-    control={case(r): after(r).flow_distance.max() / after(r).delta.max() for r in fig4},
-)  # fmt: skip
+claims.measure("fig4/within-delta", {case(r): after(r).distance.max() / after(r).delta.max() for r in fig4}, fig4)
 claims.measure(
     "fig4/flow-is-linear", {case(r): distance_exponent(r) for r in fig4}, fig4,
     control={case(r): distance_exponent(r, "distance") for r in fig4},
@@ -1040,7 +1053,7 @@ for quantity in ("loss", "sharpness", "distance"):
     for item, kind in (("fig4", "predicted"), ("appF", "generalised")):
         claims.measure(
             f"{item}/own-{quantity}", {case(r): error(r, kind, quantity) for r in own}, own,
-            control={case(r): error(r, kind, quantity, late=True) for r in own},
+            control=late(own, kind, quantity),
         )  # fmt: skip
 
 # %% [markdown]
@@ -1258,8 +1271,8 @@ appe = [*fig4, *appf]
 PANELS = {
     "alpha": r"$\alpha$", "epsilon": r"$\varepsilon$", "sharpening_alignment": "alignment",
     "restoring_ratio": r"$\|\nabla S^\perp\|/\rho_3$", "fourth_order_ratio": r"$\rho_4/\eta\rho_3^2$",
-    "third_order_ratio_v": r"third order along $v^\perp$", "third_order_ratio_gradient": r"third order along $\nabla L$",
-    "second_order_ratio_v": r"second order along $v^\perp$",
+    "third_order_ratio_v": r"third order, $v^\perp$", "third_order_ratio_gradient": r"third order, $\nabla L$",
+    "second_order_ratio_v": r"second order, $v^\perp$",
 }  # fmt: skip
 with panels(
     4, 2, name="appE", height=1.65, sharex=True,
@@ -1281,9 +1294,9 @@ with panels(
         ax.set(ylim=(0, 1))
     for ax in axes[:2] + axes[4:]:
         ax.set(yscale="log")
-    axes[4].yaxis.set_minor_formatter("")
+        ax.yaxis.set_minor_formatter("")
     for ax in axes[-2:]:
-        ax.set(xlabel="step from the onset on")
+        ax.set(xlabel="step from the onset")
     if appe:
         axes[4].axhline(1, color="0.3", linestyle=":", linewidth=0.9)
         handles, _ = axes[0].get_legend_handles_labels()
@@ -1425,7 +1438,7 @@ claims.measure(
 )  # fmt: skip
 claims.measure(
     "appF/generalised-tracks", {case(r): error(r, "generalised", "sharpness") for r in foretold}, foretold,
-    control={case(r): error(r, "generalised", "sharpness", late=True) for r in foretold},
+    control=late(foretold, "generalised", "sharpness"),
 )  # fmt: skip
 claims.measure("appF/limiting-sharpness", {case(r): limit_error(r) for r in off}, off)
 
@@ -1911,11 +1924,11 @@ with panels(
         ax.set(xlabel="step $t$")
 
 # %% tags=["hide-input"]
-for quantity in ("sharpness", "loss"):
-    claims.measure(
-        f"ours-central/{quantity}", {case(r): ratio(r, quantity, f"central_{quantity}", 2) for r in fig4}, fig4,
-        control={case(r): ratio(r, quantity, f"flow_{quantity}", 2) for r in fig4},
-    )  # fmt: skip
+claims.measure(
+    "ours-central/sharpness", {case(r): ratio(r, "sharpness", "central_sharpness", 2) for r in fig4}, fig4,
+    control={case(r): ratio(r, "sharpness", "flow_sharpness", 2) for r in fig4},
+)  # fmt: skip
+claims.measure("ours-central/loss", {case(r): ratio(r, "loss", "central_loss", 2) for r in fig4}, fig4)
 claims.measure(
     "ours-central/variance",
     {

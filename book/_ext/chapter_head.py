@@ -18,13 +18,14 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import pydantic
 import yaml
 from annotated_types import Len
 from claims_board import bar, verdicts
 from docutils import nodes
-from executed_chapters import MIME, ROOT, TEMPLATES, Chapter
+from executed_chapters import MIME, ROOT, TEMPLATES, Chapter, offered
 from pybtex.database import BibliographyData, Entry, Person, parse_file
 from sphinx.util.docutils import SphinxDirective
 from typing_extensions import TypedDict  # pydantic takes the standard library's only from Python 3.12 on
@@ -83,39 +84,44 @@ def with_numbers(text: str, found: list[dict]) -> str:
     def number(placeholder: re.Match) -> str:
         if (v := by_name.get(placeholder[1])) is None:
             raise HeadError(f"chapter-head: the page has no claim {placeholder[1]!r}; it has {', '.join(by_name)}")
-        words, mark = claims.words(v["verdict"], v["scale"]), claims.MARKS[v["verdict"]]
+        words = claims.words(v["verdict"], v["scale"])
+        mark = "" if v["verdict"] == claims.REPRODUCED else claims.MARKS[v["verdict"]]
         return render(TEMPLATES / "measured-value.html", v=v, value=measured(v), words=words, mark=mark).strip()
 
     return PLACEHOLDER.sub(number, " ".join(text.split()))
 
 
 def measured(v: Mapping[str, Any]) -> str:
-    """What a verdict rests on, as short as a sentence bears it: its one number, their range, or how many cases hold."""
+    """What a verdict rests on, as short as a sentence bears it: its one number, their range, or in how many cases what
+    is no number, a yes or a sequence, is as the criterion asks."""
     cases = list(v["cases"].values())
     if not cases:
         return "not run at this preset"
-    if all(isinstance(case, bool) for case in cases):
-        return f"{sum(cases)} of {len(cases)}"
-    if not all(isinstance(case, int | float) for case in cases):  # sequences, infinities
+    if any(isinstance(case, bool | list) for case in cases):
+        return f"{len(cases) - len(v['missed'])} of {len(cases)}"
+    if not all(isinstance(case, int | float) for case in cases):  # infinities
         return v["value"]
     low, high = (f"{x:,}" if isinstance(x, int) else f"{x:.3g}" for x in (min(cases), max(cases)))
     return (low if low == high else f"{low} to {high}").replace("-", "−")
 
 
 def paper(key: str) -> dict:
-    """Of a paper of the bibliography: title, authors, venue, links (name → address), bibtex."""
+    """Of a paper of the bibliography: title, authors, venue, links (name → address), bibtex. One of which no address is
+    certain is looked for by its title."""
     entries = parse_file(REFERENCES).entries
     if key not in entries:
         raise HeadError(f"chapter-head: no paper {key!r} in {REFERENCES.relative_to(ROOT)}")
     fields, people = entries[key].fields, entries[key].persons["author"]
     names = [" ".join([*p.first_names, *p.middle_names, *p.prelast_names, *p.last_names]) for p in people]
-    addresses = {"Paper": "https://doi.org/" + fields["doi"] if "doi" in fields else fields.get("url")}
-    addresses["arXiv"] = "https://arxiv.org/abs/" + fields["eprint"] if "eprint" in fields else None
+    title = re.sub("[{}]", "", fields["title"])
+    doi, eprint = (fields.get(name) for name in ("doi", "eprint"))
+    address = f"https://doi.org/{doi}" if doi else fields.get("url", f"https://dblp.org/search?q={quote(title)}")
+    links = {"Paper": address} | ({"arXiv": f"https://arxiv.org/abs/{eprint}"} if eprint else {})
     return {
-        "title": re.sub("[{}]", "", fields["title"]),
+        "title": title,
         "authors": " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])),
         "venue": ", ".join(filter(None, [fields.get("booktitle"), fields["year"]])),
-        "links": {name: address for name, address in addresses.items() if address},
+        "links": links,
         "bibtex": BibliographyData({key: entries[key]}).to_string("bibtex"),
     }
 
@@ -189,7 +195,7 @@ class ChapterHead(SphinxDirective):
                 for name, where in content["thumbnails"].items()
                 if name in figures
             ],
-            notebook=chapter.offered,
+            offered=offered(chapter),
             command=f"python -m eoslib run {chapter.name} {execution.options(chapter.preset)} -o mine.ipynb",
         )
 

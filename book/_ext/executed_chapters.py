@@ -397,8 +397,12 @@ def closing(chapter: Chapter, executed) -> str:
     if executed is None:
         return f":::{{error}}\nThis page could not be computed.\n\n```text\n{chapter.failure}\n```\n:::"
     command = rerun(chapter) if isinstance(chapter, GalleryPage) else ""
-    offered = {one.offered: one.notebook().metadata["eoslib"] for one in chapter.executions if not one.failure}
-    return render(TEMPLATES / "executed-notebook.html", offered=offered, command=command)
+    return render(TEMPLATES / "executed-notebook.html", offered=offered(chapter), command=command)
+
+
+def offered(chapter: Chapter) -> dict[str, dict]:
+    """The executed notebooks of a page: file → what it says of its execution; first that which the page shows."""
+    return {one.offered: one.notebook().metadata["eoslib"] for one in chapter.executions if not one.failure}
 
 
 # --- after Sphinx has written: downloads and failures ----------------------------------------------------

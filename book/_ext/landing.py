@@ -126,11 +126,12 @@ class ChapterCards(OfThisBuild):
             here = chapter.name, chapter.preset
             found = [v for v in claims_board.verdicts(app) if (v["chapter"], v["preset"]) == here]
             card = {"page": f"{up}{docname}.html", "title": chapter.title, "preset": chapter.preset, "figure": None}
-            card |= {"question": about["question"], "answer": about["answer"], "bar": None}
+            card |= {"question": about["question"], "answer": about["answer"], "bar": None, "seconds": None}
             if not chapter.failure:
                 card["figure"] = drawn(chapter).get(about["figure"])
                 card["bar"] = claims_board.bar(found)
-                card["seconds"] = chapter.notebook().metadata["eoslib"]["seconds"]
+            if live := chapter.executions[-1].notebook():
+                card["seconds"] = live.metadata["eoslib"]["seconds"]
             cards.append(card)
         return self.parse_text_to_nodes(render(TEMPLATES / "chapter-cards.md", cards=cards))
 

@@ -75,7 +75,8 @@ class App:
 def open_board(board, tmp_path, monkeypatch, page):
     """Open the board of a chapter and a gallery page, with a query or a fragment."""
     monkeypatch.setenv("EOSLIB_RECORDED", str(tmp_path / "recorded"))
-    chapter = SimpleNamespace(name="tiny", docname="notebooks/tiny", title="Tiny", verdicts=VERDICTS)
+    executions = [SimpleNamespace(verdicts=VERDICTS)]
+    chapter = SimpleNamespace(name="tiny", docname="notebooks/tiny", title="Tiny", executions=executions)
     of_page = [measured("width", "standard", "not reproduced", "reduced", "width: 8")]
     wide = SimpleNamespace(chapter="tiny", docname="notebooks/gallery/wide", title="A wider one", verdicts=of_page)
     html = board.html(App({chapter.docname: chapter}, {wide.docname: wide}), up="../")
