@@ -203,7 +203,7 @@ from scipy import ndimage
 
 from eoslib.chapter.claims import Ledger
 from eoslib.chapter.experiments import collect
-from eoslib.chapter.figures import BLUE, ORANGE, PURPLE, SKY, VERMILION, colours, panels
+from eoslib.chapter.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, colours, panels
 from eoslib.chapter.provenance import provenance
 from eoslib.papers.basins import Outcome, classify, pixel_centres
 from eoslib.problems import landscapes
@@ -247,7 +247,7 @@ def legend(figure, runs):
     """Name the outcomes that occur in some of the maps."""
     present = [kind for kind in Outcome if any(share(run, kind) > 0 for run in runs)]
     handles = [Patch(facecolor=COLOURS[k][0], edgecolor="0.5", linewidth=0.5, label=COLOURS[k][1]) for k in present]
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(len(handles), 1))
+    figure.legend(handles=handles, loc="outside lower center")
 
 
 def draw_minimisers(ax, name):
@@ -293,18 +293,18 @@ fig1_map = collect(experiments["fig1_map"])
 before = membership(fig1_path).outcome != Outcome.STABLE
 entered = int(before.sum())  # the iterates before the first in U_η, see the claim below
 with panels(
-    1, 2, name="fig1", height=3.6, width=9,
+    1, 2, name="fig1", height=2.8,
     caption=rf"Figure 1. Gradient descent on $f_2$ at $\eta = {fig1_path.step_size:.3g}$. Left: its iterates over the map of starts, the line vermilion up to the "
-    r"first iterate in $U_\eta$ and black from there. Right: the loss, which rises only before that.",
+    r"first iterate in $U_\eta$ and black from there. Right: the loss, which rises only before that; blue from there.",
     alt="Left, iterates zigzag across the minimum through the dark unstable region and end in the light stable region. "
     "Right, the loss goes up and down for some steps and then falls steadily.",
 ) as (left, right):  # fmt: skip
     for run in fig1_map:
         draw_map(left, run)
     draw_minimisers(left, "f2")
-    for part, colour in ((slice(0, entered + 1), VERMILION), (slice(entered, None), "black")):
-        left.plot(*fig1_path.trace.theta.values[part].T, ".-", color=colour, linewidth=0.7, markersize=4)
-        right.semilogy(fig1_path.trace.step[part], fig1_path.trace.loss[part], ".-", color=colour)
+    for part, *two in ((slice(0, entered + 1), VERMILION, VERMILION), (slice(entered, None), "black", BLUE)):
+        left.plot(*fig1_path.trace.theta.values[part].T, ".-", color=two[0], linewidth=0.7, markersize=4)
+        right.semilogy(fig1_path.trace.step[part], fig1_path.trace.loss[part], ".-", color=two[1])
     left.set(xlabel="$x$", ylabel="$y$", title=f"{symbol('f2')}, first {entered} iterates outside")
     right.set(xlabel="step $k$", ylabel=r"$f(\theta_k)$", xlim=(0, 40), ylim=(1e-8, 1))
     legend(left.figure, fig1_map)
@@ -333,9 +333,9 @@ by_name = {name: [run for run in fig2 if run["landscape"] == name] for name in l
 
 # %% tags=["hide-input"]
 with panels(
-    4, 1 + len(step_fractions), name="fig2", height=2.3, width=13,
+    4, 1 + len(step_fractions), name="fig2", height=1.75,
     caption=r"Figure 2. Landscapes (contours, minimisers marked by stars) and maps of the starting points at growing step sizes, titles in units of $\eta_{\max}$. "
-    "Each pixel is a start, coloured by what gradient descent does from its centre.",
+    "Each pixel is a start, coloured by what gradient descent does from its centre. Click a map to explore it below.",
     alt="Four rows of maps. At small step sizes the light stable set fills most of each box; as the step size grows "
     "it shrinks and a dark unstable set with lobes, islands and stripes appears. At 0.99 of the largest step size little of the stable set "
     "is left: for f1 rings, for f3 stripes, for f4 thin threads.",
@@ -350,7 +350,13 @@ with panels(
         row[0].set(title=symbol(name), ylabel="$y$", aspect="equal")
         for ax, run in zip(row[1:], runs, strict=False):
             draw_map(ax, run)
-            ax.set(title=rf"$\eta = {fraction_of(run):.3g}\,\eta_{{\max}}$", yticks=[])
+            at = f"{fraction_of(run):.3g}"
+            ax.set(title=rf"$\eta = {at}\,\eta_{{\max}}$", yticks=[])
+            ax.set(url=f"#explorer?f={name}&fraction={at}", label=f"Explore {name} at {at} of the largest step size")
+    for row, half in zip(rows, boxes, strict=True):
+        tick = float(f"{2 / 3 * half:.0g}")
+        for ax in row:
+            ax.set(xticks=(-tick, tick))
     for ax in rows[-1]:
         ax.set(xlabel="$x$")
     legend(axes[0].figure, fig2)
@@ -423,7 +429,7 @@ claims.measure("fig2/axes-are-no-minima", {case(r): share(r, Outcome.DEGENERATE)
 #
 # The same classification runs in your browser: choose a function, drag the step size, zoom into a boundary, click a start.
 #
-# ```{basin-explorer}
+# ```{basin-explorer} f4 f1 f2 f3
 # The explorer needs JavaScript. {ref}`Figure 2 <fig-forward_invariance-fig2>` above shows the maps at five step sizes.
 # ```
 
@@ -504,9 +510,9 @@ fig3_map = collect(experiments["fig3_map"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="fig3", height=3.5, width=12,
+    1, 3, name="fig3", height=2.6,
     caption=rf"Figure 3. $f_4$ at $\eta = {fig3_step_size:g}$ from $(0.1, 2.5)$ and from $(1.5, 2)$. Left: both trajectories over the map of starts, vermilion up to the first "
-    "iterate in $U_\\eta$ and black from there. Middle and right: their losses.",
+    "iterate in $U_\\eta$ and black from there. Middle and right: their losses, blue from there.",
     alt="Left, one trajectory jumps across the map before it settles, the other walks to the minimum. Middle, the first loss rises to "
     "seven, falls, rises again and then falls for good. Right, the second loss only falls.",
 ) as (left, *others):  # fmt: skip
@@ -517,12 +523,11 @@ with panels(
     for ax, run in zip(others, (unstable_path, stable_path), strict=True):
         theta, f = run.trace.theta.values, run.trace.loss
         entered = int((membership(run).outcome != Outcome.STABLE).sum())
-        for part, colour in ((slice(0, entered + 1), VERMILION), (slice(entered, None), "black")):
-            left.plot(*theta[part].T, ".-", color=colour, linewidth=0.8, markersize=4)
-            ax.semilogy(run.trace.step[part], f[part] - 0.0975, ".-", color=colour)
+        for part, *two in ((slice(0, entered + 1), VERMILION, VERMILION), (slice(entered, None), "black", BLUE)):
+            left.plot(*theta[part].T, ".-", color=two[0], linewidth=0.8, markersize=4)
+            ax.semilogy(run.trace.step[part], f[part] - 0.0975, ".-", color=two[1])
         left.annotate(rf"$({theta[0, 0]:g}, {theta[0, 1]:g})$", theta[0], xytext=(4, 4), textcoords="offset points")
-        ax.set(xlabel="step $k$", title=rf"from $({theta[0, 0]:g}, {theta[0, 1]:g})$", ylim=(1e-6, 20), xlim=(-2, 62))
-    others[0].set(ylabel=r"$f_4(\theta_k) - \min f_4$")
+        ax.set(ylabel=r"$f_4(\theta_k) - \min f_4$", xlabel="step $k$", title=rf"from $({theta[0, 0]:g}, {theta[0, 1]:g})$", ylim=(1e-6, 20), xlim=(-2, 62))
     left.set(xlabel="$x$", ylabel="$y$", xlim=(-3, 3), ylim=(-3, 3))
 
 # %% tags=["hide-input"]
@@ -787,7 +792,7 @@ shares = {key: share_of_stable(c) for key, c in constructions.items()}
 # %% tags=["hide-input"]
 shown = min(step_fractions, key=lambda s: abs(s - 0.3))
 with panels(
-    2, 4, name="thm2-u", height=2.4, width=9,
+    2, 4, name="thm2-u", height=1.8,
     caption=rf"The set $U$ of Theorem 2 (black outline) in the set $U_\eta$ of the stable starts (light) at {shown:g} of the largest step "
     r"size; unstable starts that converge to the same minimiser are blue. The dashed circle has the radius $t'$. The lower row is magnified.",
     alt="Four maps of the starts that reach a minimiser, each with a small closed outline inside. Magnified, the "
@@ -814,7 +819,7 @@ with panels(
 
 # %% tags=["hide-input"]
 with panels(
-    1, 1, name="thm2-share", width=5.5,
+    1, 1, name="thm2-share",
     caption=r"The share of $U_\eta$, the set of all stable starts, that the set $U$ of the proof covers, against the step size.",
     alt="Four falling curves on a logarithmic scale, one for each function.",
 ) as (ax,):  # fmt: skip
@@ -911,7 +916,7 @@ balls = {
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="thm3", sharex=True, sharey=True, height=3.2,
+    1, 2, name="thm3", sharex=True, sharey=True,
     caption=r"Theorem 3. For random starts: the radius of the ball that the proof constructs, by (42), against the measured radius; "
     r"stable starts in $U_\eta$ (left), unstable starts in $V_\eta$ (right). On the dashed line they would agree.",
     alt="Scatter of points far below the diagonal: the radius of the proof is smaller by many orders of magnitude.",
@@ -1046,17 +1051,17 @@ with np.errstate(over="ignore", invalid="ignore"):  # some diverge
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="ext-hyperbola", height=3.3,
+    1, 2, name="ext-hyperbola",
     caption=r"Gradient descent on $(1-xy)^2$ at $\eta = 0.1$ from $10^{-6}$ beside minimisers. Left: iterates from two minimisers sharper than "
-    r"$2/\eta$; the hyperbola is black where its curvature is at most $2/\eta$, grey where it is larger. Right: sharpness of the limit "
+    r"$2/\eta$; the hyperbola is green where its curvature is at most $2/\eta$, grey where it is larger. Right: sharpness of the limit "
     r"against the sharpness at the start, over $2/\eta$; nothing is drawn where it diverges. The dashed line is $2/\eta$.",
     alt="Left, iterates leave the sharp part of the hyperbola, jump across it and settle on its flat part. Right, limits equal "
     "the start up to a ratio of one, beyond which they fall below one, until the points end.",
 ) as (left, right):  # fmt: skip
     along = np.linspace(0.2, 6, 400)
     flat = along**2 + along**-2.0 <= 1 / hyperbola_step_size
-    left.plot(along, 1 / along, color="0.75")
-    left.plot(np.where(flat, along, np.nan), 1 / along, color="black")
+    left.plot(along, 1 / along, color="0.6")
+    left.plot(np.where(flat, along, np.nan), 1 / along, color=GREEN)
     for i, colour in ((0, BLUE), (1, VERMILION)):
         left.plot(x[:400, i], y[:400, i], ".-", color=colour, linewidth=0.4, markersize=3, label=f"{ratios[i]:g} · 2/η")
     left.set(xlabel="$x$", ylabel="$y$", xlim=(0, 6), ylim=(-4, 3))
@@ -1137,7 +1142,7 @@ def dimension(run, of):
 
 # %% tags=["hide-input"]
 with panels(
-    2, 4, name="sizes", height=2.5, width=12, sharex=True,
+    2, 4, name="sizes", height=1.7, sharex=True,
     caption=r"Ours: area in the box (top) and box-counting dimension of the boundary (bottom) of $U_\eta$ and $V_\eta$ against the step size, with two "
     "standard errors.",
     alt="The areas fall as the step size grows. The dimensions are near one at small step sizes and rise towards the largest.",
@@ -1152,7 +1157,7 @@ with panels(
         axes[4 + i].axhline(1, color="0.3", linestyle="--", linewidth=0.9)
         axes[4 + i].set(xlabel=r"$\eta\,/\,\eta_{\max}$", ylim=(0.8, 2))
     axes[0].set(ylabel="area")
-    axes[4].set(ylabel="dimension of the boundary")
+    axes[4].set(ylabel="dimension")
     if sizes:
         axes[0].legend()
 

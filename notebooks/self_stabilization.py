@@ -337,6 +337,7 @@ from eoslib.chapter.experiments import collect
 from eoslib.chapter.figures import (
     BLUE,
     GREEN,
+    INK,
     ORANGE,
     PALETTE,
     PURPLE,
@@ -612,7 +613,7 @@ def draw_stages(ax, horizontal, vertical):
 
 
 with panels(
-    1, 3, name="fig2", width=10,
+    1, 3, name="fig2", height=2.2,
     caption=r"Figure 2. Gradient descent on the toy loss ($\alpha = \beta = 1$, $\eta = 0.02$), coloured by stage: the size of the oscillation (left; dashed: $\delta$), the sharpness "
     r"(middle; dashed: $2/\eta$), and both against each other (right).",
     alt="Sharpness rises through its threshold, then the oscillation grows and passes delta, the sharpness falls below the threshold, the oscillation "
@@ -624,7 +625,8 @@ with panels(
     draw_stages(right, abs(toy_x), toy_y)
     left.axhline(delta, color="0.3", linestyle="--", linewidth=0.9)
     threshold(middle, toy_step_size)
-    right.legend(fontsize="small", loc="center")
+    handles, _ = left.get_legend_handles_labels()
+    left.figure.legend(handles=handles, loc="outside upper center")
     left.set(xlabel="step $t$", ylabel="$|x_t|$")
     middle.set(xlabel="step $t$", ylabel=r"$S$ at $x = 0$")
     right.set(xlabel="$|x_t|$", ylabel="$y_t$")
@@ -710,15 +712,15 @@ orbits = {x0: simplified_flow(times, x0, 1.0, 1.0) for x0 in starts}
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="fig3", width=9,
+    1, 2, name="fig3",
     caption=r"Figure 3. Left: orbits of the flow for $\alpha = \beta = 1$ from four $X(0)$, $Y(0) = 0$; the dot is the fixed point $(\delta, 0)$. Right: one orbit, in the colours of the stages of "
     "figure 2.",
     alt="Closed orbits around the fixed point, the larger the smaller the start. The right panel shows one orbit in four colours.",
 ) as (left, right):  # fmt: skip
     for (x0, (x, y)), colour in zip(orbits.items(), colours(len(starts)), strict=True):
         left.plot(x, y, color=colour, linewidth=1, label=f"$X(0) = {x0:g}$")
-    left.plot(np.sqrt(2), 0, "o", color="black", markersize=4)
-    left.legend(fontsize="small")
+    left.plot(np.sqrt(2), 0, "o", color="0.5", markersize=4)
+    left.legend()
     x, y = orbits[0.1]
     for below, rising, colour, text in (
         (True, False, BLUE, STAGES[0]), (True, True, ORANGE, STAGES[1]), (False, True, VERMILION, STAGES[2]), (False, False, GREEN, STAGES[3])
@@ -726,7 +728,8 @@ with panels(
         right.plot(x, np.where(((x < np.sqrt(2)) == below) & ((y > 0) == rising), y, np.nan), color=colour, label=text)
     right.axhline(0, color="0.7", linewidth=0.7)
     right.axvline(np.sqrt(2), color="0.7", linewidth=0.7)
-    right.legend(fontsize="small")
+    right.legend()
+    left.set(xlim=(-0.2, 7.5))  # room for the legend
     for ax in (left, right):
         ax.set(xlabel="$X$", ylabel="$Y$")
 
@@ -877,8 +880,8 @@ def draw_dynamics(runs, name, text):
     """A figure for each run: the first cycle, and all tracked steps."""
     for i, run in enumerate(runs, start=1):
         with panels(
-            len(QUANTITIES), 2, name=f"{name}-{i}", height=1.5, sharex="col",
-            caption=f"{text}, {label(run)}: the first cycle (left) and all tracked steps (right). Dotted in black: $2/\\eta$, and $\\delta$ beside $|x|$. Sharpness is averaged over two steps.",
+            len(QUANTITIES), 2, name=f"{name}-{i}", height=1.25, sharex="col",
+            caption=f"{text}, {label(run)}. Dotted in grey: $2/\\eta$, and $\\delta$ beside $|x|$. Sharpness is averaged over two steps.",
             alt="Loss, sharpness, distance, x and y against step. Where a prediction is good, its broken line covers that of gradient descent.",
         ) as axes:  # fmt: skip
             left, right = np.reshape(axes, (-1, 2)).T
@@ -886,10 +889,11 @@ def draw_dynamics(runs, name, text):
             draw_run(right, run, after(run))
             for ax, text_of_axis in zip(left, QUANTITIES.values(), strict=True):
                 ax.set(ylabel=text_of_axis)
-            for ax in (left[-1], right[-1]):
-                ax.set(xlabel="step $t$")
+            for column, title in ((left, "first cycle"), (right, "all tracked steps")):
+                column[0].set(title=title)
+                column[-1].set(xlabel="step $t$")
             handles, _ = left[0].get_legend_handles_labels()
-            left[0].figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+            left[0].figure.legend(handles=handles, loc="outside upper center")
             left[0].figure.align_ylabels()
 
 
@@ -983,7 +987,9 @@ def vector_error(run):
     return float(errors.mean() / trace.distance.mean())
 
 
-foretold, cyclic = with_prediction(fig4), [r for r in fig4 if len(blow_ups(r)) >= 3]
+# with the logistic loss and on residual networks plain predictions fail, says the paper itself: see appendix G
+followed = [r for r in fig4 if r["loss"] != "logistic" and r["architecture"] != "resnet18"]
+foretold, cyclic = with_prediction(followed), [r for r in fig4 if len(blow_ups(r)) >= 3]
 for quantity in ("loss", "sharpness", "distance", "x", "y"):
     claims.measure(
         f"fig4/{quantity}", {case(r): error(r, "predicted", quantity) for r in foretold}, foretold,
@@ -1126,10 +1132,7 @@ epsilons, thm1_errors, exponents = scaling(range(1, 6))
 
 # %% tags=["hide-input"]
 with panels(
-    1,
-    1,
-    name="thm1",
-    width=5,
+    1, 1, name="thm1",
     caption=r"Theorem 1. Largest errors for $t \le 1/\varepsilon$ of the predicted loss, sharpness and deviation on the polynomial, against $\varepsilon$; dotted: $\varepsilon^3$ and $\varepsilon^2$.",
     alt="Three straight lines in double logarithmic axes, one of slope three and two of slope two.",
 ) as (ax,):
@@ -1138,7 +1141,7 @@ with panels(
     ):
         ax.loglog(epsilons, values, "o-", color=colour, label=text)
     for power, column in ((3, 0), (2, 1)):
-        ax.loglog(epsilons, thm1_errors[-1, column] * (epsilons / epsilons[-1]) ** power, ":", color="0.4")
+        ax.loglog(epsilons, thm1_errors[-1, column] * (epsilons / epsilons[-1]) ** power, ":", color="0.5")
     ax.set(xlabel=r"$\varepsilon$", ylabel="largest error")
     ax.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2], ["0.01", "0.02", "0.05", "0.1", "0.2"])
     ax.minorticks_off()
@@ -1266,15 +1269,16 @@ appe = [*fig4, *appf]
 
 # %% tags=["hide-input", "gallery"]
 PANELS = {
-    "alpha": r"$\alpha$", "epsilon": r"$\varepsilon$", "sharpening_alignment": r"$-\nabla L\cdot\nabla S^\perp/\|\cdot\|\|\cdot\|$",
+    "alpha": r"$\alpha$", "epsilon": r"$\varepsilon$", "sharpening_alignment": "alignment",
     "restoring_ratio": r"$\|\nabla S^\perp\|/\rho_3$", "fourth_order_ratio": r"$\rho_4/\eta\rho_3^2$",
-    "third_order_ratio_v": r"$\|\nabla^3L(v^\perp,v^\perp)\|/\rho_3\|v^\perp\|^2$",
-    "third_order_ratio_gradient": r"$\|\nabla^3L(\nabla L,\nabla L)\|/\rho_3\|\nabla L\|^2$",
-    "second_order_ratio_v": r"$|v^\perp\cdot\nabla^2L\,v^\perp|/S\|v^\perp\|^2$",
+    "third_order_ratio_v": r"third order, $v^\perp$", "third_order_ratio_gradient": r"third order, $\nabla L$",
+    "second_order_ratio_v": r"second order, $v^\perp$",
 }  # fmt: skip
 with panels(
-    4, 2, name="appE", height=2, sharex=True,
-    caption="Appendix E. The quantities that the assumptions bound, along the constrained trajectory of each setting, against the step from the onset on. The dotted line is 1.",
+    4, 2, name="appE", height=1.65, sharex=True,
+    caption="Appendix E. The quantities that the assumptions bound, along the constrained trajectory of each setting, against the step from the onset on. "
+    r"The alignment is $-\nabla L\cdot\nabla S^\perp/\|\nabla L\|\|\nabla S^\perp\|$, the last three are $\|\nabla^3L(v^\perp,v^\perp)\|/\rho_3\|v^\perp\|^2$, "
+    r"$\|\nabla^3L(\nabla L,\nabla L)\|/\rho_3\|\nabla L\|^2$ and $|v^\perp\cdot\nabla^2L\,v^\perp|/S\|v^\perp\|^2$. Where the axis is logarithmic, what is negative is left out. The dotted line is 1.",
     alt="Eight panels. Alpha is positive and epsilon small; alignment and restoring ratio are of order one; the fourth-order ratio is "
     "below one in some settings and far above it in others; the last three ratios are well below one.",
 ) as axes:  # fmt: skip
@@ -1286,14 +1290,17 @@ with panels(
             shown = style if measured.sizes["step"] < 50 else style[1:]
             ax.plot(measured.step - onset(run), measured, shown, color=colour, label=case(run))
             ax.set(title=title)
-    for ax in axes[2:4] + axes[5:]:
+    for ax in axes[2:4]:
         ax.set(ylim=(0, 1))
+    for ax in axes[:2] + axes[4:]:
+        ax.set(yscale="log")
+        ax.yaxis.set_minor_formatter("")
     for ax in axes[-2:]:
-        ax.set(xlabel="step from the onset on")
+        ax.set(xlabel="step from the onset")
     if appe:
         axes[4].axhline(1, color="0.3", linestyle=":", linewidth=0.9)
         handles, _ = axes[0].get_legend_handles_labels()
-        axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=2)
+        axes[0].figure.legend(handles=handles, loc="outside lower center")
 
 # %% tags=["hide-input", "gallery"]
 RATIOS = ("third_order_ratio_v", "third_order_ratio_gradient", "second_order_ratio_v")
@@ -1333,7 +1340,7 @@ claims.measure(
 draw_dynamics(appf, "appF", "Appendix G, a setting in which the plain predictions fail")
 
 with panels(
-    1, max(len(appf), 1), name="appF-limit", height=2.8, width=3 * max(len(appf), 2),
+    1, max(len(appf), 1), name="appF-limit", height=2.2,
     caption=r"Appendix F.2. Sharpness, averaged over two steps, and its limit {eq}`damian-limit` in units of $2/\eta$.",
     alt="After its blow-up the sharpness comes back from far below one; the points of the limit lie on a smooth line near one.",
 ) as axes:  # fmt: skip
@@ -1344,8 +1351,8 @@ with panels(
         ax.plot(limit.step, limit * run.step_size / 2, "o-", color=VERMILION, label="limit")
         ax.axhline(1, color="0.3", linestyle=":", linewidth=0.9)
         ax.set(title=case(run), xlabel="step $t$", ylabel=r"$S\,\eta/2$")
-        ax.title.set_fontsize("small")
-        ax.legend(fontsize="small")
+    handles, _ = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(handles=handles, loc="outside upper center")
 
 # %% tags=["hide-input"]
 
@@ -1393,8 +1400,6 @@ def spiral_rate(quartic, time=10.0):
     return np.log(energy[-1] / energy[0]) / (2 * time) / (4 * quartic * DELTA_SQUARE)
 
 
-failing = with_prediction(appf)
-claims.measure("appG/plain-fails", {case(r): error(r, "predicted", "sharpness") for r in failing}, failing)
 sides = {
     "F = −x⁴/10, settled": (-0.1, np.sqrt(DELTA_SQUARE) / 2, 40.0),
     "F = x⁴/10, at the fixed point": (0.1, np.sqrt(DELTA_SQUARE), 0.1),
@@ -1421,6 +1426,8 @@ def off_the_threshold(run):
 
 
 foretold, off = with_prediction(appe), [r for r in appe if off_the_threshold(r)]
+failing = [r for r in foretold if r.key not in {followed_run.key for followed_run in followed}]
+claims.measure("appG/plain-fails", {case(r): error(r, "predicted", "sharpness") for r in failing}, failing)
 claims.measure(
     "appG/generalised-better",
     {
@@ -1450,7 +1457,7 @@ def largest_epsilon(run):
 
 
 with panels(
-    1, 2, name="errors", width=9, height=3.2, sharex=True, sharey=True,
+    1, 2, name="errors", height=2.7, sharex=True, sharey=True,
     caption=r"Ours: the error of the predicted sharpness in the first cycle, relative to the fluctuation, against the largest $\varepsilon$; plain (left) and generalised (right). Filled: squared error; open: logistic loss. "
     f"Dashed: 0.2, the bound of the claims. Errors above {WORST:g}, and diverging predictions, are drawn at {WORST:g}.",
     alt="The errors grow with epsilon. Those of the generalised predictions are mostly smaller, above all where the plain ones diverge.",
@@ -1460,7 +1467,7 @@ with panels(
             ax.loglog(
                 largest_epsilon(run), min(error(run, kind, "sharpness", predicted_cycle), WORST),
                 MARKERS[run["architecture"]],
-                color=PREDICTIONS[kind][0], markeredgecolor="black", markeredgewidth=0.7,
+                color=PREDICTIONS[kind][0], markeredgecolor=INK, markeredgewidth=0.7,
                 fillstyle="none" if run["loss"] == "logistic" else "full",
             )  # fmt: skip
         if foretold:
@@ -1473,8 +1480,8 @@ with panels(
     if foretold:
         drawn = sorted({run["architecture"] for run in foretold})
         for name in drawn:
-            axes[0].plot([], [], MARKERS[name], color="0.7", markeredgecolor="black", label=NETWORKS[name])
-        axes[0].figure.legend(loc="outside upper center", ncols=len(drawn))
+            axes[0].plot([], [], MARKERS[name], color="0.7", markeredgecolor=INK, label=NETWORKS[name])
+        axes[0].figure.legend(loc="outside upper center")
 
 # %% tags=["hide-input"]
 
@@ -1520,11 +1527,11 @@ scheduled = [r for r in fig6 if r["schedule"]["name"] != "constant"]
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="fig6", width=10,
-    caption=r"Figure 6. Training loss, held-out accuracy and sharpness (dashed: $2/\eta$) of a residual network at several step sizes, and with $\eta_t = 1/S(\theta_t)$ (black).",
+    1, 3, name="fig6", height=2.4,
+    caption=r"Figure 6. Training loss, held-out accuracy and sharpness (dashed: $2/\eta$) of a residual network at several step sizes, and with $\eta_t = 1/S(\theta_t)$ (grey).",
     alt="The loss falls faster for larger step sizes, with spikes, and slowest and smoothly with the schedule, whose sharpness keeps rising. That of the constant step sizes swings around two over the step size or above it.",
 ) as (left, middle, right):  # fmt: skip
-    for run, colour in zip(fig6, (*colours(len(constant)), "black"), strict=False):
+    for run, colour in zip(fig6, (*colours(len(constant)), "0.5"), strict=False):
         measured = run.trace.dropna("step", subset=["sharpness"])
         left.semilogy(run.trace.step, run.trace.loss, color=colour, linewidth=1)
         middle.plot(
@@ -1536,8 +1543,8 @@ with panels(
         right.semilogy(measured.step, measured.sharpness, color=colour)
         if run in constant:
             threshold(right, run.step_size, colour, label=False)
-    if fig6:
-        middle.legend(fontsize="small")
+    handles, _ = middle.get_legend_handles_labels()
+    middle.figure.legend(handles=handles, loc="outside upper center")
     left.set(xlabel="step $t$", ylabel="training loss")
     middle.set(xlabel="step $t$", ylabel="held-out accuracy")
     right.set(xlabel="step $t$", ylabel="sharpness")
@@ -1590,7 +1597,7 @@ def crossings(run):
 
 
 with panels(
-    1, 2, name="fig5", width=11, height=3.4,
+    1, 2, name="fig5", height=2.4,
     caption=rf"Left, figure 5: the top eigenvalues along gradient descent; vertical lines mark where each reaches $2/\eta$. Right, ours: distance of gradient descent and of gradient flow from the trajectory on which {several} eigenvalues are constrained.",
     alt="Left, eigenvalues rise and reach the threshold one after another, the first with large oscillations. Right, gradient flow moves away from the constrained trajectory; gradient descent leaves it in its blow-up and then comes back towards it.",
 ) as (left, right):  # fmt: skip
@@ -1828,7 +1835,7 @@ decay_edge = int(np.argmax(decay_s + decay >= 2 / decay_step_size))
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="appH", width=9,
+    1, 2, name="appH",
     caption=r"Appendix H. Gradient descent with weight decay on a scale-invariant loss. Left: sharpness over $2/\eta$. Right: the sharpness on the sphere, $S_f(\bar\theta)$, and "
     r"$\|\theta\|^2(2/\eta - \lambda)$, around which it is held; dotted: the sharpness at the minimum of $J$.",
     alt="Left, the sharpness rises to one and stays close to it after some large swings. Right, both curves meet when the sharpness reaches one and then fall together to the dotted line.",
@@ -1891,10 +1898,10 @@ def averaged(values):
 
 
 with panels(
-    max(len(fig4), 1), 3, name="central", width=9.5, height=2.2,
+    max(len(fig4), 1), 3, name="central", height=1.7,
     caption=f"Ours: gradient descent averaged over {WINDOW} steps (blue, each step in light blue), the central flow (vermilion, dashed) and the constrained trajectory (green). Loss, sharpness "
     r"in units of $2/\eta$, and the mean square of $x$ beside the flow's $\sigma^2$.",
-    alt="In each row the dashed line of the central flow runs through the middle of the averaged curves of gradient descent once the first cycles have passed.",
+    alt="In each row the curves of gradient descent swing about the smooth dashed line of the central flow: the sharpness rises above one and falls below it in a peak of loss and of x squared. The constrained trajectory's loss lies just below that of the flow.",
 ) as axes:  # fmt: skip
     rows = np.reshape(axes, (-1, 3))
     for row, run in zip(rows, fig4, strict=False):
@@ -1910,9 +1917,9 @@ with panels(
             ax.plot(trace.step, central * scale, color=VERMILION, linestyle="--")
         row[0].plot(trace.step, trace.constrained_loss, color=GREEN, linewidth=0.8)
         row[0].set(title=case(run), ylabel="loss")
-        row[1].set(title=r"sharpness $\cdot\,\eta/2$")
+        row[1].set(ylabel=r"sharpness $\cdot\,\eta/2$")
         top = min(6 * float(trace.central_variance.isel(step=slice(5, None)).max()), 1.1 * float((trace.x**2).max()))
-        row[2].set(title=r"$x^2$ and $\sigma^2$", ylim=(0, top))
+        row[2].set(ylabel=r"$x^2$ and $\sigma^2$", ylim=(0, top))
     for ax in rows[-1]:
         ax.set(xlabel="step $t$")
 

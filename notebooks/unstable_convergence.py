@@ -406,7 +406,7 @@ ex1 = collect(experiments["ex1"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="ex1", sharex=True, sharey=True, height=3,
+    1, 3, name="ex1", sharex=True, sharey=True, height=2.2,
     caption=r"Example 1. Gradient descent on $20\theta_1^2+\theta_2^2$ from $(1, 1)$ at three step sizes around $2/40$, "
     "over the function's contours; the colour of the points runs from the first iterate (light) to the last (dark).",
     alt="Three panels of iterates on elliptic contours. At 2/41 they zigzag into the origin, at 2/40 they jump "
@@ -415,9 +415,9 @@ with panels(
     grid = np.meshgrid(np.linspace(-2, 2, 101), np.linspace(-0.2, 1.2, 101))
     for ax, run in zip(axes, ex1, strict=True):
         theta = run.trace.theta.values[:15]
-        ax.contour(*grid, 20 * grid[0] ** 2 + grid[1] ** 2, levels=12, colors="0.85")
+        ax.contour(*grid, 20 * grid[0] ** 2 + grid[1] ** 2, levels=12, colors="0.6", linewidths=0.5)
         ax.plot(*theta.T, color=BLUE, linewidth=0.6)
-        ax.scatter(*theta.T, c=range(15), cmap="Blues", vmin=-8, s=22, zorder=2)
+        ax.scatter(*theta.T, c=range(15), cmap="Blues", vmin=-8, vmax=18, s=22, zorder=2)
         ax.set(title=label(run), xlabel=r"$\theta_1$", ylabel=r"$\theta_2$" if ax is axes[0] else None)
 
 # %% tags=["hide-input"]
@@ -472,10 +472,10 @@ with panels(
     r"(blue). Right: the sharpness of the limits; the dashed line is $2/\eta$.",
     alt="Left, the limits lie on the two axes. Right, the histogram of their sharpness ends at the line 2/eta.",
 ) as (left, right):  # fmt: skip
-    left.scatter(*neuron.trace.theta.values[0].T, s=3, color="0.8")
+    left.scatter(*neuron.trace.theta.values[0].T, s=3, color="0.6", linewidths=0)
     left.scatter(*theta[arrived].T, s=5, color=BLUE)
     left.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
-    right.hist(limit_sharpness.numpy(), bins=40, color=BLUE)
+    right.hist(limit_sharpness.numpy(), bins=40, color=BLUE, linewidth=0)
     right.axvline(2 / neuron.step_size, color="0.3", linestyle="--", linewidth=0.9)
     right.set(xlabel=r"sharpness of the limit", ylabel="number of starts")
 
@@ -783,7 +783,7 @@ remark3 = collect(experiments["remark3"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="exp3", height=3.2, width=10,
+    1, 3, name="exp3", height=2.2,
     caption=r"Experiment 3, the unstable regime: loss, relative progress and sharpness of the same runs at three step sizes. "
     r"Dashed: $\mathrm{RP} = 0$, and $2/\eta$ in each run's colour.",
     alt="Loss falls with oscillations; relative progress sits at minus one and then jumps to a band around zero; "
@@ -1037,7 +1037,7 @@ exp5 = collect(experiments["exp5"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 1, name="exp5", height=3.2,
+    1, 1, name="exp5",
     caption=r"Experiment 5. Mean (line) and standard deviation (band) of $L(\theta^t;\eta\tau\nabla f(\theta^t))$ over $\tau$ along the step; "
     r"the dashed line is $2/\eta$.",
     alt="The mean is near zero, then jumps to 2/eta and stays about there; the band is narrow except at the jump.",
@@ -1066,7 +1066,7 @@ claims.measure("exp5/hardly-varies", {case(r): variation(r) for r in exp5}, exp5
 
 # %% tags=["hide-input"]
 with panels(
-    len(exp6_depths), 3, name="exp6", height=2.6, width=10,
+    len(exp6_depths), 3, name="exp6", height=1.8,
     caption="Experiment 6. Loss, relative progress and directional smoothness of ReLU networks; one row for each depth. "
     r"Dashed: $0$, and $2/\eta$ in each run's colour.",
     alt="In both rows the loss falls with oscillations, relative progress rises from minus one to scatter around zero, "
@@ -1081,10 +1081,11 @@ with panels(
             right.plot(run.trace.step, run.trace.directional_smoothness, color=colour, linewidth=0.5)
             threshold(right, run.step_size, colour, label=False)
             right.set_ylim(-0.5 / run.step_size, 6 / run.step_size)
-            left.legend(loc="upper right")
         left.set(xlabel="iteration $t$", ylabel=f"loss, {layers} hidden layers")
         middle.set(xlabel="iteration $t$", ylabel=r"$\mathrm{RP}(\theta^t)$", ylim=(-1.6, 1.6))
         right.set(xlabel="iteration $t$", ylabel=r"$L(\theta^t;\eta\nabla f(\theta^t))$")
+    handles, _ = axes[0].get_legend_handles_labels()
+    left.figure.legend(handles=handles, loc="outside upper center")
 
 # %% tags=["hide-input"]
 claims.measure(
@@ -1267,7 +1268,7 @@ def draw_sides(ax, trace):
 
 # %% tags=["hide-input"]
 with panels(
-    2, max(len(exp8), 1), name="exp8", height=2.4, width=10, sharex=True,
+    2, max(len(exp8), 1), name="exp8", height=1.7, sharex=True,
     caption="Experiments 7 and 8, SGD on the ReLU network: full-batch loss (top), and both sides of (6) (bottom), "
     "at the beginning of each epoch; bands are two standard errors.",
     alt="Top, the loss over the epochs for each step size. Bottom, the two sides of relation 6 with their error bands.",
@@ -1279,7 +1280,8 @@ with panels(
         bottom.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
         top.set(title=label(run), ylabel="training loss" if column == 0 else None)
         bottom.set(xlabel="epoch", ylabel="relative progress" if column == 0 else None)
-        bottom.legend(loc="upper right")
+    handles, _ = axes[-1].get_legend_handles_labels()
+    axes[0].figure.legend(handles=handles, loc="outside lower center")
 
 # %% tags=["hide-input"]
 def relation6_gap(trace):
@@ -1315,7 +1317,7 @@ for name, runs in (("exp8", exp8), ("exp9", exp9)):
 
 # %% tags=["hide-input"]
 with panels(
-    1, max(len(exp9), 1), name="exp9", height=2.6, width=10,
+    1, max(len(exp9), 1), name="exp9", height=1.9,
     caption="Experiment 9 (the paper's appendix D): both sides of (6) for the tanh network; bands are two standard errors.",
     alt="The two sides of relation 6 against epoch, one panel for each step size.",
 ) as axes:  # fmt: skip
@@ -1324,7 +1326,8 @@ with panels(
         draw_sides(ax, trace)
         ax.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
         ax.set(title=label(run), xlabel="epoch", ylabel="relative progress" if ax is axes[0] else None)
-        ax.legend(loc="upper right")
+    handles, _ = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(handles=handles, loc="outside lower center")
 
 # %% [markdown]
 # ## Beyond the paper: adaptive methods
@@ -1360,7 +1363,7 @@ def sixth_to_half(run):
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="adaptive", height=3, width=10,
+    1, 3, name="adaptive", height=2.2,
     caption="Ours: full-batch RMSProp and Adam. Relative progress and directional smoothness in the metric of the preconditioner, and "
     "preconditioned sharpness over its limit for a quadratic.",
     alt="Relative progress, directional smoothness and preconditioned sharpness of RMSProp and Adam against iteration.",
@@ -1375,7 +1378,7 @@ with panels(
         middle.axhline(1, color="0.3", linestyle="--", linewidth=0.9)
     left.set(xlabel="iteration $t$", ylabel="RP in the metric P", ylim=(-1.6, 1.6))
     middle.set(xlabel="iteration $t$", ylabel=r"$L\cdot\eta/2$ in the metric P", ylim=(-0.5, 2.5))
-    right.set(xlabel="iteration $t$", ylabel="preconditioned sharpness / limit")
+    right.set(xlabel="iteration $t$", ylabel="sharpness / limit")
 
 # %% tags=["hide-input"]
 rmsprop = [r for r in adaptive_runs if method(r) == "RMSProp"]

@@ -25,7 +25,7 @@ import yaml
 from annotated_types import Len
 from claims_board import bar, verdicts
 from docutils import nodes
-from executed_chapters import MIME, ROOT, TEMPLATES, Chapter
+from executed_chapters import MIME, ROOT, TEMPLATES, Chapter, offered
 from pybtex.database import BibliographyData, Entry, Person, parse_file
 from sphinx.util.docutils import SphinxDirective
 from typing_extensions import TypedDict  # pydantic takes the standard library's only from Python 3.12 on
@@ -195,7 +195,7 @@ class ChapterHead(SphinxDirective):
                 for name, where in content["thumbnails"].items()
                 if name in figures
             ],
-            notebook=chapter.offered,
+            offered=offered(chapter),
             command=f"python -m eoslib run {chapter.name} {execution.options(chapter.preset)} -o mine.ipynb",
         )
 

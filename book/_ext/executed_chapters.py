@@ -9,9 +9,9 @@ What happens, in the order of the Sphinx events:
 - ``env-get-outdated``: exactly those pages are read again whose executed notebook changed.
 - ``source-read``: the source of a chapter is replaced by a notebook that holds its current prose and code,
   and the stored outputs.
-- ``build-finished``: the executed notebooks are copied into the site. Failures of all kinds, Sphinx's own
-  warnings included, are listed together and fail the build; the saved environment is then removed, so that
-  the next build meets every one of them again.
+- ``build-finished``: the executed notebooks and the files of their figures are copied into the site. Failures
+  of all kinds, Sphinx's own warnings included, are listed together and fail the build; the saved environment is
+  then removed, so that the next build meets every one of them again.
 
 A *gallery page*, ``notebooks/gallery/<name>.yaml``, shows a chapter rerun with other parameters. It names the
 chapter, the preset and the parameters that differ, and has a text of its own; after that come the outputs of the
@@ -24,6 +24,7 @@ compute what is not yet computed).
 """
 
 import base64
+import gzip
 import hashlib
 import multiprocessing
 import os
@@ -38,6 +39,9 @@ from typing import ClassVar
 
 import nbformat
 import yaml
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
@@ -295,7 +299,10 @@ def merged(chapter: Chapter):
             cells.append(folded(cell.source, "Parameters, with their values at the preset quick", "parameters"))
             cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
             continue
-        cells += split_at_figures(cell, with_footnotes(next(stored).outputs, reasons), chapter.name)
+        outputs = with_footnotes(next(stored).outputs, reasons)
+        if isinstance(chapter, GalleryPage):  # without the verdicts that its settings have nothing to say about
+            outputs = [o for o in outputs if verdict_of(o) != "not run"]
+        cells += split_at_figures(cell, outputs, chapter, executed.metadata["eoslib"])
     if isinstance(chapter, GalleryPage):
         shown = [c for c in cells if c.get("outputs") or "injected-parameters" in c.metadata.get("tags", [])]
         cells = [nbformat.v4.new_markdown_cell(chapter.text), *shown]
@@ -310,6 +317,11 @@ def merged(chapter: Chapter):
         if key in ("kernelspec", "language_info")
     }
     return page
+
+
+def verdict_of(output) -> str | None:
+    """The verdict that an output shows."""
+    return output.get("data", {}).get(f"{MIME}claim+json", {}).get("verdict")
 
 
 def with_footnotes(outputs: list, reasons: list[str]) -> list:
@@ -327,57 +339,77 @@ def folded(source: str, prompt: str, tag: str = "injected-parameters"):
     return nbformat.v4.new_code_cell(source, metadata={"tags": [tag, "hide-input"], "mystnb": prompts})
 
 
-def split_at_figures(cell, outputs: list, chapter: str) -> list:
+def split_at_figures(cell, outputs: list, chapter: Chapter, ran: dict) -> list:
     """A code cell and its outputs as cells of which each holds one figure or none.
 
-    Only so does myst-nb put the caption under the figure alone: it captions all outputs of a cell.
+    Only so does myst-nb put the caption under the figure alone: it captions all outputs of a cell. What else stands
+    under a figure, the code that drew it among it, follows the caption as the figure's legend; code that is hidden
+    anyway stands there only. ran: what the executed notebook says of its execution.
     """
-    cells = [cell]
-    for output in outputs:
+    drawn = [f"{MIME}figure+json" in output.get("data", {}) for output in outputs]
+    code = cell.source if any(drawn) and "hide-input" in cell.metadata.get("tags", []) else None
+    cells = [] if code else [cell]
+    for output, is_figure in zip(outputs, drawn, strict=True):
         data = output.get("data", {})
-        figure = data.get(f"{MIME}figure+json")
-        if "data" in output:
-            output["data"] = {mime: content for mime, content in data.items() if not mime.startswith(MIME)}
-        if figure or "mystnb" in cells[-1].metadata:
+        if is_figure or not cells or "mystnb" in cells[-1].metadata:
             # myst-nb skips cells without source, even if they have outputs
             tags = [*cell.metadata.get("tags", []), "remove-input"]
             cells.append(nbformat.v4.new_code_cell("# continued", metadata={"tags": tags}))
-        if figure:
-            cells[-1].metadata["mystnb"] = {
-                "figure": {"caption": figure["caption"], "name": f"fig-{chapter}-{figure['name']}"},
-                "image": {"alt": figure["alt"], "classes": "eoslib-figure", "width": width(data)},
-            }
+        if is_figure:
+            figure = data[f"{MIME}figure+json"]
+            label = f"{chapter.name}-{figure['name']}"
+            files = {"png", *figure["files"]}
+            footer = render(
+                TEMPLATES / "figure-footer.html", stem=f"figures/{label}", files=files, ran=ran,
+                code=code and highlight(code, PythonLexer(), HtmlFormatter()), command=rerun(chapter),
+            )  # fmt: skip
+            caption = f"{figure['caption']}\n\n`````{{raw}} html\n{footer}\n`````"  # raw, or an empty line would end it
+            cells[-1].metadata["mystnb"] = {"figure": {"caption": caption, "name": f"fig-{label}"}}
+            shown = render(TEMPLATES / "figure.html", stem=f"figures/{label}", figure=figure, eager=False)
+            output["data"] = {"text/html": shown}
+        elif "data" in output:
+            output["data"] = {mime: content for mime, content in data.items() if not mime.startswith(MIME)}
         cells[-1].outputs.append(output)
     return cells
 
 
-def width(data: dict) -> str:
-    """The width of a figure on the page, half its pixels (they are drawn for dense screens).
+def rerun(chapter: Chapter) -> str:
+    """The command that reruns what a page shows."""
+    name = chapter.chapter if isinstance(chapter, GalleryPage) else chapter.name
+    return f"python -m eoslib run {name} {execution.options(chapter.preset, chapter.parameters)}".rstrip()
 
-    Sphinx links an image that has a width to the full picture.
-    """
-    if "image/png" not in data:
-        return "100%"
-    header = base64.b64decode(data["image/png"][:32])  # signature, then "IHDR" and width
-    return f"{int.from_bytes(header[16:20], 'big') // 2}px"
+
+def write_figures(chapter: Chapter, folder: Path) -> None:
+    """Write the files of a page's figures: SVG for wide screens and for narrow ones, PNG, and the data as CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for cell in presets.code_cells(chapter.notebook()):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if figure := data.get(f"{MIME}figure+json"):
+                files = {suffix: gzip.decompress(base64.b64decode(text)) for suffix, text in figure["files"].items()}
+                files["png"] = base64.b64decode(data["image/png"])
+                for suffix, content in files.items():
+                    (folder / f"{chapter.name}-{figure['name']}.{suffix}").write_bytes(content)
 
 
 def closing(chapter: Chapter, executed) -> str:
     """The last lines of a chapter's page: where the executed notebook is, or why there is none."""
     if executed is None:
         return f":::{{error}}\nThis page could not be computed.\n\n```text\n{chapter.failure}\n```\n:::"
-    command = ""
-    if isinstance(chapter, GalleryPage):
-        command = f"python -m eoslib run {chapter.chapter} {execution.options(chapter.preset, chapter.parameters)}"
-    offered = {one.offered: one.notebook().metadata["eoslib"] for one in chapter.executions if not one.failure}
-    return render(TEMPLATES / "executed-notebook.html", offered=offered, command=command)
+    command = rerun(chapter) if isinstance(chapter, GalleryPage) else ""
+    return render(TEMPLATES / "executed-notebook.html", offered=offered(chapter), command=command)
+
+
+def offered(chapter: Chapter) -> dict[str, dict]:
+    """The executed notebooks of a page: file → what it says of its execution; first that which the page shows."""
+    return {one.offered: one.notebook().metadata["eoslib"] for one in chapter.executions if not one.failure}
 
 
 # --- after Sphinx has written: downloads and failures ----------------------------------------------------
 
 
 def finish(app, exception) -> None:
-    """Copy the executed notebooks into the site, list all failures, and make the build fail."""
+    """Copy the executed notebooks and their figures into the site, list all failures, and make the build fail."""
     if exception is None:
         for page in [*app.chapters.values(), *app.gallery.values()]:
             for one in page.executions:
@@ -385,6 +417,8 @@ def finish(app, exception) -> None:
                     target = (Path(app.outdir) / one.docname).with_name(one.offered)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(one.executed, target)
+            if not page.failure:
+                write_figures(page, (Path(app.outdir) / page.docname).with_name("figures"))
     failures = list(app.failures)
     if app._warncount:
         failures.append(f"{app._warncount} warning(s) of Sphinx, printed above")

@@ -58,7 +58,6 @@
     row.scrollIntoView({ block: "center" });
   };
 
-  form.hidden = false;
   form.addEventListener("input", show);
   form.addEventListener("submit", event => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(show));

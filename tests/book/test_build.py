@@ -42,6 +42,8 @@ FIRST = """\
 # Old prose about $2/\\eta$, and {ref}`one <fig-first-one>`.
 
 # %%
+import base64
+import gzip
 import os
 from typing import Literal
 
@@ -62,8 +64,13 @@ PIXEL = (
 )
 
 
+SVG = base64.b64encode(gzip.compress(b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 4" id="dark"/>')).decode()
+
+
 def figure(name):
     shown = {"name": name, "caption": f"Caption of **{name}**, $\\\\eta$.", "alt": f"Alt of {name}."}
+    shown |= {"thumbnail": PIXEL, "wide": [400, 200], "narrow": [300, 250], "files": {"svg": SVG, "narrow.svg": SVG}}
+    shown["links"] = {"wide": [{"url": "#there", "label": "There", "place": {"left": 12.5, "top": 3}}], "narrow": []}
     display({"image/png": PIXEL, "text/plain": "-", "application/vnd.eoslib.figure+json": shown}, raw=True)
 
 
@@ -335,6 +342,45 @@ def test_a_gallery_page_shows_tagged_cells_rerun_with_other_parameters(gallery):
     assert read_again(gallery.build()) == [] and gallery.ran() == []
     gallery.edit("notebooks/gallery/wide.yaml", "width: 7", "width: 6")
     assert read_again(gallery.build()) == ["book/claims", "notebooks/gallery/wide"] and gallery.ran() == ["first"]
+
+
+def test_what_stands_under_a_figure(book):
+    book.edit("notebooks/first.py", "# %%\nPIXEL = (", '# %% tags=["hide-input"]\nPIXEL = (')
+    book.build()
+    article = BeautifulSoup(book.page("notebooks/first"), "html.parser").article
+    folder = book.root / "_build/html/notebooks"
+    for figure, name in zip(article.find_all("figure"), ("one", "two"), strict=True):
+        assert figure["id"] == f"fig-first-{name}"
+        light, dark = figure.find_all("img")
+        sources = [source["srcset"] for source in figure.find_all("source")]
+        stem = f"figures/first-{name}"
+        assert [light["src"], dark["src"]] == [f"{stem}.svg", f"{stem}.svg#dark"]
+        assert sources == [f"{stem}.narrow.svg", f"{stem}.narrow.svg#dark"]
+        assert (light["width"], light["height"], light["alt"]) == ("400", "200", f"Alt of {name}.")
+        assert light["loading"] == "lazy"
+        link = figure.find(class_="eos-wide")
+        assert (link["href"], link["aria-label"], link["style"]) == ("#there", "There", "left: 12.5%; top: 3%; ")
+        footer = figure.find(class_="eos-footer")
+        code, command = footer.find_all("details")
+        assert "ledger.measure(" in code.get_text() and "\n\n\ndef figure(name):" in code.get_text()
+        assert command.find("pre").get_text() == "python -m eoslib run first --preset quick"
+        assert [link["href"] for link in footer.find_all("a")] == [f"{stem}.svg", f"{stem}.png"]
+        for suffix in ("svg", "narrow.svg", "png"):
+            assert (folder / f"{stem}.{suffix}").stat().st_size > 50
+        assert footer.find_all("span")[-1].get_text().startswith("preset quick, notebook executed in ")
+    # which stands there and nowhere else
+    assert "ledger.measure(" not in "".join(cell.get_text() for cell in article.find_all(class_="cell_input"))
+
+
+def test_header_cells_say_what_they_head(book):
+    (book.root / "book/intro.md").write_text("# Intro\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
+    table = 'from IPython.display import HTML, display\ndisplay(HTML("<table><thead><tr><th>x</th></tr></thead>'
+    table += '<tbody><tr><th>y</th></tr></tbody></table>"))\nprint("second at", preset)'
+    book.edit("notebooks/second.py", 'print("second at", preset)', table)
+    book.build()
+    for page, scopes in (("book/intro", ["col", "col"]), ("notebooks/second", ["col", "row"])):
+        headers = BeautifulSoup(book.page(page), "html.parser").article.find_all("th")
+        assert [header["scope"] for header in headers] == scopes
 
 
 def test_what_is_wrong_with_a_gallery_page_is_named(gallery):

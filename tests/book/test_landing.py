@@ -1,8 +1,11 @@
-"""The figure that plays on the landing page: its scales, from a figure's table."""
+"""The landing page: the scales of the figure that plays, and what it shows of a build, on the miniature book."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
+from test_build import FIRST, HEADER, LEDGER, Book, read_again
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,3 +48,77 @@ def test_curves_and_thresholds_share_their_scale(landing):
 
 def test_the_threshold_is_read_off_a_label(landing):
     assert [landing.threshold(label) for label in ("η = 2/60", "η = 2/2.5", "η = 0.1")] == [60, 2.5, 20]
+
+
+TOC = """\
+format: jb-book
+root: book/intro
+chapters:
+  - file: notebooks/unstable_convergence
+  - file: book/claims
+"""
+INTRO = """\
+# Intro
+
+```{sharpness-in-motion}
+Its caption.
+```
+
+```{chapter-cards}
+```
+
+```{verdict-legend}
+```
+"""
+HEAD = """\
+# # Unstable
+#
+# ```{chapter-head}
+# paper: ahn2022
+# question: Why $2/\\eta$?
+# answer: Because.
+# findings: [One., Two., Three.]
+# figure: exp3
+# thumbnails: {exp3: figure 7}
+# ```
+"""
+
+
+@pytest.fixture
+def book(tmp_path):
+    """The small book with one chapter, whose figure has a table."""
+    book = Book(tmp_path)
+    shutil.copy(ROOT / "CITATION.cff", tmp_path)  # which a chapter's head cites
+    text = FIRST.replace("# # First\n", HEAD).replace("fig-first-one", "fig-unstable_convergence-exp3")
+    text = text.replace('"first"', '"unstable_convergence"').replace('figure("one")', 'figure("exp3")')
+    packed = f"import base64, gzip\n\nTABLE = base64.b64encode(gzip.compress({TABLE!r}.encode())).decode()\n"
+    text = text.replace("\nSVG =", f"\n{packed}SVG =").replace('"files": {', '"files": {"csv": TABLE, ')
+    for file, content in {
+        "_toc.yml": TOC,
+        "book/intro.md": INTRO,
+        "notebooks/unstable_convergence.py": HEADER + text,
+        "notebooks/claims/unstable_convergence.yaml": LEDGER,
+        "notebooks/presets/unstable_convergence.yaml": "standard: {width: 5}\n",
+    }.items():
+        (tmp_path / file).write_text(content)
+    return book
+
+
+def test_the_page_shows_this_build(book):
+    book.build()
+    page = BeautifulSoup(book.page("book/intro"), "html.parser").select_one("article")
+    assert [len(panel.select("polyline")) for panel in page.select(".eos-play svg")] == [2, 2]
+    assert "Its caption." in page.select_one(".eos-play figcaption").text
+    (card,) = page.select(".eos-card")
+    assert card.select_one("h3 a").text == "Unstable" and card.select_one("img")["src"].startswith("data:image/png")
+    assert card.select_one("h3 a")["href"] == "../notebooks/unstable_convergence.html"
+    assert card.select_one("strong .math") and "Because." in card.text and "1 reproduced" in card.text
+    assert "takes" in card.text and "not judged" in page.select_one(".eos-meanings").text
+    assert (book.root / "_build/html/favicon.ico").is_file()
+    # nothing changed; then the head, and a verdict
+    assert read_again(book.build()) == []
+    book.edit("notebooks/unstable_convergence.py", "answer: Because.", "answer: Therefore.")
+    assert "book/intro" in read_again(book.build()) and "Therefore." in book.page("book/intro")
+    book.edit("notebooks/unstable_convergence.py", "PositiveInt = 4", "PositiveInt = 6")
+    book.build()
+    assert "1 not reproduced" in book.page("book/intro")
