@@ -131,7 +131,7 @@ class Book:
         ignore = shutil.ignore_patterns("__pycache__")
         for folder in ("eoslib", "book/_ext", "book/_static", "book/_templates"):
             shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
-        for file in ("_config.yml", "book/references.bib"):
+        for file in ("_config.yml", "book/references.bib", "book/explorer.yaml"):
             shutil.copy(ROOT / file, root / file)
         for file, text in {
             "_toc.yml": TOC,

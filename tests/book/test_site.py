@@ -197,7 +197,7 @@ def test_the_landing_page_has_a_card_for_each_chapter(visit):
     assert [link.get_attribute("href") for link in links.all()] == [f"../{docname}.html" for docname in chapters]
     for docname, card in zip(chapters, page.locator(".eos-card").all(), strict=True):
         assert card.locator(".eos-bar li").count() > 0
-        title = visit(docname).locator("h1").evaluate("h => h.firstChild.textContent")
+        title = visit(docname).locator("article h1").evaluate("h => h.firstChild.textContent")
         assert card.locator("h3").inner_text() == title
 
 
