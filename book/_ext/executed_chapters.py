@@ -32,7 +32,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -160,7 +160,8 @@ def run_chapters(app) -> None:
             app.chapters[docname] = Chapter(docname, preset, live=live)
     executions = [one for chapter in app.chapters.values() for one in chapter.executions]
     pages = [*executions, *app.gallery.values()]
-    # one preset after the other: side by side, two of a chapter would wait for the runs that they share
+    # quick first: side by side, two presets of a chapter would wait for the runs that they share, and what only renders
+    # depends on the runs in the store
     for live in (True, False):
         execute_changed([page for page in pages if (page.preset == "quick") == live])
     for page in pages:
@@ -196,26 +197,19 @@ def execute_changed(chapters: list[Chapter]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     workers = 1 if on_gpu() else len(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
-    # First those that compute: rendered pages show some of their runs, and their keys hold what is in the store
-    for now in ([w for w in waiting if w[1]], [w for w in waiting if not w[1]]):
-        if now:
-            with ProcessPoolExecutor(min(workers, len(now)), mp_context=context) as pool:
-                await_all({pool.submit(execute, *one): one[0] for one in now})
-
-
-def await_all(running: dict[Future, Chapter]) -> None:
-    """Wait for chapters that are executed; set their ``failure``."""
-    for done in as_completed(running):
-        chapter = running[done]
-        try:
-            seconds = done.result()
-            logger.info("chapter %s (%s): executed in %.0f s", chapter.name, chapter.preset, seconds)
-            continue
-        except execution.ChapterFailed as error:
-            chapter.failure = str(error)
-        except Exception as error:  # its process died, or the disk is full
-            chapter.failure = f"chapter {chapter.name} failed: {type(error).__name__}: {error}"
-        logger.info("chapter %s (%s): failed", chapter.name, chapter.preset)
+    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
+        running = {pool.submit(execute, chapter, compute): chapter for chapter, compute in waiting}
+        for done in as_completed(running):
+            chapter = running[done]
+            try:
+                seconds = done.result()
+                logger.info("chapter %s (%s): executed in %.0f s", chapter.name, chapter.preset, seconds)
+                continue
+            except execution.ChapterFailed as error:
+                chapter.failure = str(error)
+            except Exception as error:  # its process died, or the disk is full
+                chapter.failure = f"chapter {chapter.name} failed: {type(error).__name__}: {error}"
+            logger.info("chapter %s (%s): failed", chapter.name, chapter.preset)
 
 
 def execute(chapter: Chapter, compute: bool) -> float:
