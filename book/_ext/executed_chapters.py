@@ -160,7 +160,10 @@ def run_chapters(app) -> None:
             app.chapters[docname] = Chapter(docname, preset, live=live)
     executions = [one for chapter in app.chapters.values() for one in chapter.executions]
     pages = [*executions, *app.gallery.values()]
-    execute_changed(pages)
+    # quick first: side by side, two presets of a chapter would wait for the runs that they share, and what only renders
+    # depends on the runs in the store
+    for live in (True, False):
+        execute_changed([page for page in pages if (page.preset == "quick") == live])
     for page in pages:
         if page.failure:
             app.failures.append(page.failure)

@@ -1,6 +1,6 @@
 """Sphinx extension: a formula takes its place before MathJax has drawn it, so that the text around it does not jump.
 
-Its TeX is longer than what it says. matplotlib sets formulas in the same fonts, and knows their width to a few percent;
+Its TeX is longer than what it says. matplotlib sets formulas in the same fonts, and knows their size to a few percent;
 the height of a displayed one is guessed from its lines. The style sheet uses both until MathJax has come.
 """
 
@@ -10,7 +10,7 @@ import re
 
 EX = 0.442  # of MathJax's fonts, in em; it scales them so that this is the ex of the text around
 SPELLED_OUT = {  # TeX that matplotlib does not know
-    r"\\[td]?frac\s*(\w|\\[a-z]+|{[^{}]*})\s*(\w|\\[a-z]+)": r"\\frac{\1}{\2}", r"\\[td]frac": r"\\frac",
+    r"\\t?frac\s*(\w|\\[a-z]+|{[^{}]*})\s*(\w|\\[a-z]+)": r"\\frac{\1}{\2}", r"\\tfrac": r"\\frac",
     r"\\sqrt\s*(\w|\\\w+)": r"\\sqrt{\1}",
     r"\\le\b": r"\\leq", r"\\ge\b": r"\\geq", r"\\[lr]Vert": r"\\|",
 }  # fmt: skip
@@ -18,7 +18,7 @@ SPELLED_OUT = {  # TeX that matplotlib does not know
 
 @functools.cache
 def inline(tex: str) -> str:
-    """The width of a formula, as a style; none if matplotlib cannot set it."""
+    """The width and the height of a formula, as a style; none if matplotlib cannot set it."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.mathtext import MathTextParser
 
@@ -26,10 +26,10 @@ def inline(tex: str) -> str:
     for short, long in SPELLED_OUT.items():
         tex = re.sub(short, long, tex)
     try:
-        width = MathTextParser("path").parse(f"${tex}$", 72, FontProperties(size=100, math_fontfamily="cm")).width
+        box = MathTextParser("path").parse(f"${tex}$", 72, FontProperties(size=100, math_fontfamily="cm"))
     except ValueError:
         return ""
-    return f"--wide: {width / 100 / EX:.1f}ex"
+    return f"--wide: {box.width / 100 / EX:.1f}ex; --tall: {box.height / 100 / EX:.1f}ex"
 
 
 def displayed(tex: str) -> str:

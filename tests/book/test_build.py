@@ -515,6 +515,7 @@ def test_a_control_that_meets_the_criterion_fails_the_build(book):
     assert "tiny2026/exp1/width: its control, three times the width, does not fail the criterion (3;" in causes
     assert "criterion: at most 5)" in causes and book.fails() == causes
     # at another preset that is shown, and no failure
+    book.edit("notebooks/first.py", "PositiveInt = 1", "PositiveInt = 4")
     book.edit("notebooks/presets/first.yaml", "width: 5", "width: 1")
     book.build(EOSLIB_PRESET="standard")
     assert "three times the width – 3: does not fail the criterion here" in book.page("notebooks/first")

@@ -567,8 +567,8 @@ def test_a_panel_of_figure_2_opens_it_in_the_explorer(served, new_context, scree
     """In the book itself."""
     page = new_context(**screen).new_page()
     page.goto(f"{served}/notebooks/forward_invariance.html")
-    page.locator("#fig-forward_invariance-fig2").scroll_into_view_if_needed()
-    panels = page.locator("#fig-forward_invariance-fig2 .eos-panel:visible")
+    page.locator("#fig-forward-invariance-fig2").scroll_into_view_if_needed()
+    panels = page.locator("#fig-forward-invariance-fig2 .eos-panel:visible")
     assert panels.count() == 20
     boxes = [panel.bounding_box() for panel in panels.all()]
     assert all(min(box["width"], box["height"]) >= 44 for box in boxes)
