@@ -796,7 +796,7 @@ with panels(
         right.plot(measured.step, measured, color=colour)
         threshold(right, run.step_size, colour, label=False)
         middle.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
-        left.legend()
+        middle.legend(*left.get_legend_handles_labels(), loc="upper right")
     left.set(xlabel="iteration $t$", ylabel="training loss")
     middle.set(xlabel="iteration $t$", ylabel=r"relative progress $\mathrm{RP}(\theta^t)$", ylim=(-1.6, 1.6))
     right.set(xlabel="iteration $t$", ylabel=r"sharpness $\lambda_{\max}(\nabla^2 f(\theta^t))$")
