@@ -454,7 +454,7 @@ claims.measure("fig2/axes-are-no-minima", {case(r): share(r, Outcome.DEGENERATE)
 # $f$ rise at every other step where $f'''\ne 0$, so none of these starts is stable.)
 
 
-# %%
+# %% tags=["hide-input"]
 def at_the_largest(name, steps, starts=32):
     """The distances from a minimiser at the end, of those of starts × starts points that stay bounded."""
     landscape, eta = landscapes.get(name), largest[name]
@@ -586,7 +586,7 @@ claims.measure(
 #
 # Where a function has several minimisers they are mirror images of each other, and we treat the first.
 
-# %%
+# %% tags=["hide-input"]
 import dataclasses
 
 from eoslib.measure import certificates
@@ -750,7 +750,7 @@ claims.measure(
 # By Lemma 2 the set $U$ lies in $U_\eta$, the set of all stable starts. How much of it does the proof find? The boundary of $U$ is drawn
 # below on the map of $U_\eta$ and $V_\eta$, those of the starts that reach the same minimiser.
 
-# %%
+# %% tags=["hide-input"]
 
 
 def outcomes(c, x, y):
@@ -856,7 +856,7 @@ claims.measure("thm2/shrinks", {name: [shares[name, s] for s in sorted(step_frac
 # ring sees nothing, so this is an estimate, rather too large than too small.) The same is done for $V_\eta$, with starts that converge but are
 # not stable; there only the first condition is needed.
 
-# %%
+# %% tags=["hide-input"]
 ring_radii = np.logspace(-9, 0.5, 96)
 
 
@@ -961,7 +961,7 @@ claims.measure(
 # a square with rounded corners, where the curvature goes from $16\sqrt 2$ on the diagonals to 32 on the axes. For $d$ we take $f$
 # itself. The same intervals as above prove both cases.
 
-# %%
+# %% tags=["hide-input"]
 def closed_curve(landscape, degree):
     """The minimisers of (p − 1)², where p(x, y) = |x|ᵏ + |y|ᵏ with k = `degree`, and where f itself serves as d."""
 
@@ -998,7 +998,7 @@ claims.measure(
 # repel: there is no invariant neighbourhood of the whole curve close to it.
 
 
-# %%
+# %% tags=["hide-input"]
 def descend(name, step_size, x, y, steps):
     """Iterates of gradient descent from arrays of starts: x and y, each (steps + 1, starts)."""
     landscape, path = landscapes.get(name), [(x, y)]
@@ -1030,7 +1030,7 @@ claims.measure(
 # settles at a flatter minimiser; the sharper the start, the farther it jumps, and beyond about twice $2/\eta$ it diverges.
 # The minimisers themselves are fixed points, so every neighbourhood of the whole hyperbola holds starts of both kinds.
 
-# %%
+# %% tags=["hide-input"]
 hyperbola_step_size = 0.1
 
 
@@ -1102,7 +1102,7 @@ claims.measure(
 # straight line the same procedure gives 1 to within 0.03, on Koch's curve 1.25 to 1.29 instead of 1.262. What it cannot see is finer than
 # a pixel: "fractal" means rough from 64 pixels down to 4. Where the boundary is shorter than ten of the largest boxes no dimension is given.
 
-# %%
+# %% tags=["hide-input"]
 sizes = collect(experiments["sizes"])
 size_of = {run["landscape"]: run for run in sizes}
 

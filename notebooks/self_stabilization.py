@@ -584,7 +584,7 @@ claims.measure("lem2/gradient-of-sharpness", {"": lemma_2_error()}, control={"":
 # with $\sqrt\beta\,y$ written as $y$. Four stages follow one another. *Progressive sharpening*: $|x|$ is small, $y$ grows at the rate $\eta\alpha$. *Blow-up*: $y > 0$,
 # $|x|$ grows. *Self-stabilization*: $|x| > \delta$, $y$ falls. *Return to stability*: $y < 0$, $|x|$ shrinks.
 
-# %%
+# %% tags=["hide-input"]
 def toy_loss(theta, step_size, alpha, beta):
     """L(x, y, z)."""
     x, y, z = theta
@@ -680,7 +680,7 @@ claims.measure(
 #
 # These are the bounds that Lemma 3 gives; Corollary 1 has the same form, but our copy of the text has lost its relation sign, so that we cannot compare the constants.
 
-# %%
+# %% tags=["hide-input"]
 def simplified_flow(times, x0, alpha, beta):
     """X and Y of the flow at increasing times ≥ 0 (n,), from X(0) = x0 > 0 and Y(0) = 0, to a relative 1e-10 or so."""
 
@@ -737,7 +737,7 @@ with panels(
 # That the map {eq}`damian-simplified` follows the flow up to $O(\eta)$ we check by halving $\eta$: the largest distance of $(|x_t|, y_t)$ from $(X(\eta t), Y(\eta t))$ over
 # $\eta t \le 10$, more than a cycle from $X(0) = 0.1$, should halve, too.
 
-# %%
+# %% tags=["hide-input"]
 
 
 def simplified_map(x, y, step_size, steps, quartic=0.0):
@@ -1071,7 +1071,7 @@ claims.measure(
 # proportional to $s$, so that $\alpha \propto s$ and $\varepsilon$, $\delta \propto \sqrt s$ at fixed $\eta$ and $\beta$. In powers of $\varepsilon$ the three errors should fall like $\varepsilon^3$, $\varepsilon^2$
 # and $\varepsilon^2$.
 
-# %%
+# %% tags=["hide-input"]
 
 
 def polynomial(theta, s):
@@ -1170,7 +1170,7 @@ for name, exponent, without in zip(("loss", "sharpness", "deviation"), exponents
 #
 # On the polynomial, over 40 steps:
 
-# %%
+# %% tags=["hide-input"]
 
 
 def restoring_strengths(path):
@@ -1685,7 +1685,7 @@ claims.measure(
 # where $\nabla L = \lambda\theta$ was used, which holds at stationary points of $f$: *weight decay is progressive sharpening*, for it shrinks $\theta$. Constraining $S \le 2/\eta$ then means $S_f(\bar\theta) \le \|\theta\|^2(2/\eta-\lambda)$; to shrink $\theta$ further, gradient descent has
 # to find a direction $\bar\theta$ of smaller sharpness. We check each of these with full Hessians for a network of 13 parameters whose weights are divided by their norm.
 
-# %%
+# %% tags=["hide-input"]
 torch.manual_seed(0)
 scale_inputs = torch.randn(8, 2, dtype=torch.float64)
 scale_targets = torch.tanh(scale_inputs[:, 0] - scale_inputs[:, 1] ** 2)
@@ -1798,7 +1798,7 @@ claims.measure("lem11/alignment", {"": alpha / (nabla_l.norm() * nabla_s.norm())
 # So gradient descent on $L$, which knows nothing of $J$, should come to rest, but for its oscillation, at a minimum of $J$. We let it run from a minimum of $f$, with two strengths of weight decay, take the direction of the mean of its last 200 iterates, and from there minimise $J$ by BFGS, with exact gradients: how far is the minimum, compared with the way
 # gradient descent has come?
 
-# %%
+# %% tags=["hide-input"]
 decay_step_size, decay_steps = 0.5, 5000
 
 

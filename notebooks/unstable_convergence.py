@@ -451,7 +451,7 @@ claims.measure("ex1/diverges-above", {"": growth(above)}, ex1[2:], control={"Î· 
 # quadratic of example 2, whose only minimum has sharpness 40, at $\eta = 2/39$, where no start may converge; and the tanh
 # neuron of example 3, whose valley of minima has every sharpness, at $\eta = 2/4$, where no limit may be sharper than 4.
 
-# %%
+# %% tags=["hide-input"]
 thm1 = collect(experiments["thm1"])
 
 
@@ -501,7 +501,7 @@ claims.measure("thm1/most-arrive", {"": arriving(neuron)}, [neuron], control={"Î
 # component along $\zeta$ is then $\gamma\|\zeta\|^2$, and no point with $\zeta\neq 0$ is stationary. We check both on a network whose
 # parameters enter as $\zeta/\|\zeta\|$.
 
-# %%
+# %% tags=["hide-input"]
 digits = datasets.load("digits", 200)
 network = networks.mlp(64, hidden, 10, activation, seed=seeds[0])
 loss_of = SupervisedObjective.of(network, digits, "cross-entropy", torch.device("cpu"), torch.float64)
@@ -739,7 +739,7 @@ claims.measure("fig1/loss-decreases", {eta_case(r): growth(r.trace) for r in fig
 # setting diverged. A network without activation is linear in its inputs, but not in its parameters, and cross-entropy flattens towards confident
 # predictions; so the quadratic argument (fact 1) does not apply to it either.
 
-# %%
+# %% tags=["hide-input"]
 linear_runs = collect(experiments["linear"])
 
 
@@ -974,7 +974,7 @@ claims.measure(
 # to rounding here. If $L(\theta;\eta\tau\nabla f)$ hardly varies with $\tau$, the integral is $L(\theta;\eta\nabla f)$ itself, which is paper, (5):
 # $\mathrm{RP} \approx -1 + \frac{\eta}{2}L(\theta;\eta\nabla f)$.
 
-# %%
+# %% tags=["hide-input"]
 thm2 = collect(experiments["thm2"])
 
 
@@ -1108,7 +1108,7 @@ claims.measure("exp6/relation", {deep_case(r): relation5_gap(r, after_onset(r)) 
 # $\|\nabla f(\theta^t)\|^2$ is at least $\frac{2}{\eta}(1-\epsilon)$ with $\epsilon = f(\theta^T)/(\eta\sum_t\|\nabla f(\theta^t)\|^2)$. The sum runs over all iterations of the second
 # half of the run, the average over those at which $L_t$ was measured.
 
-# %%
+# %% tags=["hide-input"]
 cor1 = collect(experiments["cor1"])
 
 
@@ -1245,7 +1245,7 @@ claims.measure(
 # sample's deviation from it is subtracted from the left-hand side, which leaves its mean and removes most of its noise; bands are
 # two standard errors.
 
-# %%
+# %% tags=["hide-input"]
 exp8 = collect(experiments["exp8"])
 exp9 = collect(experiments["exp9"])
 
@@ -1341,7 +1341,7 @@ with panels(
 # reads $\mathrm{RP} = -1 + q\,\eta\int_0^1\tau L\,d\tau$ with $q = \langle m, v\rangle/\langle\nabla f, v\rangle$. On a quadratic with fixed $P$ the
 # iteration is heavy-ball momentum and stays stable up to $\frac{2}{\eta}\cdot\frac{1+\beta_1}{1-\beta_1}$, which is $19\cdot 2/\eta$ for $\beta_1 = 0.9$.
 
-# %%
+# %% tags=["hide-input"]
 adaptive_runs = collect(experiments["adaptive"])
 
 
