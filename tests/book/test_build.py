@@ -308,7 +308,7 @@ def gallery(book):
     (book.root / "_toc.yml").write_text(TOC + "  - file: notebooks/gallery/wide\n")
     chapter = book.root / "notebooks/first.py"
     before, parameters, rest = chapter.read_text().partition('# %% tags=["parameters"]')
-    before = before.replace("# %%\nimport os", '# %% tags=["gallery"]\nimport os')
+    before = before.replace("# %%\nimport base64", '# %% tags=["gallery"]\nimport base64')
     rest = rest.replace("# %%\nPIXEL", '# %% tags=["gallery"]\nPIXEL')
     rest = rest.replace('print("before the', '\n# %%\nprint("before the')
     rest = rest.replace('figure("one")\n', 'print("left out")\n\n# %% tags=["gallery"]\nfigure("one")\n')

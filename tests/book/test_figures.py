@@ -6,7 +6,7 @@ import re
 
 import pytest
 from PIL import Image
-from test_site import CHAPTERS
+from test_site import CHAPTERS, TYPESET
 
 pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
 
@@ -60,6 +60,7 @@ def test_figures_have_no_ground_of_their_own(served, new_context, docname):
 def test_the_page_does_not_shift_while_its_figures_come(served, new_context, docname, screen):
     page = new_context(viewport=SCREENS[screen]).new_page()
     page.goto(f"{served}/{docname}.html", wait_until="networkidle")
+    page.wait_for_function(TYPESET)
     before = page.evaluate("document.documentElement.scrollHeight")
     shown_figures(page)
     # but for fractions of a pixel

@@ -3,6 +3,9 @@
 import pytest
 from test_site import CHAPTERS, TYPESET
 
+# the pages of the gallery are results alone
+CHAPTERS = [docname for docname in CHAPTERS if not docname.startswith("notebooks/gallery/")]
+
 # of pytest-playwright's own fixture base_url
 pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
 
