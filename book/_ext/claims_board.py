@@ -58,7 +58,10 @@ def verdicts(app) -> list[dict]:
 def of_gallery(app) -> list[dict]:
     """The verdicts of the gallery pages, each as `verdicts` has them: of a chapter's claims, in other settings."""
     return [
-        placed(v | {"machines": {}}, page.chapter, page.docname) for page in app.gallery.values() for v in page.verdicts
+        placed(v | {"machines": {}}, page.chapter, page.docname)
+        for page in app.gallery.values()
+        for v in page.verdicts
+        if v["verdict"] != claims.NOT_RUN  # which the page leaves out
     ]
 
 
