@@ -1,6 +1,6 @@
-# `make book` and `make test` set up what they need. PRESET=paper renders recorded runs; COMPUTE=1 lets the build compute.
+# `make book` and `make test` set up what they need. COMPUTE=1 lets the build compute other presets than quick.
 PYTHON ?= python3
-PRESET ?= quick
+PRESET ?= published
 COMPUTE ?= 0
 BIN := .venv/bin
 
@@ -22,7 +22,7 @@ setup: .venv/installed  ## create .venv and install the pinned requirements
 browser: setup
 	@$(BIN)/python tests/browser.py
 
-book: setup  ## run the chapters that changed and build the site into _build/html (PRESET=quick|standard|paper|published)
+book: setup  ## run the chapters that changed and build the site into _build/html (PRESET=published|quick|standard|paper)
 	EOSLIB_PRESET=$(PRESET) COMPUTE=$(COMPUTE) $(BIN)/jupyter-book build .
 
 test: setup browser  ## lint and run all tests (no GPU, no download, at most 30 minutes on 2 cores)

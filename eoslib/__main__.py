@@ -40,7 +40,8 @@ def run(
     p: Assignments = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write the executed notebook.")] = None,
 ) -> None:
-    """Rerun one chapter with new parameters; writes the executed notebook, and its claims as JSON beside it."""
+    """Rerun one chapter with new parameters; writes the executed notebook, and its claims as JSON beside it. Status 1
+    if a claim's control does not fail its criterion."""
     path = presets.chapter_path(chapter)
     out = out or Path(f"{chapter}.ipynb")
     notebook = execution.execute(path, out, preset, _assignments(p), progress=sys.stderr.isatty())
@@ -49,6 +50,9 @@ def run(
     for verdict in verdicts:
         print(f"{verdict['verdict']:<24} {verdict['id']}: {verdict['value']}")
     print(f"wrote {out} and {out.with_suffix('.claims.json')}")
+    if failures := ledger.control_failures(verdicts):
+        print(*failures, sep="\n", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: python -m eoslib compute unstable_convergence --preset paper --only exp3 --budget 30")

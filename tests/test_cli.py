@@ -425,6 +425,20 @@ def test_run_writes_notebook_and_claims_which_can_be_acknowledged(eoslib, tmp_pa
     assert shown["ahn2022/ex1/descends", "paper"] == claims.NOT_RUN
 
 
+def test_a_control_that_does_not_fail_is_status_1_and_named(eoslib, chapter, tmp_path):
+    descends, lost = CLAIMS["claims"]
+    stated = CLAIMS | {"claims": [descends | {"control": "a flat hill"}, lost]}
+    (chapter.parent / "claims" / "mini.yaml").write_text(yaml.safe_dump(stated))
+    chapter.write_text(CHAPTER.replace("for r in hill}, hill)", "for r in hill}, hill, control={'flat': True})"))
+    status, out, err = eoslib("run", "mini", "-o", tmp_path / "mini.ipynb")
+    assert status == 1 and "wrote" in out
+    assert err == (
+        "ahn2022/ex1/descends: its control, a flat hill, does not fail the criterion (flat: yes; criterion: true)\n"
+    )
+    (verdict, _) = strictly((tmp_path / "mini.claims.json").read_text())
+    assert verdict["control"]["fails"] is False
+
+
 def test_a_chapter_that_fails_is_status_1_and_named(eoslib, chapter, tmp_path):
     chapter.write_text(CHAPTER + "\n# %%\n1 / 0\n")
     status, _, err = eoslib("run", "mini", "-o", tmp_path / "mini.ipynb")

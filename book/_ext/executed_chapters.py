@@ -2,29 +2,33 @@
 
 What happens, in the order of the Sphinx events:
 
-- ``builder-inited``: every chapter of the table of contents whose cache key changed is executed through
-  papermill (`eoslib.execution.execute`), several at once; the executed notebooks are kept in
-  ``.executed/<preset>/``. Then the claims that the notebooks carry are checked.
+- ``builder-inited``: every chapter of the table of contents is executed at ``quick``, live, and at the preset that its
+  page shows, where that is another, from the recorded runs: through papermill (`eoslib.chapter.execution.execute`),
+  several at once, and only what has another cache key than the executed notebook kept in ``.executed/<preset>/``. Then
+  the claims that the notebooks carry are checked.
 - ``env-get-outdated``: exactly those pages are read again whose executed notebook changed.
 - ``source-read``: the source of a chapter is replaced by a notebook that holds its current prose and code,
   and the stored outputs.
-- ``build-finished``: the executed notebooks are copied into the site. Failures of all kinds, Sphinx's own
-  warnings included, are listed together and fail the build; the saved environment is then removed, so that
-  the next build meets every one of them again.
+- ``build-finished``: the executed notebooks and the files of their figures are copied into the site. Failures
+  of all kinds, Sphinx's own warnings included, are listed together and fail the build; the saved environment is
+  then removed, so that the next build meets every one of them again.
 
 A *gallery page*, ``notebooks/gallery/<name>.yaml``, shows a chapter rerun with other parameters. It names the
 chapter, the preset and the parameters that differ, and has a text of its own; after that come the outputs of the
 chapter's code cells tagged ``gallery``, which alone are executed. Its verdicts are about other settings than those of
-the ledger, so that the claims board does not list them.
+the ledger, so that the claims board lists them apart.
 
-Environment variables: EOSLIB_PRESET (default ``quick``; ``published`` takes each chapter's preset from
-``notebooks/presets/published.yaml``) and COMPUTE (``1`` lets other presets compute what is not yet computed).
+Environment variables: EOSLIB_PRESET, at which all pages are shown (default ``published``: each chapter at the preset of
+``notebooks/presets/published.yaml``, the most faithful one), and COMPUTE (``1`` lets other presets than ``quick``
+compute what is not yet computed).
 """
 
 import base64
+import gzip
 import hashlib
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -35,6 +39,9 @@ from typing import ClassVar
 
 import nbformat
 import yaml
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
@@ -52,10 +59,11 @@ MIME = "application/vnd.eoslib."
 
 @dataclass
 class Chapter:
-    """A chapter of the book in this build."""
+    """A chapter of the book in this build. live: the same at ``quick``, if the page shows another preset."""
 
     docname: str
     preset: str
+    live: "Chapter | None" = field(default=None, kw_only=True)
     parameters: dict = field(default_factory=dict, kw_only=True)  # those that differ from the preset's
     failure: str | None = field(default=None, kw_only=True)
     verdicts: list[dict] = field(default_factory=list, kw_only=True)
@@ -71,8 +79,29 @@ class Chapter:
         return ROOT / f"{self.docname}.py"
 
     @property
+    def prose(self) -> str:
+        """The Markdown of the page, from its heading on."""
+        cells = presets.read_chapter(self.source).cells
+        return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+    @property
+    def title(self) -> str:
+        """The heading of the page: the one name by which it goes everywhere."""
+        return re.search(r"^# +(.+)$", self.prose, re.MULTILINE)[1]
+
+    @property
     def executed(self) -> Path:
         return ROOT / ".executed" / (self.tag or self.preset) / f"{self.name}.ipynb"
+
+    @property
+    def offered(self) -> str:
+        """The name under which the site offers the executed notebook."""
+        return f"{self.name}.ipynb" if self.preset == "quick" or self.tag else f"{self.name}-{self.preset}.ipynb"
+
+    @property
+    def executions(self) -> list["Chapter"]:
+        """What the page shows first, then the live execution."""
+        return [self, self.live] if self.live else [self]
 
     def notebook(self):
         """The executed notebook, or None if it failed."""
@@ -80,8 +109,8 @@ class Chapter:
 
     def digest(self) -> str:
         """Identifies what the page shows, apart from the prose."""
-        shown = self.failure.encode() if self.failure else self.executed.read_bytes()
-        return hashlib.sha256(shown).hexdigest()
+        shown = [one.failure.encode() if one.failure else one.executed.read_bytes() for one in self.executions]
+        return hashlib.sha256(b"".join(shown)).hexdigest()
 
 
 @dataclass
@@ -106,13 +135,17 @@ class GalleryPage(Chapter):
     def source(self) -> Path:
         return ROOT / "notebooks" / f"{self.chapter}.py"
 
+    @property
+    def prose(self) -> str:
+        return self.text
+
 
 # --- before Sphinx reads: execute and check --------------------------------------------------------------
 
 
 def run_chapters(app) -> None:
     """Execute what changed; collect ``app.failures``, ``app.chapters`` and ``app.gallery`` (docname -> Chapter)."""
-    chosen = os.environ.get("EOSLIB_PRESET", "quick")
+    chosen = os.environ.get("EOSLIB_PRESET", "published")
     published = presets.published(ROOT / "notebooks")
     app.failures = []
     app.chapters, app.gallery = {}, {}
@@ -123,9 +156,14 @@ def run_chapters(app) -> None:
         elif docname.startswith("notebooks/"):
             name = docname.removeprefix("notebooks/")
             preset = published.get(name, "quick") if chosen == "published" else chosen
-            app.chapters[docname] = Chapter(docname, preset)
-    pages = [*app.chapters.values(), *app.gallery.values()]
-    execute_changed(pages)
+            live = None if preset == "quick" else Chapter(docname, "quick")
+            app.chapters[docname] = Chapter(docname, preset, live=live)
+    executions = [one for chapter in app.chapters.values() for one in chapter.executions]
+    pages = [*executions, *app.gallery.values()]
+    # quick first: side by side, two presets of a chapter would wait for the runs that they share, and what only renders
+    # depends on the runs in the store
+    for live in (True, False):
+        execute_changed([page for page in pages if (page.preset == "quick") == live])
     for page in pages:
         if page.failure:
             app.failures.append(page.failure)
@@ -133,7 +171,7 @@ def run_chapters(app) -> None:
             notebook = page.notebook()
             page.verdicts = claims.in_notebook(notebook)
             app.failures += written_to_stderr(page, notebook)
-    app.failures += claim_failures(list(app.chapters.values()))
+    app.failures += claim_failures(executions)
     if not hasattr(app.env, "shown"):
         app.env.shown = {}  # docname -> digest of what the page showed when it was last read
 
@@ -208,17 +246,20 @@ def written_to_stderr(chapter: Chapter, notebook) -> list[str]:
 
 
 def claim_failures(chapters: list[Chapter]) -> list[str]:
-    """What is wrong with the claims: each is stated, judged once, and its verdict the acknowledged one."""
-    judged = Counter(verdict["id"] for chapter in chapters for verdict in chapter.verdicts)
-    failures = [f"claim {id_} is judged {n} times" for id_, n in judged.items() if n > 1]
+    """What is wrong with the claims: each is stated, judged once, its verdict the acknowledged one, and its control
+    fails the criterion."""
+    failures = []
     for chapter in chapters:
         if chapter.failure:
             continue
+        judged = Counter(verdict["id"] for verdict in chapter.verdicts)
+        failures += [f"claim {id_} is judged {n} times" for id_, n in judged.items() if n > 1]
         ledger = claims.ledger_path(chapter.name)
         stated = claims.read(ledger) if ledger.is_file() else {}
         here = {verdict["id"] for verdict in chapter.verdicts}
         failures += [f"chapter {chapter.name}: claim {id_} is not in its ledger" for id_ in sorted(here - set(stated))]
         failures += [f"chapter {chapter.name}: claim {id_} is never measured" for id_ in stated if id_ not in here]
+        failures += [f"chapter {chapter.name}: {failure}" for failure in claims.control_failures(chapter.verdicts)]
         changes = claims.changed(chapter.verdicts, chapter.name, chapter.preset)
         accept = f"python -m eoslib claims {chapter.name} --accept .executed/{chapter.preset}"
         failures += [f"chapter {chapter.name}: {change}; `{accept}` acknowledges it" for change in changes]
@@ -238,8 +279,8 @@ def show(app, docname: str, source: list[str]) -> None:
     page = app.chapters.get(docname) or app.gallery.get(docname)
     if page:
         app.env.shown[docname] = page.digest()
-        board = "../" * docname.count("/") + "book/claims.html"
-        source[0] = nbformat.writes(merged(page)).replace(claims.BOARD, board)
+        board = "../" * docname.count("/") + "book/claims.html#" + ("gallery-" if docname in app.gallery else "")
+        source[0] = nbformat.writes(merged(page)).replace(f"{claims.BOARD}#", board)
 
 
 def merged(chapter: Chapter):
@@ -250,17 +291,26 @@ def merged(chapter: Chapter):
     page = presets.read_chapter(chapter.source, chapter.tag)
     executed = chapter.notebook()
     stored = iter(presets.code_cells(executed)) if executed else None
+    reasons = claims.footnotes(chapter.verdicts)
     cells = []
     for cell in page.cells:
         if cell.cell_type != "code" or stored is None:
             cells.append(cell)
             continue
-        cells += split_at_figures(cell, next(stored).outputs, chapter.name)
         if "parameters" in cell.metadata.get("tags", []):
+            next(stored)  # it has no outputs; then come papermill's values
+            cells.append(folded(cell.source, "Parameters, with their values at the preset quick", "parameters"))
             cells.append(folded(next(stored).source, f"The values of this run (preset {chapter.preset})"))
+            continue
+        outputs = with_footnotes(next(stored).outputs, reasons)
+        if isinstance(chapter, GalleryPage):  # without the verdicts that its settings have nothing to say about
+            outputs = [o for o in outputs if verdict_of(o) != "not run"]
+        cells += split_at_figures(cell, outputs, chapter, executed.metadata["eoslib"])
     if isinstance(chapter, GalleryPage):
         shown = [c for c in cells if c.get("outputs") or "injected-parameters" in c.metadata.get("tags", [])]
         cells = [nbformat.v4.new_markdown_cell(chapter.text), *shown]
+    if reasons:
+        cells.append(nbformat.v4.new_markdown_cell(render(TEMPLATES / "footnotes.html", reasons=reasons)))
     cells.append(nbformat.v4.new_markdown_cell(closing(chapter, executed)))
     page.cells = cells
     # Other metadata would be taken for front matter
@@ -272,70 +322,106 @@ def merged(chapter: Chapter):
     return page
 
 
-def folded(source: str, prompt: str):
-    """A code cell that shows its source when its prompt is clicked: papermill's injected parameters."""
+def verdict_of(output) -> str | None:
+    """The verdict that an output shows."""
+    return output.get("data", {}).get(f"{MIME}claim+json", {}).get("verdict")
+
+
+def with_footnotes(outputs: list, reasons: list[str]) -> list:
+    """The outputs; a claim's row refers to a footnote where its criterion was amended for one of the reasons."""
+    for output in outputs:
+        verdict = output.get("data", {}).get(claims.MIME)
+        if verdict and verdict["amended"] in reasons:
+            output["data"]["text/html"] = claims.row(verdict, reasons.index(verdict["amended"]) + 1)
+    return outputs
+
+
+def folded(source: str, prompt: str, tag: str = "injected-parameters"):
+    """A code cell that shows its source when its prompt is clicked: parameters, as papermill calls its own."""
     prompts = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
-    metadata = {"tags": ["injected-parameters", "hide-input"], "mystnb": prompts}
-    return nbformat.v4.new_code_cell(source, metadata=metadata)
+    return nbformat.v4.new_code_cell(source, metadata={"tags": [tag, "hide-input"], "mystnb": prompts})
 
 
-def split_at_figures(cell, outputs: list, chapter: str) -> list:
+def split_at_figures(cell, outputs: list, chapter: Chapter, ran: dict) -> list:
     """A code cell and its outputs as cells of which each holds one figure or none.
 
-    Only so does myst-nb put the caption under the figure alone: it captions all outputs of a cell.
+    Only so does myst-nb put the caption under the figure alone: it captions all outputs of a cell. What else stands
+    under a figure, the code that drew it among it, follows the caption as the figure's legend; code that is hidden
+    anyway stands there only. ran: what the executed notebook says of its execution.
     """
-    cells = [cell]
-    for output in outputs:
+    drawn = [f"{MIME}figure+json" in output.get("data", {}) for output in outputs]
+    code = cell.source if any(drawn) and "hide-input" in cell.metadata.get("tags", []) else None
+    cells = [] if code else [cell]
+    for output, is_figure in zip(outputs, drawn, strict=True):
         data = output.get("data", {})
-        figure = data.get(f"{MIME}figure+json")
-        if "data" in output:
-            output["data"] = {mime: content for mime, content in data.items() if not mime.startswith(MIME)}
-        if figure or "mystnb" in cells[-1].metadata:
+        if is_figure or not cells or "mystnb" in cells[-1].metadata:
             # myst-nb skips cells without source, even if they have outputs
             tags = [*cell.metadata.get("tags", []), "remove-input"]
             cells.append(nbformat.v4.new_code_cell("# continued", metadata={"tags": tags}))
-        if figure:
-            cells[-1].metadata["mystnb"] = {
-                "figure": {"caption": figure["caption"], "name": f"fig-{chapter}-{figure['name']}"},
-                "image": {"alt": figure["alt"], "classes": "eoslib-figure", "width": width(data)},
-            }
+        if is_figure:
+            figure = data[f"{MIME}figure+json"]
+            label = f"{chapter.name}-{figure['name']}"
+            files = {"png", *figure["files"]}
+            footer = render(
+                TEMPLATES / "figure-footer.html", stem=f"figures/{label}", files=files, ran=ran,
+                code=code and highlight(code, PythonLexer(), HtmlFormatter()), command=rerun(chapter),
+            )  # fmt: skip
+            caption = f"{figure['caption']}\n\n`````{{raw}} html\n{footer}\n`````"  # raw, or an empty line would end it
+            cells[-1].metadata["mystnb"] = {"figure": {"caption": caption, "name": f"fig-{label}"}}
+            shown = render(TEMPLATES / "figure.html", stem=f"figures/{label}", figure=figure, eager=False)
+            output["data"] = {"text/html": shown}
+        elif "data" in output:
+            output["data"] = {mime: content for mime, content in data.items() if not mime.startswith(MIME)}
         cells[-1].outputs.append(output)
     return cells
 
 
-def width(data: dict) -> str:
-    """The width of a figure on the page, half its pixels (they are drawn for dense screens).
+def rerun(chapter: Chapter) -> str:
+    """The command that reruns what a page shows."""
+    name = chapter.chapter if isinstance(chapter, GalleryPage) else chapter.name
+    return f"python -m eoslib run {name} {execution.options(chapter.preset, chapter.parameters)}".rstrip()
 
-    Sphinx links an image that has a width to the full picture.
-    """
-    if "image/png" not in data:
-        return "100%"
-    header = base64.b64decode(data["image/png"][:32])  # signature, then "IHDR" and width
-    return f"{int.from_bytes(header[16:20], 'big') // 2}px"
+
+def write_figures(chapter: Chapter, folder: Path) -> None:
+    """Write the files of a page's figures: SVG for wide screens and for narrow ones, PNG, and the data as CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for cell in presets.code_cells(chapter.notebook()):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if figure := data.get(f"{MIME}figure+json"):
+                files = {suffix: gzip.decompress(base64.b64decode(text)) for suffix, text in figure["files"].items()}
+                files["png"] = base64.b64decode(data["image/png"])
+                for suffix, content in files.items():
+                    (folder / f"{chapter.name}-{figure['name']}.{suffix}").write_bytes(content)
 
 
 def closing(chapter: Chapter, executed) -> str:
     """The last lines of a chapter's page: where the executed notebook is, or why there is none."""
     if executed is None:
         return f":::{{error}}\nThis page could not be computed.\n\n```text\n{chapter.failure}\n```\n:::"
-    command = ""
-    if isinstance(chapter, GalleryPage):
-        command = f"python -m eoslib run {chapter.chapter} {execution.options(chapter.preset, chapter.parameters)}"
-    ran, file = executed.metadata["eoslib"], f"{chapter.name}.ipynb"
-    return render(TEMPLATES / "executed-notebook.html", file=file, ran=ran, command=command)
+    command = rerun(chapter) if isinstance(chapter, GalleryPage) else ""
+    return render(TEMPLATES / "executed-notebook.html", offered=offered(chapter), command=command)
+
+
+def offered(chapter: Chapter) -> dict[str, dict]:
+    """The executed notebooks of a page: file → what it says of its execution; first that which the page shows."""
+    return {one.offered: one.notebook().metadata["eoslib"] for one in chapter.executions if not one.failure}
 
 
 # --- after Sphinx has written: downloads and failures ----------------------------------------------------
 
 
 def finish(app, exception) -> None:
-    """Copy the executed notebooks into the site, list all failures, and make the build fail."""
+    """Copy the executed notebooks and their figures into the site, list all failures, and make the build fail."""
     if exception is None:
-        for chapter in [*app.chapters.values(), *app.gallery.values()]:
-            if not chapter.failure:
-                target = Path(app.outdir) / f"{chapter.docname}.ipynb"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(chapter.executed, target)
+        for page in [*app.chapters.values(), *app.gallery.values()]:
+            for one in page.executions:
+                if not one.failure:
+                    target = (Path(app.outdir) / one.docname).with_name(one.offered)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(one.executed, target)
+            if not page.failure:
+                write_figures(page, (Path(app.outdir) / page.docname).with_name("figures"))
     failures = list(app.failures)
     if app._warncount:
         failures.append(f"{app._warncount} warning(s) of Sphinx, printed above")

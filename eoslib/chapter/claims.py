@@ -10,6 +10,7 @@
         statement: In the unstable regime the relative progress saturates around 0.
         quantity: mean RP over the second half of the run, for each step size
         paper_value: "≈ 0"
+        control: the stable runs of experiment 2, over the second half of the iterations
         criteria:                      # one for each preset at which the claim can be judged
           quick: {within: [-0.1, 0.1]}
           paper: {within: [-0.1, 0.1]}
@@ -17,6 +18,10 @@
 The scale says what a verdict stands for: `exact` is a theorem, an identity or an analytic function, checked as stated;
 `paper` the paper's own data, model and size; `reduced` the same kind, smaller; `toy` something else that shows the same
 phenomenon. The page words a verdict by its scale.
+
+The control is a case for which the statement is false; it differs from the claim's own cases in what the statement
+names and in nothing else. At `quick` it is measured by the same code and must fail the criterion, else the build fails:
+a claim that nothing can fail is none. Where there is no such case the claim says why, `control: none – <why>`.
 
 A chapter measures a quantity, for each case (a step size, a seed, …), and `Ledger.measure` judges it.
 `recorded/claims/<chapter>.yaml` keeps the verdicts last acknowledged, so that a build notices a change. Trajectories at
@@ -26,6 +31,7 @@ acknowledged for each.
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +53,8 @@ PRESETS = ("quick", "standard", "paper")
 SCALES = {"exact": "", "paper": "", "reduced": "at reduced scale", "toy": "on a toy"}  # what a verdict's words add
 BOARD = "../book/claims.html"  # from a chapter's page
 MARKS = {REPRODUCED: "●", PARTLY: "◐", NOT_REPRODUCED: "○", UNDECIDED: "?", NOT_JUDGED: "·", NOT_RUN: "–"}
+CONTROLLED = "quick"  # the preset at which a control must be measured, and fail
+UNCONTROLLED = "none – "  # how a control begins where there is none
 
 
 class ClaimError(ValueError):
@@ -58,8 +66,8 @@ Scale = Literal[tuple(SCALES)] | dict[Literal[PRESETS], Literal[tuple(SCALES)]]
 
 class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
     """One claim of the ledger; `criteria` maps a preset to one criterion, e.g. {"at_most": 0.1}. scale: one for all
-    presets, or preset → scale. amended: preset → why its criterion was changed after a run was recorded. ours: a claim
-    beyond the paper."""
+    presets, or preset → scale. control: what must fail the criterion, or "none – <why>". amended: preset → why its
+    criterion was changed after a run was recorded. ours: a claim beyond the paper."""
 
     id: str
     where: str
@@ -68,6 +76,7 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
     criteria: dict[Literal[PRESETS], Criterion]
     scale: Scale
     paper_value: str | None = None
+    control: str | None = None
     amended: dict[Literal[PRESETS], str] = {}
     ours: bool = False
 
@@ -91,6 +100,17 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
             for label, case in cases.items()
         )
         return verdicts.pop() if len(verdicts) == 1 else UNDECIDED
+
+    def controlled(self, preset: str, cases: Mapping[str, Case]) -> dict | None:
+        """What a verdict says of the control, measured as `cases`. It `fails` the criterion, as it must, if all of them
+        miss it; None where that cannot be said. A nan meets no criterion, but as a control it shows nothing."""
+        if self.control is None:
+            return None
+        criterion, fails = self.criteria.get(preset), None
+        if cases and criterion:
+            fails = not any(has_nan(case) or criteria.met(criterion, case) for case in cases.values())
+        shown = {label: as_json(case) for label, case in cases.items()}
+        return {"text": self.control, "cases": shown, "value": _summary(cases, {}), "fails": fails}
 
     def possible(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float]) -> set[str]:
         """The verdicts that another kind of machine may reach: a case near its bound may fall on either side."""
@@ -127,21 +147,24 @@ class Ledger:
 
     def measure(
         self, name: str, cases: Mapping[str, Case], from_runs: Sequence[store.Run] = (), note: str | None = None,
-        errors: Mapping[str, float] | None = None,
+        errors: Mapping[str, float] | None = None, control: Mapping[str, Case] | None = None,
     ) -> None:  # fmt: skip
         """Judge a claim on the measured `cases` (label → value) and show the verdict.
 
         name: the claim's id without the paper, e.g. "exp3/rp-near-zero". Without cases nothing was run. from_runs: the
         runs the cases come from. note: what a reader should know about this measurement. errors: label → standard
-        error. Raises ClaimError on an unknown name or label.
+        error. control: label → value of the cases that must fail. Raises ClaimError on an unknown name or label, and on
+        a control that the ledger does not name.
         """
         from IPython.display import display
 
-        v = self.verdict(name, cases, from_runs, note, errors)
+        v = self.verdict(name, cases, from_runs, note, errors, control)
         line = f"{v['id']}: {words(v['verdict'], v['scale'])} – {v['value']} (criterion: {v['criterion']})"
         display({"text/plain": line, "text/html": row(v), MIME: v}, raw=True)
 
-    def verdict(self, name: str, cases: Mapping[str, Case], from_runs=(), note=None, errors=None) -> dict:
+    def verdict(
+        self, name: str, cases: Mapping[str, Case], from_runs=(), note=None, errors=None, control=None
+    ) -> dict:  # fmt: skip
         """What `measure` shows, as plain values."""
         claim = next((c for c in self.claims.values() if c.id.split("/", 1)[1] == name), None)
         if claim is None:
@@ -150,6 +173,9 @@ class Ledger:
         errors = {str(label): plain(error) for label, error in (errors or {}).items()}
         if unknown := set(errors) - set(cases):
             raise ClaimError(f"{claim.id}: a standard error of no case: {', '.join(sorted(unknown))}")
+        control = {str(label): plain(case) for label, case in (control or {}).items()}
+        if control and (claim.control or UNCONTROLLED).startswith(UNCONTROLLED):
+            raise ClaimError(f"{claim.id}: a control was measured that the ledger does not name")
         shown = {label: as_json(case) for label, case in cases.items()}
         numbers = [x for x in shown.values() if isinstance(x, float | int) and not isinstance(x, bool)]  # all finite
         missed = [
@@ -166,6 +192,7 @@ class Ledger:
             "standard_error": {label: as_json(error) for label, error in errors.items()},
             "spread": [min(numbers), max(numbers)] if 1 < len(numbers) == len(cases) else None,
             "criterion": claim.criterion(self.preset),
+            "control": claim.controlled(self.preset, control),
             "amended": claim.amended.get(self.preset),
             "note": note,
             "runs": [run.key for run in from_runs],
@@ -223,6 +250,20 @@ def in_notebook(notebook) -> list[dict]:
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
     verdicts = [output["data"][MIME] for output in outputs if MIME in output.get("data", {})]
     return json.loads(json.dumps(verdicts))  # plain dicts, not nbformat's
+
+
+def control_failures(verdicts: Sequence[dict]) -> list[str]:
+    """The controls that were to be measured, and to fail, and did not: a sentence each."""
+    failures = []
+    for v in verdicts:
+        control = v.get("control")
+        judged = v["preset"] == CONTROLLED and v["verdict"] not in (NOT_RUN, NOT_JUDGED)
+        if not control or not judged or control["text"].startswith(UNCONTROLLED) or control["fails"]:
+            continue
+        what = "does not fail the criterion" if control["cases"] else "was not measured"
+        seen = f" ({control['value']}; criterion: {v['criterion']})" if control["cases"] else ""
+        failures.append(f"{v['id']}: its control, {control['text']}, {what}{seen}")
+    return failures
 
 
 def acknowledged(chapter: str) -> dict[str, dict[str, dict]]:
@@ -288,19 +329,29 @@ def _acknowledged_path(chapter: str) -> Path:
     return store.recorded() / "claims" / f"{chapter}.yaml"
 
 
-def row(v: Mapping[str, Any]) -> str:
-    """A verdict in one line of HTML, which opens to all that stands behind it; one that did not hold says where."""
-    listed, missed = ({k: v["cases"][k] for k in labels} for labels in (v["cases"], v["missed"]))
-    listed, missed = (_listed(cases, v["standard_error"]) for cases in (listed, missed))
+def row(v: Mapping[str, Any], footnote: int | None = None) -> str:
+    """A verdict in one line of HTML, which opens to all that stands behind it; one that did not hold says where.
+    footnote: of the page, which says why the criterion was amended (`footnotes`)."""
+    cases, missed = (
+        listed({label: v["cases"][label] for label in labels}, v["standard_error"])
+        for labels in (v["cases"], v["missed"])
+    )
     held = v["verdict"] not in (PARTLY, NOT_REPRODUCED, UNDECIDED)
     return render(
-        "claim.html", v=v, words=words(v["verdict"], v["scale"]), mark=MARKS[v["verdict"]], cases=listed,
+        "claim.html", v=v, words=words(v["verdict"], v["scale"]), mark=MARKS[v["verdict"]], cases=cases,
         measured=" to ".join(map(text, v["spread"] or [])) or v["value"] or "–",
-        why="" if held else v["note"] or "; ".join(missed), board=BOARD,
+        why="" if held else v["note"] or "; ".join(missed), board=BOARD, footnote=footnote,
     )  # fmt: skip
 
 
-def _listed(cases: Mapping[str, Case | str], errors: Mapping[str, float | str]) -> list[str]:
+def footnotes(verdicts: Sequence[Mapping]) -> list[str]:
+    """Why criteria were amended, where several of the verdicts share the reason: a page gives it once."""
+    reasons = Counter(v["amended"] for v in verdicts if v["amended"])
+    return [reason for reason, count in reasons.items() if count > 1]
+
+
+def listed(cases: Mapping[str, Case | str], errors: Mapping[str, float | str]) -> list[str]:
+    """Cases (label → value) as texts, with their standard errors (label → error) where there are any."""
     texts = {c: text(case) + (f" ± {text(errors[c])}" if c in errors else "") for c, case in cases.items()}
     return [f"{label}: {shown}" if label else shown for label, shown in texts.items()]
 
@@ -309,7 +360,7 @@ def _summary(cases: Mapping[str, Case], errors: Mapping[str, float]) -> str | No
     """The cases themselves up to three; of more, median and range, or how many hold."""
     values = list(cases.values())
     if len(values) <= 3 or any(isinstance(value, list) or has_nan(value) for value in values):
-        return "; ".join(_listed(cases, errors)) or None
+        return "; ".join(listed(cases, errors)) or None
     if all(isinstance(value, bool) for value in values):
         return f"yes in {sum(values)} of {len(values)} cases"
     low, high = min(values), max(values)

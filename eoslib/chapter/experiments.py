@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from eoslib import store
+from eoslib.chapter import presets
 from eoslib.chapter.templates import render
 from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.dynamics.starts import Starts, uniform_points
@@ -247,6 +248,13 @@ def collect(experiments: Sequence[Experiment]) -> list[store.Run]:
     if missing := [e for e, run in found if run is None]:
         _show_not_run(missing)
     return [run for _, run in found if run is not None]
+
+
+def at_quick(chapter: str, experiment: str, which: int = 0) -> store.Run:
+    """One finished run of a chapter's own at the preset quick, at whichever preset the chapter runs: to compare with.
+    It is computed if it is not in the store, which at quick the chapter does anyway."""
+    path = presets.chapter_path(chapter)
+    return carry_on(presets.declared_experiments(path, presets.parameters(path))[experiment][which])
 
 
 def _show_not_run(missing: Sequence[Experiment]) -> None:

@@ -1,5 +1,6 @@
 """What the build extension does on changes, errors and presets, on a miniature book of two small notebooks."""
 
+import csv
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,11 +40,10 @@ FIRST = """\
 # # First
 #
 # Old prose about $2/\\eta$, and {ref}`one <fig-first-one>`.
-#
-# ```{verdict-counts} first
-# ```
 
 # %%
+import base64
+import gzip
 import os
 from typing import Literal
 
@@ -63,8 +64,13 @@ PIXEL = (
 )
 
 
+SVG = base64.b64encode(gzip.compress(b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 4" id="dark"/>')).decode()
+
+
 def figure(name):
     shown = {"name": name, "caption": f"Caption of **{name}**, $\\\\eta$.", "alt": f"Alt of {name}."}
+    shown |= {"thumbnail": PIXEL, "wide": [400, 200], "narrow": [300, 250], "files": {"svg": SVG, "narrow.svg": SVG}}
+    shown["links"] = {"wide": [{"url": "#there", "label": "There", "place": {"left": 12.5, "top": 3}}], "narrow": []}
     display({"image/png": PIXEL, "text/plain": "-", "application/vnd.eoslib.figure+json": shown}, raw=True)
 
 
@@ -125,7 +131,7 @@ class Book:
         ignore = shutil.ignore_patterns("__pycache__")
         for folder in ("eoslib", "book/_ext", "book/_static", "book/_templates"):
             shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
-        for file in ("_config.yml", "book/references.bib"):
+        for file in ("_config.yml", "book/references.bib", "book/explorer.yaml"):
             shutil.copy(ROOT / file, root / file)
         for file, text in {
             "_toc.yml": TOC,
@@ -181,6 +187,12 @@ class Book:
 def read_again(printed: str) -> list[str]:
     """The pages that Sphinx read."""
     return sorted(re.findall(r"reading sources\.\.\. \[ *\d+%\] (\S+)", printed))
+
+
+def verdicts_on_the_board(book: Book) -> dict[str, str]:
+    """Of the one claim, by preset."""
+    row = BeautifulSoup(book.page("book/claims"), "html.parser").find(id="tiny2026-exp1-width")
+    return {cell["data-preset"]: cell["data-verdict"] for cell in row.select(".eos-cell")}
 
 
 @pytest.fixture
@@ -248,7 +260,6 @@ def test_a_page_shows_figures_claims_parameters_and_the_executed_notebook(book):
     assert 'id="fig-first-one"' in body and 'href="#fig-first-one"' in body
     assert "# continued" not in body
     assert "The values of this run (preset quick)" in body
-    assert re.search(r"<td>1</td>", body), "the counts of verdicts"
     downloaded = json.loads((book.root / "_build/html/notebooks/first.ipynb").read_text())
     assert 'href="first.ipynb"' in body and downloaded["metadata"]["eoslib"]["parameters"]["width"] == 4
     assert str(book.root) not in json.dumps(downloaded), "a path of this machine"
@@ -267,10 +278,26 @@ def test_a_page_shows_figures_claims_parameters_and_the_executed_notebook(book):
         "runs": [],
     }
     assert {key: claim[key] for key in expected} == expected
+    with open(book.root / "_build/html/claims.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row == {name: "" if claim[name] is None else str(claim[name]) for name in row} | {"runs": ""}
+    assert set(expected) <= set(row)
     anchor = claim["page"].partition("#")[2]
     board = book.page("book/claims")
+    assert "1 reproduced" in board, "the verdicts in a bar"
     assert f'id="{anchor}"' in body and f'href="../{claim["page"]}"' in board
     assert f'href="../book/claims.html#{anchor}"' in body and f'id="{anchor}"' in board
+
+
+def test_a_reason_that_several_claims_share_stands_once_on_the_page(book):
+    reason = "    amended: {quick: It was seen.}\n"
+    more = LEDGER.partition("claims:\n")[2].replace("exp1/width", "exp1/depth")
+    (book.root / "notebooks/claims/first.yaml").write_text(LEDGER + reason + more + reason)
+    book.edit("notebooks/first.py", 'figure("two")', 'figure("two")\nledger.measure("exp1/depth", {"": 1})')
+    book.build()
+    page = book.page("notebooks/first")
+    assert page.count("It was seen.") == 1 and '<li id="amended-1">It was seen.</li>' in page
+    assert page.count('href="#amended-1"') == 2
 
 
 @pytest.fixture
@@ -281,7 +308,7 @@ def gallery(book):
     (book.root / "_toc.yml").write_text(TOC + "  - file: notebooks/gallery/wide\n")
     chapter = book.root / "notebooks/first.py"
     before, parameters, rest = chapter.read_text().partition('# %% tags=["parameters"]')
-    before = before.replace("# %%\nimport os", '# %% tags=["gallery"]\nimport os')
+    before = before.replace("# %%\nimport base64", '# %% tags=["gallery"]\nimport base64')
     rest = rest.replace("# %%\nPIXEL", '# %% tags=["gallery"]\nPIXEL')
     rest = rest.replace('print("before the', '\n# %%\nprint("before the')
     rest = rest.replace('figure("one")\n', 'print("left out")\n\n# %% tags=["gallery"]\nfigure("one")\n')
@@ -295,7 +322,14 @@ def test_a_gallery_page_shows_tagged_cells_rerun_with_other_parameters(gallery):
     body = page[page.index("<article") : page.index("</article")]
     assert "Own prose" in body and 'id="fig-wide-one"' in body and 'href="#fig-wide-one"' in body
     assert "width: 7" in body and "not reproduced" in body
-    assert 'href="../../book/claims.html#tiny2026-exp1-width"' in body
+    # the board has its verdict in a table of its own
+    board = BeautifulSoup(gallery.page("book/claims"), "html.parser")
+    row = board.find(id="gallery-tiny2026-exp1-width")
+    assert 'href="../../book/claims.html#gallery-tiny2026-exp1-width"' in body
+    assert row.select_one("a")["href"] == "../notebooks/gallery/wide.html#tiny2026-exp1-width"
+    assert [cell["data-verdict"] for cell in row.select(".eos-cell")] == ["not reproduced"]
+    assert [th.text for th in row.find_parent("table").select("th")] == ["Claim", "Chapter", "Where", "A wider one"]
+    assert verdicts_on_the_board(gallery) == {"quick": "reproduced", "standard": "not run", "paper": "not run"}
     assert "left out" not in body and "left out" in gallery.page("notebooks/first")
     assert "python -m eoslib run first --preset standard -p" in body
     downloaded = json.loads((gallery.root / "_build/html/notebooks/gallery/wide.ipynb").read_text())
@@ -307,7 +341,46 @@ def test_a_gallery_page_shows_tagged_cells_rerun_with_other_parameters(gallery):
     # and it is executed again only when something changes
     assert read_again(gallery.build()) == [] and gallery.ran() == []
     gallery.edit("notebooks/gallery/wide.yaml", "width: 7", "width: 6")
-    assert read_again(gallery.build()) == ["notebooks/gallery/wide"] and gallery.ran() == ["first"]
+    assert read_again(gallery.build()) == ["book/claims", "notebooks/gallery/wide"] and gallery.ran() == ["first"]
+
+
+def test_what_stands_under_a_figure(book):
+    book.edit("notebooks/first.py", "# %%\nPIXEL = (", '# %% tags=["hide-input"]\nPIXEL = (')
+    book.build()
+    article = BeautifulSoup(book.page("notebooks/first"), "html.parser").article
+    folder = book.root / "_build/html/notebooks"
+    for figure, name in zip(article.find_all("figure"), ("one", "two"), strict=True):
+        assert figure["id"] == f"fig-first-{name}"
+        light, dark = figure.find_all("img")
+        sources = [source["srcset"] for source in figure.find_all("source")]
+        stem = f"figures/first-{name}"
+        assert [light["src"], dark["src"]] == [f"{stem}.svg", f"{stem}.svg#dark"]
+        assert sources == [f"{stem}.narrow.svg", f"{stem}.narrow.svg#dark"]
+        assert (light["width"], light["height"], light["alt"]) == ("400", "200", f"Alt of {name}.")
+        assert light["loading"] == "lazy"
+        link = figure.find(class_="eos-wide")
+        assert (link["href"], link["aria-label"], link["style"]) == ("#there", "There", "left: 12.5%; top: 3%; ")
+        footer = figure.find(class_="eos-footer")
+        code, command = footer.find_all("details")
+        assert "ledger.measure(" in code.get_text() and "\n\n\ndef figure(name):" in code.get_text()
+        assert command.find("pre").get_text() == "python -m eoslib run first --preset quick"
+        assert [link["href"] for link in footer.find_all("a")] == [f"{stem}.svg", f"{stem}.png"]
+        for suffix in ("svg", "narrow.svg", "png"):
+            assert (folder / f"{stem}.{suffix}").stat().st_size > 50
+        assert footer.find_all("span")[-1].get_text().startswith("preset quick, notebook executed in ")
+    # which stands there and nowhere else
+    assert "ledger.measure(" not in "".join(cell.get_text() for cell in article.find_all(class_="cell_input"))
+
+
+def test_header_cells_say_what_they_head(book):
+    (book.root / "book/intro.md").write_text("# Intro\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
+    table = 'from IPython.display import HTML, display\ndisplay(HTML("<table><thead><tr><th>x</th></tr></thead>'
+    table += '<tbody><tr><th>y</th></tr></tbody></table>"))\nprint("second at", preset)'
+    book.edit("notebooks/second.py", 'print("second at", preset)', table)
+    book.build()
+    for page, scopes in (("book/intro", ["col", "col"]), ("notebooks/second", ["col", "row"])):
+        headers = BeautifulSoup(book.page(page), "html.parser").article.find_all("th")
+        assert [header["scope"] for header in headers] == scopes
 
 
 def test_what_is_wrong_with_a_gallery_page_is_named(gallery):
@@ -352,31 +425,44 @@ def test_bad_presets_and_parameters_stop_the_chapter_before_it_runs(book):
     causes = book.fails(EOSLIB_PRESET="standard")
     assert "chapter first: first: unknown parameter 'widht' (preset standard), did you mean 'width'?" in causes
     assert "second" not in causes
-    assert book.ran() == ["second"]
+    assert book.ran() == ["first", "second", "second"]  # at quick, too
     causes = book.fails(EOSLIB_PRESET="standrd")
     assert causes.count("unknown preset 'standrd', did you mean 'standard'?") == 2
     assert book.ran() == []
 
 
-def test_presets_are_kept_apart_and_compute_only_when_told(book):
+def test_a_page_shows_its_preset_and_quick_is_executed_live(book):
     book.build()
     assert book.ran() == ["first", "second"]
     assert "after the figures, compute 1" in book.page("notebooks/first")
+    assert book.page("notebooks/first").count(".ipynb</a>") == 1
+    # another preset renders what is recorded, beside quick, whose notebook is kept
     printed = book.build(EOSLIB_PRESET="standard")
     assert book.ran() == ["first", "second"] and "book/intro" not in read_again(printed)
-    assert "after the figures, compute 0" in book.page("notebooks/first")
-    assert "preset standard" in book.page("notebooks/first") and "width: 5" in book.page("book/claims")
+    page = book.page("notebooks/first")
+    assert "after the figures, compute 0" in page
+    for preset, file in {"standard": "first-standard.ipynb", "quick": "first.ipynb"}.items():
+        offered = json.loads((book.root / "_build/html/notebooks" / file).read_text())
+        assert f'href="{file}"' in page and f"preset <code>{preset}</code>" in page
+        assert offered["metadata"]["eoslib"]["preset"] == preset
+    board = book.page("book/claims")
+    assert "width: 4" in board and "width: 5" in board
     book.build(EOSLIB_PRESET="standard", COMPUTE="1")
     assert book.ran() == ["first", "second"]
     assert "after the figures, compute 1" in book.page("notebooks/first")
     # back to quick: rendered from what was kept
     assert "notebooks/first" in read_again(book.build())
-    assert book.ran() == [] and "width: 4" in book.page("book/claims")
-    # published: each chapter at its own preset
+    assert book.ran() == [] and "width: 5" not in book.page("book/claims")
+    # by default each page at the preset it is published at
     (book.root / "notebooks/presets/published.yaml").write_text("first: standard\n")
-    printed = book.build(EOSLIB_PRESET="published", COMPUTE="1")
-    assert "chapter first (standard): unchanged" in printed and "chapter second (quick): unchanged" in printed
-    assert "width: 5" in book.page("book/claims")
+    printed = book.build(COMPUTE="1")
+    for execution in ("first (standard)", "first (quick)", "second (quick)"):
+        assert f"chapter {execution}: unchanged" in printed
+    assert "second (standard)" not in printed and "width: 5" in book.page("book/claims")
+    # what is wrong at either preset fails the build
+    book.edit("notebooks/first.py", 'print("before the figure")', 'assert preset == "standard", "not live"')
+    assert "AssertionError: not live" in book.fails(COMPUTE="1")
+    assert "after the figures" in book.page("notebooks/first")
 
 
 def test_a_changed_verdict_fails_until_it_is_acknowledged(book):
@@ -395,7 +481,7 @@ def test_a_changed_verdict_fails_until_it_is_acknowledged(book):
     # at another preset the acknowledged verdict stands beside the new one
     book.build(EOSLIB_PRESET="standard")
     board = book.page("book/claims")
-    assert board.count('data-preset="quick"') == board.count('data-preset="standard"') == 1
+    assert verdicts_on_the_board(book) == {"quick": "not reproduced", "standard": "reproduced", "paper": "not run"}
     assert "width: 6" in board and "width: 5" in board
 
 
@@ -409,9 +495,30 @@ def test_a_verdict_acknowledged_on_another_machine_alone_may_differ_near_its_bou
     ledger["quick"]["tiny2026/exp1/width"]["machines"] = {"an abacus": "not reproduced"}
     path.write_text(yaml.safe_dump(ledger))
     book.build()
-    assert "at most 5; not reproduced on an abacus" in book.page("book/claims")
+    assert "not reproduced on an abacus" in book.page("book/claims")
     book.edit("notebooks/first.py", "PositiveInt = 5", "PositiveInt = 4")
     assert "was 'not reproduced' on other kinds of machine and is now 'reproduced' (width: 4;" in book.fails()
+
+
+def test_a_control_that_meets_the_criterion_fails_the_build(book):
+    book.edit("notebooks/claims/first.yaml", "    criteria:", "    control: three times the width\n    criteria:")
+    unmeasured = "chapter first: tiny2026/exp1/width: its control, three times the width, was not measured"
+    assert unmeasured in book.fails()
+    book.edit("notebooks/first.py", '{"width": width}', '{"width": width}, control={"": 3 * width}')
+    book.build()
+    assert "three times the width – 12: fails the criterion, as it must" in book.page("notebooks/first")
+    (claim,) = json.loads((book.root / "_build/html/claims.json").read_text())["claims"]
+    assert claim["control"] == {"text": "three times the width", "cases": {"": 12}, "value": "12", "fails": True}
+    # a width of 1 has a control that meets the criterion, and so nothing to say
+    book.edit("notebooks/first.py", "PositiveInt = 4", "PositiveInt = 1")
+    causes = book.fails()
+    assert "tiny2026/exp1/width: its control, three times the width, does not fail the criterion (3;" in causes
+    assert "criterion: at most 5)" in causes and book.fails() == causes
+    # at another preset that is shown, and no failure
+    book.edit("notebooks/first.py", "PositiveInt = 1", "PositiveInt = 4")
+    book.edit("notebooks/presets/first.yaml", "width: 5", "width: 1")
+    book.build(EOSLIB_PRESET="standard")
+    assert "three times the width – 3: does not fail the criterion here" in book.page("notebooks/first")
 
 
 def test_claims_judged_twice_or_never_or_not_stated_fail_the_build(book):
@@ -421,7 +528,7 @@ def test_claims_judged_twice_or_never_or_not_stated_fail_the_build(book):
     stray = (
         'from IPython.display import display\nstray = {"id": "tiny2026/exp9/stray", "verdict": "reproduced", '
         '"preset": preset, "value": "1", "criterion": "x", "statement": "x", "quantity": "x", "where": "x", '
-        '"paper_value": None, "runs": []}\n'
+        '"paper_value": None, "amended": None, "runs": []}\n'
         'display({"text/plain": "-", "application/vnd.eoslib.claim+json": stray}, raw=True)'
     )
     book.edit("notebooks/second.py", 'print("second at", preset)', stray)

@@ -238,7 +238,7 @@ def test_a_verdict_has_all_that_the_board_shows(ledger):
         "id": "ahn2022/exp3/rp-near-zero", "preset": "quick", "verdict": PARTLY, "value": "seed 0: 0.01; seed 1: 0.2",
         "scale": "toy", "missed": ["seed 1"],
         "cases": {"seed 0": 0.01, "seed 1": 0.2}, "standard_error": {}, "spread": [0.01, 0.2],
-        "criterion": "between -0.1 and 0.1",
+        "criterion": "between -0.1 and 0.1", "control": None,
         "statement": ENTRY["statement"], "quantity": "mean RP", "where": "Experiment 3", "paper_value": None,
         "amended": None, "ours": False, "note": "why", "runs": ["0123"],
     }  # fmt: skip
@@ -314,6 +314,7 @@ def test_ids_are_paper_item_name(tmp_path):
         ({"where": None}, "where: Input should be a valid string"),
         ({"statement": 3}, "statement: Input should be a valid string"),
         ({"ours": "yes"}, "ours: Input should be a valid boolean"),
+        ({"control": ["a run"]}, "control: Input should be a valid string"),
         ({"amended": {"quik": "why"}}, "amended: quik: .*'quick', 'standard' or 'paper'"),
         ({"criteria": None}, "Input should be a valid dictionary"),
         ({"criteria": {"quik": {"holds": True}}}, "quik: .*'quick', 'standard' or 'paper'"),
@@ -447,14 +448,108 @@ HOSTILE = '<script>alert("&")</script>'
 
 def test_no_text_of_the_ledger_is_markup(tmp_path):
     texts = dict.fromkeys(("where", "statement", "quantity", "paper_value"), HOSTILE)
-    path = write(tmp_path / "c.yaml", ENTRY | texts | {"id": f"e/{HOSTILE}", "amended": {"quick": HOSTILE}})
-    verdict = Ledger("test", "quick", path).verdict(
-        f"e/{HOSTILE}", {HOSTILE + str(i): 1 for i in range(4)}, note=HOSTILE
+    entry = ENTRY | texts | {"id": f"e/{HOSTILE}", "amended": {"quick": HOSTILE}, "control": HOSTILE}
+    verdict = Ledger("test", "quick", write(tmp_path / "c.yaml", entry)).verdict(
+        f"e/{HOSTILE}", {HOSTILE + str(i): 1 for i in range(4)}, note=HOSTILE, control={HOSTILE: 1}
     )
     page = row(verdict)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 10 and HOSTILE in verdict["missed"][0]
     assert 'alert("' not in page  # nor does it end an attribute
+
+
+def test_a_reason_that_several_claims_share_is_a_footnote(ledger):
+    shared, own, none = (
+        ledger.verdict("exp3/other", {"": 0.0}) | {"amended": text} for text in ("shared", "own", None)
+    )
+    assert claims.footnotes([own, shared, none, shared]) == ["shared"]
+    assert "<dt>Criterion amended</dt><dd>shared</dd>" in row(shared)
+    page = row(shared, footnote=1)
+    assert "shared" not in page and '<a href="#amended-1">' in page
+    assert "Criterion amended" not in row(none)
+
+
+# --- controls --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def controlled(tmp_path):
+    """A verdict of a claim at a preset, whose ledger has this text about a control, measured as this."""
+
+    def verdict(text, measured, cases=None, preset="quick"):
+        criterion = ENTRY["criteria"]["quick"]
+        entry = ENTRY | {"control": text, "criteria": {"quick": criterion, "standard": criterion}}
+        ledger = Ledger("test", preset, write(tmp_path / "c.yaml", entry))
+        return ledger.verdict("exp3/rp-near-zero", {"": 0.01} if cases is None else cases, control=measured)
+
+    return verdict
+
+
+def test_a_control_that_fails_is_shown_and_is_no_failure(controlled):
+    verdict = controlled("the stable runs", {"seed 0": np.float64(-0.99), "seed 1": math.inf})
+    assert verdict["control"] == {
+        "text": "the stable runs", "cases": {"seed 0": -0.99, "seed 1": "inf"},
+        "value": "seed 0: -0.99; seed 1: inf", "fails": True,
+    }  # fmt: skip
+    json.dumps(verdict, allow_nan=False)
+    assert claims.control_failures([verdict]) == []
+    assert "the stable runs – seed 0: -0.99; seed 1: inf: fails the criterion, as it must" in row(verdict)
+
+
+@pytest.mark.parametrize("measured", [{"seed 0": -0.99, "seed 1": 0.1}, {"": 0}, {"": NAN}, {"a": NAN, "b": -0.99}])
+def test_a_control_that_meets_the_criterion_or_shows_nothing_is_a_failure(controlled, measured):
+    """One case is enough; and a nan, which meets no criterion, must not pass for one that fails."""
+    verdict = controlled("the stable runs", measured)
+    (sentence,) = claims.control_failures([verdict])
+    assert sentence == (
+        "ahn2022/exp3/rp-near-zero: its control, the stable runs, does not fail the criterion "
+        f"({verdict['control']['value']}; criterion: between -0.1 and 0.1)"
+    )
+    assert "does not fail the criterion here" in row(verdict)
+
+
+def test_a_control_that_is_named_must_be_measured_where_the_claim_is_judged(controlled):
+    verdict = controlled("the stable runs", {})
+    assert claims.control_failures([verdict]) == [
+        "ahn2022/exp3/rp-near-zero: its control, the stable runs, was not measured"
+    ]
+    assert "<dd>the stable runs</dd>" in row(verdict)
+    assert claims.control_failures([controlled("the stable runs", {}, cases={})]) == []  # not run, so not judged
+
+
+def test_a_control_must_fail_at_quick_only(controlled):
+    for measured in ({"": 0}, {}):
+        verdict = controlled("the stable runs", measured, preset="standard")
+        assert claims.control_failures([verdict]) == []
+    assert "does not fail the criterion here" in row(controlled("the stable runs", {"": 0}, preset="standard"))
+
+
+def test_without_a_criterion_a_control_is_shown_and_not_judged(tmp_path):
+    path = write(tmp_path / "c.yaml", ENTRY | {"control": "the stable runs"})
+    verdict = Ledger("test", "paper", path).verdict("exp3/rp-near-zero", {"": 0.01}, control={"": -0.99})
+    assert verdict["control"]["fails"] is None and claims.control_failures([verdict]) == []
+    assert "<dd>the stable runs – -0.99</dd>" in row(verdict)
+
+
+def test_a_claim_may_say_why_it_has_no_control(controlled):
+    verdict = controlled("none – every function has one", {})
+    assert claims.control_failures([verdict]) == []
+    assert "<dd>none – every function has one</dd>" in row(verdict)
+    assert claims.control_failures([controlled("none", {})]) != []  # it does not say why
+
+
+@pytest.mark.parametrize("text", [None, "none – every function has one"])
+def test_a_control_that_the_ledger_does_not_name_is_an_error(controlled, text):
+    assert claims.control_failures([controlled(text, {})]) == []
+    with pytest.raises(ClaimError, match="rp-near-zero: a control was measured that the ledger does not name"):
+        controlled(text, {"": -0.99})
+
+
+def test_verdicts_that_were_acknowledged_before_there_were_controls_are_still_read(ledger):
+    old = {k: v for k, v in ledger.verdict("exp3/rp-near-zero", {"": 0.01}).items() if k != "control"}
+    claims.acknowledge([old], "test", "quick")
+    assert claims.control_failures(claims.acknowledged("test")["quick"].values()) == []
+    assert claims.changed([ledger.verdict("exp3/rp-near-zero", {"": 0.02})], "test", "quick") == []
 
 
 # --- acknowledged verdicts -------------------------------------------------------------------------------

@@ -1,98 +1,56 @@
-// The page side of the explorer: controls, drawing and gestures. What a point does is decided in worker.js.
-// Nothing here moves by itself, so there is nothing to switch off for readers who prefer reduced motion.
+// The page side of the explorer: controls, drawing and gestures. What a point does is decided in basins.js, which comes
+// first. A landscape of two dimensions is shown as a map of the starting points, one of one dimension as its graph, with
+// a strip of the starting points below. Nothing here moves by itself, so there is nothing to switch off for readers who
+// prefer reduced motion.
 (() => {
   "use strict";
 
-  const SIZE = 400;  // pixels of the map in a row
-  const BAND = 8;    // rows that a worker computes at once: a multiple of the coarsest stride
+  const MOST_PIXELS = 1024;  // of the map in a row; below that, as many as the screen has
+  const BAND = 8;            // rows that a worker computes at once: a multiple of the coarsest stride
   const COARSE_TO_FINE = [8, 4, 2, 1];
-  const FRACTIONS = { least: 0.05, most: 0.995 };  // of the largest step size, which condition (6) itself excludes
+  const STRIP = 24;          // height of the strip below a graph, in CSS pixels as explorer.css has it
   const SHORTEST = 1e-3, LAST_STEPS = 300;  // a settled trajectory is drawn on until its steps are so short, or so many
-
-  // In the order of eoslib.basins.Outcome; the palette is that of Okabe and Ito, as in the figures
-  const OUTCOMES = [
-    { colour: "#56B4E9", name: "stable (<i>U</i><sub>η</sub>)" },
-    { colour: "#0072B2", name: "convergent, not stable (<i>V</i><sub>η</sub> ∖ <i>U</i><sub>η</sub>)" },
-    { colour: "#F2F2F2", name: "diverges" },
-    { colour: "#E69F00", name: "rests where the Hessian is singular" },
-    { colour: "#D55E00", name: "rests at a saddle" },
-    { colour: "#CC79A7", name: "cycles" },
-    { colour: "#6E6E6E", name: "undecided after 5000 steps" },
-  ];
   const RISING = "#D55E00";  // what comes before the last rise of the loss; red in the paper
 
-  // What is shown of a function at first: a square around the origin, the step size as a fraction of the largest, a start
-  const FUNCTIONS = {
-    f1: { formula: "f₁ = x² + y² + x²y + x³ + y³", half: 1.25, fraction: 0.9, start: [0.1, 0.25] },
-    f2: { formula: "f₂ = x² + y² + x²y + x⁴ + y⁴", half: 1.25, fraction: 0.7, start: [-0.35, 0.42] },
-    f3: { formula: "f₃ = x⁴y² + x²y⁴ − 3x²y² + 1", half: 2.5, fraction: 0.9, start: [1.2, 1.1] },
-    f4: { formula: "f₄ = (1 − xy)² + (x² + y²)/20", half: 4, fraction: 0.4, start: [0.1, 2.5] },
-  };
-
-  const HTML = `
-    <div class="bx-controls">
-      <label>Function <select name="f">${Object.entries(FUNCTIONS)
-        .map(([name, { formula }]) => `<option value="${name}">${formula}</option>`).join("")}</select></label>
-      <label>Step size <input name="fraction" type="range" min="${FRACTIONS.least}" max="${FRACTIONS.most}"
-        step="0.005"></label>
-      <output class="bx-step-size"></output>
-    </div>
-    <div class="bx-columns">
-      <div>
-        <div class="bx-map">
-          <canvas width="${SIZE}" height="${SIZE}" aria-hidden="true"></canvas>
-          <canvas tabindex="0" role="application" aria-label="Map of the starting points"
-            aria-describedby="bx-help"></canvas>
-        </div>
-        <div class="bx-zoom">
-          <button type="button" name="in" aria-label="Zoom in">+</button>
-          <button type="button" name="out" aria-label="Zoom out">−</button>
-          <button type="button" name="reset">Reset view</button>
-        </div>
-      </div>
-      <div>
-        <canvas class="bx-loss" role="img"></canvas>
-        <p class="bx-status" role="status"></p>
-      </div>
-      <table class="bx-legend">
-        <caption>Share of the starting points in view</caption>
-        <tbody>${OUTCOMES.map(({ colour, name }) =>
-          `<tr><td><span style="background:${colour}"></span></td><th scope="row">${name}</th><td></td></tr>`).join("")}
-        </tbody>
-      </table>
-      <p class="bx-help" id="bx-help">Click or tap a point to follow gradient descent from there; drag to move the map,
-        zoom with the wheel or two fingers. On the keyboard: arrows move the map, + and − zoom, 0 resets, Shift with
-        arrows moves the cross hair, Enter follows its point. The line is orange until the loss rises for the last
-        time. <i>Settled</i> means so near a minimiser that it must converge to it. The address of the page keeps what
-        you see.</p>
-    </div>`;
-
-  const basins = eoslibBasins();
+  const root = document.querySelector(".basin-explorer");
+  const { landscapes: given, colours: palette } = JSON.parse(root.querySelector("script").textContent);
+  const basins = eoslibBasins(given);
   const { LANDSCAPES, UNKNOWN } = basins;
+  const [map, overlay, loss] = root.querySelectorAll("canvas");
+  const [select, slider] = root.querySelectorAll("select, input");
 
   // --- the state: what is shown, kept in the address ---------------------------------------------------------------
 
-  let state;     // { name, fraction, x, y, half, start }: the map is the square of half-width `half` around (x, y)
-  let balls;     // the traps at this step size
-  let cross;     // where the cross hair is, moved by keys
+  let state;      // { name, fraction, x, y, half, start }: the square, or the interval, of half-width `half` around (x, y)
+  let landscape;  // that of the state
+  let balls;      // the traps at this step size
+  let cross;      // where the cross hair is, moved by keys
 
-  const initial = (name) => ({ name, x: 0, y: 0, ...FUNCTIONS[name] });
-  const stepSize = () => state.fraction * (2 / LANDSCAPES[state.name].sharpness);
+  function initial(name) {
+    const { half, fraction, start: [x0, y0 = 0], centre: [x, y = 0] = [0] } = LANDSCAPES[name].view;
+    return { name, fraction, x, y, half, start: [x0, y0] };
+  }
+  const onALine = () => landscape.dimension === 1;
+  const stepSize = () => state.fraction * (2 / landscape.sharpness);
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
   const nearby = (value) => clamp(value, -1000, 1000);
   const view = (x, y, half) => ({ x: nearby(x), y: nearby(y), half: clamp(half, 1e-10, 100) });
 
-  const PREFIX = "#basin-explorer?";
+  const PREFIX = "#explorer?";
 
+  /** The state that the address tells; what it leaves out is as at first. Null if it makes no sense. */
   function fromAddress() {
-    if (!location.hash.startsWith(PREFIX)) return null;
-    const given = new URLSearchParams(location.hash.slice(PREFIX.length));
-    const name = given.get("f");
-    const [fraction, x, y, half, ...start] =
-      ["fraction", "x", "y", "half", "x0", "y0"].map((key) => parseFloat(given.get(key)));
-    if (!Object.hasOwn(FUNCTIONS, name) || ![fraction, x, y, half, ...start].every(Number.isFinite)) return null;
-    return { name, fraction: clamp(fraction, FRACTIONS.least, FRACTIONS.most), start, ...view(x, y, half) };
+    const told = new URLSearchParams(location.hash.slice(PREFIX.length)), name = told.get("f");
+    if (!location.hash.startsWith(PREFIX) || !Object.hasOwn(LANDSCAPES, name)) return null;
+    const { start, ...rest } = initial(name);
+    const numbers = { ...rest, x0: start[0], y0: start[1] };
+    for (const key of ["fraction", "x", "y", "half", "x0", "y0"])
+      if (told.has(key)) numbers[key] = parseFloat(told.get(key));
+    const { fraction, x, y, half, x0, y0 } = numbers;
+    if (![fraction, x, y, half, x0, y0].every(Number.isFinite)) return null;
+    return { name, fraction: clamp(fraction, slider.min, most(name)), start: [x0, y0], ...view(x, y, half) };
   }
+  const most = (name) => LANDSCAPES[name].view.most ?? 0.995;
 
   let timer;
   function toAddress() {  // not at each event of a gesture: browsers limit how often the address may change
@@ -106,19 +64,31 @@
 
   // --- the map: bands of rows, coarse passes first, by workers -----------------------------------------------------
 
-  const outcomes = new Uint8Array(SIZE * SIZE).fill(UNKNOWN);
-  const image = new ImageData(SIZE, SIZE);
-  const pixels = new Uint32Array(image.data.buffer);
+  let columns, rows;    // of the map; one row for a landscape of one dimension
+  let outcomes, image;  // of each pixel, row by row
+  let pixels;           // the image as 32-bit numbers
   const colours = new Uint32Array(256);  // as the bytes of an image lie in memory: alpha, blue, green, red
-  OUTCOMES.forEach(({ colour: c }, i) => {
+  palette.forEach((c, i) => {
     colours[i] = Number(`0xff${c.slice(5, 7)}${c.slice(3, 5)}${c.slice(1, 3)}`);
   });
+
+  /** As many pixels as the screen has; whether that is another number than before. */
+  function measure() {
+    const wanted = clamp(Math.round(map.clientWidth * devicePixelRatio), 64, MOST_PIXELS);
+    const lines = onALine() ? 1 : wanted;
+    if (wanted === columns && lines === rows) return false;
+    [map.width, map.height] = [columns, rows] = [wanted, lines];
+    outcomes = new Uint8Array(columns * rows).fill(UNKNOWN);
+    image = new ImageData(columns, rows);
+    pixels = new Uint32Array(image.data.buffer);
+    return true;
+  }
 
   let generation = 0, queue = [], unpainted = 0;
   const idle = new Set();
 
   function startWorkers() {
-    const source = `const basins = (${eoslibBasins})();
+    const source = `const basins = (${eoslibBasins})(${JSON.stringify(given)});
       onmessage = ({ data }) => postMessage({ ...data, outcomes: basins.band(data) });`;
     const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     for (let i = 0; i < clamp(navigator.hardwareConcurrency || 1, 1, 4); i++) {
@@ -140,11 +110,13 @@
   /** Compute the map anew, in passes of these strides; what workers still send of earlier views is dropped. */
   function compute([stride, ...finer]) {
     generation++;
+    const pixel = 2 * state.half / columns;
     const job = {
-      generation, name: state.name, stepSize: stepSize(), balls, size: SIZE, rows: BAND,
-      left: state.x - state.half, top: state.y + state.half, pixel: 2 * state.half / SIZE,
+      generation, name: state.name, stepSize: stepSize(), balls, columns, finer, pixel,
+      left: state.x - state.half, top: onALine() ? pixel / 2 : state.y + state.half,  // its one row lies on y = 0
     };
-    queue = Array.from({ length: SIZE / BAND }, (_, i) => ({ ...job, row: i * BAND, stride, finer, known: 0 }));
+    queue = Array.from({ length: Math.ceil(rows / BAND) }, (_, i) => i * BAND)
+      .map((row) => ({ ...job, row, rows: Math.min(BAND, rows - row), stride, known: 0 }));
     unpainted = queue.length * (1 + finer.length);
     overlay.setAttribute("aria-busy", "true");
     for (const worker of [...idle]) {
@@ -156,40 +128,40 @@
   /** Paint a band, and have its next pass computed: not before, for a coarse pass that comes late would hide a finer. */
   function received({ outcomes: band, ...work }) {
     const { row, stride, finer: [next, ...finer] } = work;
-    const begin = row * SIZE;
+    const begin = row * columns;
     for (let i = 0; i < band.length; i++) if (band[i] !== UNKNOWN) outcomes[begin + i] = band[i];
-    paint(row, BAND);
+    paint(row, work.rows);
     if (next) queue.push({ ...work, stride: next, finer, known: stride });
     unpainted--;
-    if (unpainted % (SIZE / BAND) === 0) showShares();  // about after each pass
+    if (unpainted % Math.ceil(rows / BAND) === 0) showShares();  // about after each pass
     if (unpainted === 0) overlay.setAttribute("aria-busy", "false");
   }
 
-  function paint(row, rows) {
-    for (let i = row * SIZE; i < (row + rows) * SIZE; i++) pixels[i] = colours[outcomes[i]];
-    map.getContext("2d").putImageData(image, 0, 0, 0, row, SIZE, rows);
+  function paint(row, count) {
+    for (let i = row * columns; i < (row + count) * columns; i++) pixels[i] = colours[outcomes[i]];
+    map.getContext("2d").putImageData(image, 0, 0, 0, row, columns, count);
   }
 
   function showShares() {
-    const counts = new Array(OUTCOMES.length).fill(0);
-    for (const outcome of outcomes) counts[outcome]++;
+    const counts = new Array(palette.length).fill(0);
+    for (const outcome of outcomes) if (outcome !== UNKNOWN) counts[outcome]++;
     root.querySelectorAll(".bx-legend td:last-child").forEach((cell, i) => {
       cell.textContent = counts[i] ? `${(100 * counts[i] / outcomes.length).toFixed(1)} %` : "–";
     });
   }
 
-  /** Show another square, at once with what is known of it and then computed. */
+  /** Show another part, at once with what is known of it and then computed. */
   function look(next) {
     const { x, y, half } = next;
     const before = outcomes.slice();
-    const column = (i) => Math.floor(((x + ((2 * i + 1) / SIZE - 1) * half - state.x) / state.half + 1) * SIZE / 2);
-    const row = (j) => Math.floor((1 - (y + (1 - (2 * j + 1) / SIZE) * half - state.y) / state.half) * SIZE / 2);
-    const inside = (i) => i >= 0 && i < SIZE;
-    for (let j = 0; j < SIZE; j++)
-      for (let i = 0; i < SIZE; i++)
-        outcomes[j * SIZE + i] = inside(column(i)) && inside(row(j)) ? before[row(j) * SIZE + column(i)] : UNKNOWN;
+    const column = (i) => Math.floor(((x + ((2 * i + 1) / columns - 1) * half - state.x) / state.half + 1) * columns / 2);
+    const row = (j) => Math.floor((1 - (y + (1 - (2 * j + 1) / rows) * half - state.y) / state.half) * rows / 2);
+    const known = (i, j) => i >= 0 && i < columns && j >= 0 && j < rows;
+    for (let j = 0; j < rows; j++)
+      for (let i = 0; i < columns; i++)
+        outcomes[j * columns + i] = known(column(i), row(j)) ? before[row(j) * columns + column(i)] : UNKNOWN;
     Object.assign(state, next);
-    paint(0, SIZE);
+    paint(0, rows);
     compute([2, 1]);  // the coarser passes would be worse than what is known
     drawOverlay();
     toAddress();
@@ -199,10 +171,10 @@
   function carry([u, v], [u2, v2], zoom) {
     const [x, y] = pointAt([u, v]);
     const { half } = view(x, y, state.half / zoom);
-    look(view(x - (2 * u2 - 1) * half, y + (2 * v2 - 1) * half, half));
+    look(view(x - (2 * u2 - 1) * half, onALine() ? 0 : y + (2 * v2 - 1) * half, half));
   }
 
-  const pointAt = ([u, v]) => [state.x + (2 * u - 1) * state.half, state.y - (2 * v - 1) * state.half];
+  const pointAt = ([u, v]) => [state.x + (2 * u - 1) * state.half, onALine() ? 0 : state.y - (2 * v - 1) * state.half];
   const zoomBy = (factor) => carry([0.5, 0.5], [0.5, 0.5], factor);
 
   // --- one starting point: its trajectory, loss and outcome --------------------------------------------------------
@@ -211,7 +183,6 @@
   let rises;  // the steps at which the loss rises; rounding, which decides where an iterate rests, is left out
 
   function followStart() {
-    const landscape = LANDSCAPES[state.name];
     path = [];
     fate = basins.follow(landscape, stepSize(), balls, ...state.start, path);
     let [x, y] = path.at(-1);
@@ -232,26 +203,26 @@
   }
 
   function inWords() {
-    const { steps, lastRise, minimiser, outcome, x, y } = fate;
+    const { steps, lastRise, minimiser, outcome, period, x, y } = fate;
     const after = `after ${steps} ${steps === 1 ? "step" : "steps"}`;
     const fall = lastRise ? `The loss rises for the last time at step ${lastRise} and only falls from then on.`
       : "The loss falls at every step.";
-    const where = minimiser < 0 ? pair([x, y]) : pair(LANDSCAPES[state.name].minimisers[minimiser]);
+    const where = pair(minimiser < 0 ? [x, y] : balls[minimiser]);
     return [
       `converges stably to ${where}, settled ${after}. ${fall}`,
       `converges to ${where}, but not stably; settled ${after}. ${fall}`,
       `diverges: further than 1000 from the origin ${after}.`,
       `comes to rest at ${where}, where the Hessian is singular, ${after}.`,
-      `comes to rest at the saddle ${where} ${after}.`,
-      `cycles: still moving ${after}, but returns to where it was.`,
+      `comes to rest at the ${onALine() ? "maximum" : "saddle"} ${where} ${after}.`,
+      `cycles: still moving ${after}, but returns to where it was every ${period} steps.`,
       `undecided ${after}: near no minimiser, not at rest and in no cycle.`,
     ][outcome];
   }
 
   // As many digits as tell neighbouring pixels apart
-  const digits = () => clamp(Math.ceil(-Math.log10(2 * state.half / SIZE)), 3, 15);
+  const digits = () => clamp(Math.ceil(-Math.log10(2 * state.half / columns)), 3, 15);
   const plain = (value) => value.toFixed(digits()).replace(/^-0(\.0*)?$/, "0$1").replace("-", "−");
-  const pair = ([x, y]) => `(${plain(x)}, ${plain(y)})`;
+  const pair = ([x, y]) => onALine() ? plain(x) : `(${plain(x)}, ${plain(y)})`;
 
   /** Three digits; 2e−7 where that is shorter. */
   function brief(value) {
@@ -306,43 +277,63 @@
     context.fill();
   }
 
+  const rimmed = [["#fff", 2], [null, 0]];  // colour instead, and added width: all lines have a white rim
+
   function drawOverlay() {
-    const { context, width } = fresh(overlay);
+    const { context, width, height: whole } = fresh(overlay);
+    const height = onALine() ? whole - STRIP : whole;
     const count = digits() > 6 ? 2 : 4;  // long labels
-    const at = ([x, y]) => [((x - state.x) / state.half + 1) * width / 2, (1 - (y - state.y) / state.half) * width / 2];
+    const [low, high] = onALine() ? valuesInView() : [state.y - state.half, state.y + state.half];
+    const across = (x) => ((x - state.x) / state.half + 1) * width / 2;
+    const up = (y) => height * (high - y) / (high - low);
+    const at = ([x, y]) => [across(x), up(onALine() ? landscape.value(x) : y)];
     for (const { at: x, label: text } of ticks(state.x - state.half, state.x + state.half, count)) {
-      const [u] = at([x, 0]);
-      line(context, [[u, width], [u, width - 5]], "#000", 1);
+      const u = across(x);
+      line(context, [[u, height], [u, height - 5]], "#000", 1);
       context.textAlign = "center";
       const wide = context.measureText(text).width / 2;
-      if (u - wide > 16 && u + wide < width) label(context, text, u, width - 8);
+      if (u - wide > 16 && u + wide < width) label(context, text, u, height - 8);
     }
-    for (const { at: y, label: text } of ticks(state.y - state.half, state.y + state.half, count)) {
-      const [, v] = at([0, y]);
+    for (const { at: y, label: text } of ticks(low, high, count)) {
+      const v = up(y);
       line(context, [[0, v], [5, v]], "#000", 1);
       context.textAlign = "left";
-      if (v > 12 && v < width - 24) label(context, text, 8, v + 4);
+      if (v > 12 && v < height - 24) label(context, text, 8, v + 4);
+    }
+    if (onALine()) {
+      const graph = Array.from({ length: width + 1 }, (_, i) => at([state.x + (2 * i / width - 1) * state.half]));
+      line(context, graph, "#0072B2", 2);
     }
     const points = path.map(at), lastRise = rises.at(-1) ?? 0;
-    for (const [colour, thick] of [["#fff", 3.5], [null, 1.5]]) {  // a white rim around the line
-      line(context, points.slice(0, lastRise + 1), colour || RISING, thick);
-      line(context, points.slice(lastRise), colour || "#000", thick);
+    for (const [colour, more] of rimmed) {
+      line(context, points.slice(0, lastRise + 1), colour || RISING, 1.5 + more);
+      line(context, points.slice(lastRise), colour || "#000", 1.5 + more);
     }
     points.slice(0, 200).forEach((point, k) => dot(context, point, 2, k < lastRise ? RISING : "#000"));
-    for (const [u, v] of LANDSCAPES[state.name].minimisers.map(at)) {
-      for (const [colour, thick] of [["#fff", 4], ["#000", 1.5]]) {
-        line(context, [[u - 5, v], [u + 5, v]], colour, thick);
-        line(context, [[u, v - 5], [u, v + 5]], colour, thick);
+    for (const [u, v] of balls.map(at))
+      for (const [colour, more] of rimmed) {
+        line(context, [[u - 5, v], [u + 5, v]], colour || "#000", 1.5 + more);
+        line(context, [[u, v - 5], [u, v + 5]], colour || "#000", 1.5 + more);
       }
-    }
     dot(context, points[0], 6, "#fff");
     dot(context, points[0], 4, "#000");
     if (document.activeElement === overlay) {
       const [u, v] = at(cross);
-      for (const [colour, thick] of [["#fff", 3], ["#000", 1]])
+      for (const [colour, more] of rimmed)
         for (const [du, dv] of [[1, 0], [-1, 0], [0, 1], [0, -1]])
-          line(context, [[u + 8 * du, v + 8 * dv], [u + 20 * du, v + 20 * dv]], colour, thick);
+          line(context, [[u + 8 * du, v + 8 * dv], [u + 20 * du, v + 20 * dv]], colour || "#000", 1 + more);
     }
+  }
+
+  /** The least and the largest value of a graph in view, with room beside them. */
+  function valuesInView() {
+    let [low, high] = [Infinity, -Infinity];
+    for (let i = 0; i <= columns; i++) {
+      const value = landscape.value(state.x + (2 * i / columns - 1) * state.half);
+      [low, high] = [Math.min(low, value), Math.max(high, value)];
+    }
+    const room = Math.max((high - low) / 10, 1e-12);
+    return [low - room, high + room];
   }
 
   /** The loss above the minimum on a logarithmic axis; plainly if it falls below, as f₁ may, or hardly changes. */
@@ -350,7 +341,7 @@
     const { context, width, height } = fresh(loss);
     const [left, right, top, bottom] = [62, width - 8, 24, height - 34];
     const ink = getComputedStyle(loss).color;
-    const least = LANDSCAPES[state.name].value(...LANDSCAPES[state.name].minimisers[0]);
+    const least = landscape.value(...landscape.minimisers[0]);
     const above = losses.map((value) => value - least);
     const logarithmic = above.every((value) => value > -1e-12) && Math.max(...above) > 10 * Math.min(...above);
     const shown = above.map((value, k) => [k, logarithmic ? Math.log10(Math.max(value, 1e-16)) : losses[k]])
@@ -396,9 +387,14 @@
   /** Show a state whose function or step size is new. */
   function show(next) {
     state = next;
-    balls = basins.traps(LANDSCAPES[state.name], stepSize());
+    landscape = LANDSCAPES[state.name];
+    balls = basins.traps(landscape, stepSize());
     cross = [...state.start];
+    root.classList.toggle("bx-on-a-line", onALine());
+    overlay.setAttribute("aria-label", onALine() ? "Graph of the function" : "Map of the starting points");
+    measure();
     select.value = state.name;
+    slider.max = most(state.name);
     slider.value = state.fraction;
     const [eta, fraction] = [stepSize().toFixed(4), state.fraction.toFixed(3)];
     slider.setAttribute("aria-valuetext", `${eta}, ${fraction} of the largest`);
@@ -423,6 +419,7 @@
   function onKey(event) {
     const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
     if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (arrow?.[1] && onALine()) return;
     if (arrow && event.shiftKey) moveCross(...[0, 1].map((i) => cross[i] + arrow[i] * state.half / 25));
     else if (arrow) look(view(state.x + arrow[0] * state.half / 5, state.y + arrow[1] * state.half / 5, state.half));
     else if (event.key === "+" || event.key === "=") zoomBy(1.5);
@@ -433,8 +430,12 @@
     event.preventDefault();
   }
 
-  const reset = () => look(view(0, 0, FUNCTIONS[state.name].half));
+  function reset() {
+    const { x, y, half } = initial(state.name);
+    look(view(x, y, half));
+  }
 
+  // One finger scrolls the page, as explorer.css says (touch-action): it is ours only if it taps. Two are ours.
   function listenToPointers() {
     const pointers = new Map();  // of each finger, or of the mouse: where it was last
     let travelled;               // of all pointers since the first came down: a click travels less than a few pixels
@@ -455,7 +456,7 @@
       overlay.setPointerCapture(event.pointerId);
     });
     overlay.addEventListener("pointermove", (event) => {
-      if (!pointers.has(event.pointerId)) return;
+      if (!pointers.has(event.pointerId) || (event.pointerType === "touch" && pointers.size < 2)) return;
       const [from, apart] = [middle(), spread()];
       const [u, v] = pointers.get(event.pointerId), [u2, v2] = place(event);
       const distance = travelled + Math.hypot(u2 - u, v2 - v) * overlay.clientWidth;
@@ -469,21 +470,19 @@
     });
     overlay.addEventListener("pointercancel", (event) => pointers.delete(event.pointerId));
 
-    let scrolled = -Infinity;  // a wheel that is scrolling the page goes on scrolling it when the map comes under it
-    window.addEventListener("scroll", (event) => { scrolled = event.timeStamp; }, { passive: true });
-    overlay.addEventListener("wheel", (event) => {
-      if (event.timeStamp - scrolled < 400) return;
+    for (const kind of ["touchstart", "touchmove"])
+      overlay.addEventListener(kind, (event) => {
+        if (event.touches.length > 1 && event.cancelable) event.preventDefault();
+      }, { passive: false });
+
+    overlay.addEventListener("wheel", (event) => {  // with Ctrl, as touch pads report a pinch; else it scrolls the page
+      if (!event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
       carry(place(event), place(event), 1.0015 ** -event.deltaY);
     }, { passive: false });
   }
 
   // --- start -------------------------------------------------------------------------------------------------------
-
-  const root = document.querySelector(".basin-explorer");
-  root.innerHTML = HTML;  // in place of what readers without JavaScript see
-  const [map, overlay, loss] = root.querySelectorAll("canvas");
-  const [select, slider] = root.querySelectorAll("select, input");
 
   select.addEventListener("change", () => {
     show(initial(select.value));
@@ -503,22 +502,24 @@
 
   function followAddress() {
     const linked = fromAddress();
-    if (linked) {
-      show(linked);
-      root.scrollIntoView();
-    }
+    if (linked) show(linked);
     return linked;
   }
   window.addEventListener("hashchange", followAddress);
-  if (!followAddress()) show(initial("f4"));
-  // The first picture is computed here: workers need a while to start, and the page, busy with its mathematics, to hear them.
-  while (queue.length > 0 && queue[0].stride === COARSE_TO_FINE[0]) {
+  if (!followAddress()) show(initial(select.value));
+  // The first picture is computed here: workers need a while to start, and the page, busy with its mathematics, to hear
+  // them. But no longer than a reader would not notice.
+  const begun = performance.now();
+  while (queue.length > 0 && queue[0].stride === COARSE_TO_FINE[0] && performance.now() - begun < 100) {
     const work = queue.shift();
     received({ ...work, outcomes: basins.band(work) });
   }
   startWorkers();
 
-  const redraw = () => { drawOverlay(); drawLoss(); };
-  new ResizeObserver(redraw).observe(root);
+  new ResizeObserver(() => {
+    if (measure()) compute(COARSE_TO_FINE);
+    drawOverlay();
+    drawLoss();
+  }).observe(root);
   new MutationObserver(drawLoss).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 })();

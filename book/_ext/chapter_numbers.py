@@ -1,0 +1,20 @@
+"""Sphinx extension: a chapter's equations carry its number, "(3.4)", so that none looks like one of the paper."""
+
+from docutils import nodes
+
+
+def number_equations(app, doctree) -> None:
+    """Number n of chapter c becomes "c.n", where it stands and where it is referred to."""
+    docname, chapters = app.env.docname, list(app.chapters)
+    if docname not in chapters:
+        return
+    equations = app.env.get_domain("math").equations
+    for block in doctree.findall(nodes.math_block):
+        if block.get("number"):
+            block["number"] = f"{chapters.index(docname) + 1}.{block['number']}"
+            equations[block["label"]] = docname, block["number"]
+
+
+def setup(app):
+    app.connect("doctree-read", number_equations)
+    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
