@@ -14,7 +14,7 @@ JAVASCRIPT = {
     "power": "({} ** {})", "negative": "(-{})", "absolute": "Math.abs({})", "abs": "Math.abs({})",
     "less": "({} < {})", "less_equal": "({} <= {})", "greater": "({} > {})", "greater_equal": "({} >= {})",
     "bitwise_and": "({} && {})", "bitwise_or": "({} || {})", "invert": "(!{})", "where": "({} ? {} : {})",
-    "maximum": "Math.max({}, {})", "minimum": "Math.min({}, {})",
+    "relu": "Math.max({}, 0)", "maximum": "Math.max({}, {})", "minimum": "Math.min({}, {})",
     **{name: f"Math.{name}({{}})" for name in ("cos", "cosh", "exp", "log", "sign", "sin", "sinh", "sqrt", "tanh")},
 }  # fmt: skip
 
@@ -59,8 +59,11 @@ def as_javascript(landscape: Landscape) -> dict:
     """What the explorer needs of a landscape, as JSON can hold it.
 
     value: f as an expression in x, or in x and y; gradient: one expression for each coordinate; minimisers; sharpness:
-    the largest at a minimiser. Raises NotImplementedError for a function without JavaScript, TypeError if it branches.
+    the largest at a minimiser. Raises ValueError for one of more dimensions, NotImplementedError for a function without
+    JavaScript, TypeError if it branches.
     """
+    if landscape.dimension > 2:
+        raise ValueError(f"{landscape.name} has {landscape.dimension} dimensions; the explorer shows one or two")
     theta, gradient = _Point(map(Expression, "xy"[: landscape.dimension])), [None] * landscape.dimension
     landscape.gradient_at(theta, gradient)
     return {

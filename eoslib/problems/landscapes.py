@@ -89,8 +89,9 @@ class TwoBowls(Landscape):
 
         def bowls(theta):
             """The wide and the sharp one."""
-            square = (theta**2).sum(-1)
-            there = square + distance * (distance - 2 * theta[..., 0])  # ‖x − x†‖²
+            coordinates = theta.unbind(-1)
+            square = sum(x * x for x in coordinates)
+            there = square + distance * (distance - 2 * coordinates[0])  # ‖x − x†‖²
             return L / 2 * square, mu / 2 * there + offset
 
         def gradient_at(theta, out):
@@ -230,7 +231,7 @@ def _bump(u):
 
 
 def _four_wells(x, y):
-    return x**2 + y**2 - 200 * _bump(x.abs()) * _bump(y.abs())
+    return x**2 + y**2 - 200 * _bump(torch.abs(x)) * _bump(torch.abs(y))
 
 
 def _four_wells_gradient(x, y):
