@@ -23,14 +23,14 @@ from urllib.parse import quote
 import pydantic
 import yaml
 from annotated_types import Len
-from claims_board import bar, verdicts
+from claims_board import bar
 from docutils import nodes
-from executed_chapters import MIME, ROOT, TEMPLATES, Chapter, offered
+from executed_chapters import MIME, ROOT, TEMPLATES, Chapter, offered, rerun
 from pybtex.database import BibliographyData, Entry, Person, parse_file
 from sphinx.util.docutils import SphinxDirective
 from typing_extensions import TypedDict  # pydantic takes the standard library's only from Python 3.12 on
 
-from eoslib.chapter import claims, execution, presets
+from eoslib.chapter import claims, presets
 from eoslib.chapter.templates import render
 
 REFERENCES, CITATION = ROOT / "book" / "references.bib", ROOT / "CITATION.cff"
@@ -179,7 +179,6 @@ class ChapterHead(SphinxDirective):
         missing = [name for name in (content["figure"], *content["thumbnails"]) if name not in figures]
         if missing and not incomplete(chapter):
             raise HeadError(f"chapter-head: no figure {', '.join(missing)}; the page has {', '.join(figures)}")
-        found = [v for v in verdicts(self.env.app) if (v["chapter"], v["preset"]) == (chapter.name, chapter.preset)]
         return render(
             TEMPLATES / "chapter-head.md",
             number=list(self.env.app.chapters).index(chapter.docname) + 1,
@@ -189,14 +188,14 @@ class ChapterHead(SphinxDirective):
             findings=[with_numbers(finding, chapter.verdicts) for finding in content["findings"]],
             figure=figures.get(content["figure"]),
             stem=f"figures/{chapter.name}-{content['figure']}",
-            bar=bar(found),
+            bar=bar(chapter.verdicts),
             thumbnails=[
                 {"href": nodes.make_id(f"fig-{chapter.name}-{name}"), "where": where, **figures[name]}
                 for name, where in content["thumbnails"].items()
                 if name in figures
             ],
             offered=offered(chapter),
-            command=f"python -m eoslib run {chapter.name} {execution.options(chapter.preset)} -o mine.ipynb",
+            command=f"{rerun(chapter)} -o mine.ipynb",
         )
 
 

@@ -146,12 +146,12 @@ def sums(app, chapter) -> dict[str, str]:
 
 
 def bar(found: list[dict]) -> str:
-    """Verdicts, as `verdicts` lists them, in one stacked bar with the same in words below it: HTML."""
+    """Verdicts in one stacked bar with the same in words below it: HTML."""
     kinds: Counter = Counter()
     scales = [*claims.SCALES, None]
     for v in sorted(found, key=lambda v: (claims.VERDICTS.index(v["verdict"]), scales.index(v["scale"]))):
         worded = v["verdict"] in JUDGED and claims.SCALES.get(v["scale"])  # the words say at what scale
-        kinds[v["verdict"], v["scale"] if worded else "", v["words"]] += 1
+        kinds[v["verdict"], v["scale"] if worded else "", claims.words(v["verdict"], v["scale"])] += 1
     return render(TEMPLATES / "verdict-bar.html", kinds=kinds)
 
 
@@ -161,7 +161,8 @@ def prepare(app) -> None:
 
 
 def outdated(app, env, added, changed, removed) -> list[str]:
-    return [docname for docname, then in env.boards.items() if then != digest(app)]
+    now = digest(app)
+    return [docname for docname, then in env.boards.items() if then != now]
 
 
 def write(app, exception) -> None:

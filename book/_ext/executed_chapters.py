@@ -24,6 +24,7 @@ compute what is not yet computed).
 """
 
 import base64
+import functools
 import gzip
 import hashlib
 import multiprocessing
@@ -84,9 +85,9 @@ class Chapter:
         cells = presets.read_chapter(self.source).cells
         return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
-    @property
+    @functools.cached_property
     def title(self) -> str:
-        """The heading of the page: the one name by which it goes everywhere."""
+        """The heading of the page: the one name by which it goes everywhere, so that many ask for it."""
         return re.search(r"^# +(.+)$", self.prose, re.MULTILINE)[1]
 
     @property
@@ -94,7 +95,7 @@ class Chapter:
         return ROOT / ".executed" / (self.tag or self.preset) / f"{self.name}.ipynb"
 
     @property
-    def offered(self) -> str:
+    def download(self) -> str:
         """The name under which the site offers the executed notebook."""
         return f"{self.name}.ipynb" if self.preset == "quick" or self.tag else f"{self.name}-{self.preset}.ipynb"
 
@@ -405,7 +406,7 @@ def closing(chapter: Chapter, executed) -> str:
 
 def offered(chapter: Chapter) -> dict[str, dict]:
     """The executed notebooks of a page: file → what it says of its execution; first that which the page shows."""
-    return {one.offered: one.notebook().metadata["eoslib"] for one in chapter.executions if not one.failure}
+    return {one.download: one.notebook().metadata["eoslib"] for one in chapter.executions if not one.failure}
 
 
 # --- after Sphinx has written: downloads and failures ----------------------------------------------------
@@ -417,7 +418,7 @@ def finish(app, exception) -> None:
         for page in [*app.chapters.values(), *app.gallery.values()]:
             for one in page.executions:
                 if not one.failure:
-                    target = (Path(app.outdir) / one.docname).with_name(one.offered)
+                    target = (Path(app.outdir) / one.docname).with_name(one.download)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(one.executed, target)
             if not page.failure:

@@ -55,9 +55,10 @@ class SharpnessInMotion(OfThisBuild):
     def shown(self, app) -> list[nodes.Node]:
         self.assert_has_content()
         chapter = app.chapters[CHAPTER]
-        if chapter.failure or (FIGURE not in drawn(chapter) and incomplete(chapter)):
+        found = {} if chapter.failure else drawn(chapter)
+        if FIGURE not in found and (chapter.failure or incomplete(chapter)):
             return []
-        table = gzip.decompress(base64.b64decode(drawn(chapter)[FIGURE]["files"]["csv"])).decode()
+        table = gzip.decompress(base64.b64decode(found[FIGURE]["files"]["csv"])).decode()
         up = "../" * self.env.docname.count("/")
         html = render(TEMPLATES / "sharpness-in-motion.html", **motion(table), preset=chapter.preset, up=up)
         before, after = (nodes.raw("", part, format="html") for part in html.split("<!-- caption -->"))
@@ -123,13 +124,11 @@ class ChapterCards(OfThisBuild):
         cards = []
         for docname, chapter in app.chapters.items():
             about = head(docname)
-            here = chapter.name, chapter.preset
-            found = [v for v in claims_board.verdicts(app) if (v["chapter"], v["preset"]) == here]
             card = {"page": f"{up}{docname}.html", "title": chapter.title, "preset": chapter.preset, "figure": None}
             card |= {"question": about["question"], "answer": about["answer"], "bar": None, "seconds": None}
             if not chapter.failure:
                 card["figure"] = drawn(chapter).get(about["figure"])
-                card["bar"] = claims_board.bar(found)
+                card["bar"] = claims_board.bar(chapter.verdicts)
             if live := chapter.executions[-1].notebook():
                 card["seconds"] = live.metadata["eoslib"]["seconds"]
             cards.append(card)
@@ -157,7 +156,8 @@ def prepare(app) -> None:
 
 
 def outdated(app, env, added, changed, removed) -> list[str]:
-    return [docname for docname, then in env.landing.items() if then != digest(app)]
+    now = digest(app)
+    return [docname for docname, then in env.landing.items() if then != now]
 
 
 def setup(app):

@@ -6,11 +6,9 @@ import re
 
 import pytest
 from PIL import Image
-from test_site import CHAPTERS, TYPESET
+from test_site import CHAPTERS, SCREENS, TYPESET
 
 pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
-
-SCREENS = {"wide": {"width": 1400, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
 def shown_figures(page) -> list[dict]:

@@ -1,15 +1,13 @@
 """How a chapter's page spends its height: what a reader meets first, and what verdicts take."""
 
 import pytest
-from test_site import CHAPTERS, TYPESET
+from test_site import CHAPTERS, SCREENS, TYPESET
 
 # the pages of the gallery are results alone
 CHAPTERS = [docname for docname in CHAPTERS if not docname.startswith("notebooks/gallery/")]
 
 # of pytest-playwright's own fixture base_url
 pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
-
-SCREENS = {"wide": {"width": 1400, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
 @pytest.fixture(params=SCREENS)

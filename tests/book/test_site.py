@@ -19,6 +19,7 @@ CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
 
 PHONE = {"width": 390, "height": 844}
+SCREENS = {"wide": {"width": 1400, "height": 900}, "phone": PHONE}
 DESKTOP = {"width": 1280, "height": 900}
 # A page that has mathematics sets `MathJax`, with its options, before the script that typesets has come.
 TYPESET = "() => !window.MathJax || MathJax.startup?.promise?.then(() => true)"

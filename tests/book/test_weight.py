@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from fontTools.ttLib import TTFont
-from test_site import CHAPTERS, PAGES, ROOT, TYPESET
+from test_site import CHAPTERS, PAGES, ROOT, SCREENS, TYPESET
 
 sys.path.insert(0, str(ROOT / "book/_ext"))
 import light_assets
@@ -16,10 +16,6 @@ import light_assets
 # of pytest-playwright's own fixture base_url
 pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
 
-SCREENS = {
-    "wide": {"viewport": {"width": 1400, "height": 900}},
-    "phone": {"viewport": {"width": 390, "height": 844}},
-}
 KB = 1000
 
 
@@ -74,7 +70,7 @@ SHIFTS = """
 def test_a_page_does_not_jump(served, new_context, docname, screen):
     """The sum of all layout shifts, from the first paint to the end of the page; not of the list of contents beside it,
     which opens where one reads."""
-    page = new_context(**SCREENS[screen]).new_page()
+    page = new_context(viewport=SCREENS[screen]).new_page()
     page.add_init_script(SHIFTS)
     page.goto(f"{served}/{docname}.html", wait_until="networkidle")
     page.wait_for_function(TYPESET)
@@ -111,7 +107,7 @@ def test_nothing_of_a_page_is_cut_off_on_paper(served, new_context, docname):
 @pytest.mark.parametrize("docname", CHAPTERS)
 def test_a_chapter_fits_25_sheets(served, new_context, docname):
     """Also from a dark screen, in the light colours, whose background is white: the paper's."""
-    page = new_context(color_scheme="dark", viewport=SCREENS["wide"]["viewport"]).new_page()
+    page = new_context(color_scheme="dark", viewport=SCREENS["wide"]).new_page()
     page.goto(f"{served}/{docname}.html", wait_until="networkidle")
     page.wait_for_function(TYPESET)
     scroll_through(page)
@@ -133,7 +129,7 @@ def test_the_theme_brings_only_what_is_used(site):
 
 @pytest.mark.parametrize("docname", PAGES)
 def test_every_icon_is_in_the_fonts(site, served, new_context, docname):
-    page = new_context(**SCREENS["phone"]).new_page()
+    page = new_context(viewport=SCREENS["phone"]).new_page()
     page.goto(f"{served}/{docname}.html", wait_until="networkidle")
     glyphs = page.locator("[class*='fa-']").evaluate_all(
         """all => all.map(e => [e.className, getComputedStyle(e, "::before").content.replaceAll('"', "")])"""
