@@ -235,8 +235,9 @@ def test_stochastic_runs_end_with_the_accuracy_too():
 
 @pytest.mark.parametrize("name", landscapes.LANDSCAPES)
 def test_every_landscape_can_be_descended(name):
-    process = Trajectory(Objective(landscapes.get(name).f), start(0.5, 0.3), 0.01, 50, [Sharpness(every=10)])
-    rows = carried(process)
+    landscape = landscapes.get(name)
+    theta = start(*(0.5, 0.3, *(0.1,) * 8)[: landscape.dimension])
+    rows = carried(Trajectory(Objective(landscape.f), theta, 0.01, 50, [Sharpness(every=10)]))
     assert rows[-1]["step"]["loss"] < rows[0]["step"]["loss"]
 
 

@@ -92,9 +92,10 @@ def test_an_expansion_says_what_an_evaluation_says(loss):
 
 
 @pytest.mark.parametrize("name", LANDSCAPES)
-@given(x=st.floats(-2, 2), y=st.floats(-2, 2))
-def test_any_scalar_function_will_do(name, x, y):
-    theta = torch.tensor([x, y], dtype=torch.float64)
+@given(data=st.data())
+def test_any_scalar_function_will_do(name, data):
+    d = LANDSCAPES[name].dimension
+    theta = torch.tensor(data.draw(st.lists(st.floats(-2, 2), min_size=d, max_size=d)), dtype=torch.float64)
     point = Objective(LANDSCAPES[name].f).expand(theta)
     assert point.outputs is None
     torch.testing.assert_close(point.gradient, grad(LANDSCAPES[name].f)(theta), rtol=1e-12, atol=1e-12)
