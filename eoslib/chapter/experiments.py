@@ -23,6 +23,7 @@ from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.dynamics.trajectory import Trajectory, asked
 from eoslib.measure.variables import Measurement
 from eoslib.papers.basins import BasinMap, BasinSizes
+from eoslib.papers.escape import PhaseDiagram
 from eoslib.papers.stabilization import ALSO, SelfStabilization
 from eoslib.problems import landscapes
 from eoslib.problems.batches import Batches
@@ -126,6 +127,41 @@ class ManyStarts(Experiment):
 
     def work(self) -> tuple[float, float]:
         return self.starts * 100.0, 100.0 * self.starts * len(self.box)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phases(Experiment):
+    """Where starts in a box end, and what share of them meets each of the balls: at `steps` step sizes up to
+    `step_size`, each `ratio` times the one before, and at each of the noise_sizes; see `escape.PhaseDiagram`."""
+
+    landscape: str
+    box: tuple[tuple[float, float], ...]
+    runs: int
+    iterations: int
+    balls: tuple[tuple[tuple[float, ...], float], ...]
+    ratio: float = 2.0
+    noise: str = "none"
+    noise_sizes: tuple[float, ...] = (0.0,)
+    momentum: float = 0.0
+    seed: int = 0
+
+    @property
+    def step_sizes(self) -> tuple[float, ...]:
+        return tuple(self.step_size / self.ratio**k for k in reversed(range(self.steps)))
+
+    @property
+    def instant(self) -> bool:
+        return self.steps * self.work()[0] < 2e10  # seconds
+
+    def process(self, device: torch.device) -> PhaseDiagram:
+        return PhaseDiagram(
+            landscapes.get(self.landscape), self.box, self.step_sizes, self.noise_sizes, self.runs, self.iterations,
+            self.balls, self.noise, self.seed, self.momentum,
+        )  # fmt: skip
+
+    def work(self) -> tuple[float, float]:
+        points = self.runs * len(self.noise_sizes)
+        return points * self.iterations * 100.0, 100.0 * points * len(self.box)
 
 
 @dataclass(frozen=True, kw_only=True)
