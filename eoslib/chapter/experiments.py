@@ -22,7 +22,8 @@ from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.dynamics.trajectory import Trajectory, asked
 from eoslib.measure.variables import Measurement
 from eoslib.papers.basins import BasinMap, BasinSizes
-from eoslib.papers.paths import Paths
+from eoslib.papers.escape import PhaseDiagram
+from eoslib.papers.paths import Displacements
 from eoslib.papers.stabilization import ALSO, SelfStabilization
 from eoslib.problems import landscapes
 from eoslib.problems.batches import Batches
@@ -145,6 +146,41 @@ class ManyStarts(Experiment):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phases(Experiment):
+    """Where starts in a box end, and what share of them meets each of the balls: at `steps` step sizes up to
+    `step_size`, each `ratio` times the one before, and at each of the noise_sizes; see `escape.PhaseDiagram`."""
+
+    landscape: str
+    box: tuple[tuple[float, float], ...]
+    runs: int
+    iterations: int
+    balls: tuple[tuple[tuple[float, ...], float], ...]
+    ratio: float = 2.0
+    noise: str = "none"
+    noise_sizes: tuple[float, ...] = (0.0,)
+    momentum: float = 0.0
+    seed: int = 0
+
+    @property
+    def step_sizes(self) -> tuple[float, ...]:
+        return tuple(self.step_size / self.ratio**k for k in reversed(range(self.steps)))
+
+    @property
+    def instant(self) -> bool:
+        return self.steps * self.work()[0] < 2e10  # seconds
+
+    def process(self, device: torch.device) -> PhaseDiagram:
+        return PhaseDiagram(
+            landscapes.get(self.landscape), self.box, self.step_sizes, self.noise_sizes, self.runs, self.iterations,
+            self.balls, self.noise, self.seed, self.momentum,
+        )  # fmt: skip
+
+    def work(self) -> tuple[float, float]:
+        points = self.runs * len(self.noise_sizes)
+        return points * self.iterations * 100.0, 100.0 * points * len(self.box)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Map(Experiment):
     """The outcome of gradient descent from each pixel of box = (left, right, bottom, top), see `basins.BasinMap`."""
 
@@ -169,12 +205,11 @@ class Sizes(Map):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plane(Experiment):
-    """The kept θ of `runs`, which begin at one point, along their first two principal components, see `Paths`. Of runs
-    whose `keep` are steps; the first keeps its start."""
+class Together(Experiment):
+    """`Displacements` of the θ that `runs` keep, at steps, from the first that the first of them keeps."""
 
     runs: tuple[Descent, ...]
-    step_size: float = 0.0  # those of the runs
+    step_size: float = 0.0  # theirs differ
     steps: int = 1
 
     @property
@@ -185,9 +220,9 @@ class Plane(Experiment):
     def builds_on(self) -> tuple[Descent, ...]:
         return self.runs
 
-    def process(self, device: torch.device) -> Paths:
+    def process(self, device: torch.device) -> Displacements:
         found = [finished(run) for run in self.runs]
-        return Paths([{t: run.theta(t) for t in e.keep} for e, run in zip(self.runs, found, strict=True)])
+        return Displacements([{t: run.theta(t) for t in e.keep} for e, run in zip(self.runs, found, strict=True)])
 
     def work(self) -> tuple[float, float]:
         points = sum(len(run.keep) for run in self.runs)

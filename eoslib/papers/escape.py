@@ -10,13 +10,13 @@ from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
-import torch
 from flint import arb
 from numpy.polynomial import Polynomial
 
+from eoslib.dynamics.scan import Scan
 from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.measure.certificates import Proof, prove
-from eoslib.measure.variables import Stateful, Variable
+from eoslib.measure.variables import Variable
 from eoslib.problems.landscapes import Landscape, Piecewise, TwoBowls
 
 # --- constants of a function of one variable --------------------------------------------------------------
@@ -120,7 +120,7 @@ def far_enough(bowls: TwoBowls, step_size: float) -> float:
 Balls = Sequence[tuple[Sequence[float], float]]
 
 
-class PhaseDiagram(Stateful):
+class PhaseDiagram(Scan):
     """`Starts` with noise over a grid of step sizes and sizes of the noise, as a process whose step is a step size.
 
     box: of the starting points, of which each cell of the grid has `runs`. iterations: of the update map. balls: the
@@ -136,24 +136,14 @@ class PhaseDiagram(Stateful):
         "stay": Variable("iterations from entering a region to leaving it, the mean", dims=("sigma", "region")),
         "inside": Variable("share of the iterates in a region", dims=("sigma", "region")),
     }
-    device = torch.device("cpu")
-    kept: ClassVar = {}  # no θ
-    carries = ("t", "gradients", "products")
-
     def __init__(
         self, landscape: Landscape, box, step_sizes: Sequence[float], sigmas: Sequence[float], runs: int,
         iterations: int, balls: Balls, noise: str = "uniform", seed: int = 0, momentum: float = 0.0,
     ):  # fmt: skip
+        super().__init__(len(step_sizes))
         self.landscape, self.box, self.step_sizes, self.runs = landscape, box, step_sizes, runs
         self.sigmas, self.iterations, self.balls = np.asarray(sigmas, np.float64), iterations, balls
-        self.noise, self.seed, self.momentum, self.steps = noise, seed, momentum, len(step_sizes)
-        self.t = self.gradients = self.products = 0
-        self._row = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last step is done."""
-        return self.t >= self.steps
+        self.noise, self.seed, self.momentum = noise, seed, momentum
 
     def step(self) -> None:
         """All runs at the next step size."""
@@ -181,7 +171,3 @@ class PhaseDiagram(Stateful):
         """Over the runs of each cell, (sigma, region); nan of none."""
         cells = np.ma.masked_invalid(values.astype(float)).reshape(len(self.sigmas), self.runs, -1)
         return cells.mean(1).filled(np.nan)
-
-    def observe(self) -> dict[str, dict]:
-        """The observables of the last step."""
-        return {"step": self._row}
