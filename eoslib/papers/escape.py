@@ -115,6 +115,29 @@ def far_enough(bowls: TwoBowls, step_size: float) -> float:
     return bowls.distance * (1 - root) / (r * (1 + math.sqrt((gamma * mu) ** 2 - 3) * root))
 
 
+def smallest_escaping(
+    landscape: Landscape, box, ball: tuple[Sequence[float], float], low: float, high: float, starts: int = 500,
+    iterations: int = 3000, seed: int = 0,
+) -> float:  # fmt: skip
+    """The smallest step size at which none of the starts in a box ends in a ball, to 0.1 %, by bisection between `low`,
+    at which some do, and `high`, at which none does; a ValueError if that is not so. Where escaping is not monotone in
+    the step size, it is one at which it begins."""
+
+    def escapes(step_size: float) -> bool:
+        run = Starts(landscape, uniform_points(box, starts, seed), step_size, iterations)
+        while not run.finished:
+            run.step()
+        centre, radius = ball
+        return not (((run.theta - centre) ** 2).sum(1) < radius**2).any()
+
+    if escapes(low) or not escapes(high):
+        raise ValueError(f"of {landscape.name}: some starts must stay at {low} and none at {high}")
+    while high > 1.001 * low:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if escapes(middle) else (middle, high)
+    return high
+
+
 # --- where noise leads ------------------------------------------------------------------------------------
 
 Balls = Sequence[tuple[Sequence[float], float]]
@@ -125,14 +148,15 @@ class PhaseDiagram(Scan):
 
     box: of the starting points, of which each cell of the grid has `runs`. iterations: of the update map. balls: the
     regions of which is observed, for each size of the noise and each ball, what share of the runs ends in it, what
-    share of those that entered has left it again, how long they stayed at first (to the end if they did not leave), and
-    what share of all iterates lies in it.
+    share enters it, what share enters it and has not left it since, how long those that entered stayed at first (to the
+    end if they did not leave), and what share of all iterates lies in it.
     """
 
     variables: ClassVar = {
         "eta": Variable("step size η"),
         "ends_inside": Variable("share of the runs that end in a region", dims=("sigma", "region")),
-        "leave": Variable("share of the runs that left a region, of those that entered", dims=("sigma", "region")),
+        "enter": Variable("share of the runs that enter a region", dims=("sigma", "region")),
+        "settle": Variable("share of the runs that enter a region and never leave it", dims=("sigma", "region")),
         "stay": Variable("iterations from entering a region to leaving it, the mean", dims=("sigma", "region")),
         "inside": Variable("share of the iterates in a region", dims=("sigma", "region")),
     }
@@ -147,7 +171,8 @@ class PhaseDiagram(Scan):
 
     def step(self) -> None:
         """All runs at the next step size."""
-        eta, seed = self.step_sizes[self.t], (self.seed << 32) + self.t
+        # of a generator's seed PyTorch uses 32 bits: as many step sizes and seeds as 16 bits count
+        eta, seed = self.step_sizes[self.t], (self.seed << 16) + self.t
         theta = uniform_points(self.box, self.runs * len(self.sigmas), seed)
         starts = Starts(
             self.landscape, theta, eta, self.iterations, noise=self.noise, sigma=np.repeat(self.sigmas, self.runs),
@@ -159,7 +184,8 @@ class PhaseDiagram(Scan):
         stay = np.where(entered < 0, np.nan, np.where(left < 0, self.iterations, left) - entered)
         found = {
             "ends_inside": ((starts.theta[:, None] - starts.centres) ** 2).sum(2) < starts.radii**2,
-            "leave": np.where(entered < 0, np.nan, left >= 0),
+            "enter": entered >= 0,
+            "settle": (entered >= 0) & (left < 0),
             "stay": stay,
             "inside": starts.inside / (self.iterations + 1),
         }
