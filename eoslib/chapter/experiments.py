@@ -206,11 +206,10 @@ class Sizes(Map):
 
 @dataclass(frozen=True, kw_only=True)
 class Together(Experiment):
-    """`Displacements` of the θ that `runs` keep, at steps, from the first that the first of them keeps."""
+    """`Displacements` of the θ that `runs` keep, at steps, from the first that the first of them keeps, in one step.
+    step_size: the largest of theirs."""
 
     runs: tuple[Descent, ...]
-    step_size: float = 0.0  # theirs differ
-    steps: int = 1
 
     @property
     def fingerprint(self) -> str | None:
