@@ -970,7 +970,7 @@ claims.measure("fig9/global-minimum", {"": (wells.f(0 * well) - wells.f(well)).i
 # %% tags=["hide-input"]
 
 
-def noise_variance(k, step, repeated, samples=appg_samples, seed=0, functions=64):
+def noise_variance(k, step, repeated, samples, seed=0, functions=64):
     """The variance of (x_{t+k} − x_t)/γ over σ², of k steps on quadratics f_i of curvature a with γa = `step`, each with
     a fresh one or all with the same; sampled with replacement, a = 1."""
     generator = np.random.default_rng(seed)
@@ -1000,7 +1000,7 @@ with panels(
         k = np.arange(1, max(appg_k) + 1)
         for repeated, colour, label in ((True, VERMILION, "the same sample"), (False, BLUE, "fresh samples")):
             ax.loglog(k, [closed_form(i, step, repeated) for i in k], color=colour, label=label)
-            ax.loglog(appg_k, [noise_variance(i, step, repeated) for i in appg_k], "o", color=colour)
+            ax.loglog(appg_k, [noise_variance(i, step, repeated, appg_samples) for i in appg_k], "o", color=colour)
             ax.loglog(k, k.astype(float) ** (1 + repeated), **DASHED)
         ax.set(title=rf"$\gamma a = {step:g}$", xlabel="small steps $k$")
     axes[0].set(ylabel=r"variance / $\sigma^2$")
@@ -1009,18 +1009,18 @@ with panels(
 # %% tags=["hide-input"]
 several = [k for k in appg_k if k > 1]
 claims.measure(
-    "appg/fresh", {f"k = {k}": noise_variance(k, 0.001, False) / k for k in several},
-    control={f"k = {k}": noise_variance(k, 0.001, True) / k for k in several},
+    "appg/fresh", {f"k = {k}": noise_variance(k, 0.001, False, appg_samples) / k for k in several},
+    control={f"k = {k}": noise_variance(k, 0.001, True, appg_samples) / k for k in several},
 )  # fmt: skip
-one_large = {k: k**2 * noise_variance(1, k * 0.001, False) for k in several}
+one_large = {k: k**2 * noise_variance(1, k * 0.001, False, appg_samples) for k in several}
 claims.measure(
-    "appg/repeats", {f"k = {k}": noise_variance(k, 0.001, True) / one_large[k] for k in several},
-    control={f"k = {k}": noise_variance(k, 0.001, False) / one_large[k] for k in several},
+    "appg/repeats", {f"k = {k}": noise_variance(k, 0.001, True, appg_samples) / one_large[k] for k in several},
+    control={f"k = {k}": noise_variance(k, 0.001, False, appg_samples) / one_large[k] for k in several},
 )  # fmt: skip
 of_both = {f"k = {k}, {'repeated' if r else 'fresh'}": (k, r) for k in several for r in (False, True)}
 claims.measure(
-    "appg/closed-form", {case: noise_variance(k, 0.1, r) / closed_form(k, 0.1, r) for case, (k, r) in of_both.items()},
-    control={case: noise_variance(k, 0.1, r) / k ** (1 + r) for case, (k, r) in of_both.items()},
+    "appg/closed-form", {case: noise_variance(k, 0.1, r, appg_samples) / closed_form(k, 0.1, r) for case, (k, r) in of_both.items()},
+    control={case: noise_variance(k, 0.1, r, appg_samples) / k ** (1 + r) for case, (k, r) in of_both.items()},
 )  # fmt: skip
 
 # %% [markdown]
