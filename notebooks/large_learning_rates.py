@@ -69,7 +69,7 @@ print("    η    at 0  at 2.5  plateau")
 for t, eta in enumerate(etas):
     torch.manual_seed(t)
     x = 9 + torch.rand(1000, dtype=torch.float64)
-    for _ in range(1000):
+    for _ in range(300):
         x = x - eta * gradient(x)
     ends = [abs(x) < 1.9, abs(x - 2.5) < 0.5, abs(x - 8.5) < 0.1]
     shares.append([end.double().mean().item() for end in ends])
@@ -123,11 +123,11 @@ seeds: Annotated[list[NonNegativeInt], Len(1)] = [0, 1]
 # appendix J's function, where everything diverges from 2/40 on
 fig8_largest: Annotated[float, Interval(gt=0.001, lt=0.05)] = 0.045
 fig8_starts: Annotated[int, Interval(ge=100)] = 10000
-fig8_iterations: Annotated[int, Interval(ge=100)] = 400
+fig8_iterations: Annotated[int, Interval(ge=100)] = 150
 # figure 2, where everything diverges from 2/1 on
 fig2_largest: Annotated[float, Interval(gt=0.02, lt=2)] = 0.9
 # Lemma 1 and Theorem 1; Lemma 2 and Theorem 2
-thm1_starts: Annotated[int, Interval(ge=100)] = 200
+thm1_starts: Annotated[int, Interval(ge=100)] = 100
 thm2_starts: Annotated[int, Interval(ge=100)] = 20000
 # SGD on f_tm, where everything diverges from 2/2 on
 fig6_largest: Annotated[float, Interval(gt=0.4, lt=1)] = 0.5
@@ -137,7 +137,7 @@ fig6_iterations: PositiveInt = 1000
 prop3_runs: PositiveInt = 50
 prop3_iterations: PositiveInt = 20000
 # figure 9
-fig9_starts: Annotated[int, Interval(ge=100)] = 1000
+fig9_starts: Annotated[int, Interval(ge=100)] = 500
 # appendix G: how many small steps, and how many samples of them
 appg_k: Annotated[list[Annotated[int, Interval(ge=1)]], Len(2)] = [1, 2, 5, 10]
 appg_samples: Annotated[int, Interval(ge=1000)] = 20000
@@ -150,7 +150,7 @@ from functools import partial
 
 import numpy as np
 
-from eoslib.chapter.experiments import Descent, Phases
+from eoslib.chapter.experiments import Descent, ManyStarts, Phases
 from eoslib.measure.directions import Position
 from eoslib.problems import landscapes
 from eoslib.problems.problem import OnLandscape
@@ -218,28 +218,30 @@ thm4_sizes = (0.99 * 360, 1.5 * 360, 12 * 5400**0.5, 120 * 5400**0.5, 1.001 * (2
 experiments = {
     "plain": [
         phases(
-            experiment="plain", landscape="flat_and_sharp", box=BESIDE, balls=MINIMA[:3], runs=1000, iterations=1000,
+            experiment="plain", landscape="flat_and_sharp", box=BESIDE, balls=MINIMA[:3], runs=1000, iterations=300,
             step_size=0.032, steps=7,
         )
     ],
     "fig1": [
-        path("fig1", "flat_and_sharp", (start,), gamma, 60)
+        ManyStarts(
+            chapter="large_learning_rates", experiment="fig1", landscape="flat_and_sharp", starts=5, box=BESIDE,
+            step_size=gamma, steps=61, keep=tuple(range(61)),
+        )
         for gamma in (0.0005, 0.0011, 0.0022, 0.01)
-        for start in (9.1, 9.3, 9.5, 9.7, 9.9)
     ],
     "fig3": [
         path("fig3", "flat_and_sharp", (2.52,), gamma, 40) for gamma in (0.0009, 0.0012, 0.0026)
     ],
     "fig3_scan": [
         phases(
-            experiment="fig3_scan", landscape="flat_and_sharp", box=SHARP, balls=MINIMA, runs=1000, iterations=3000,
-            step_size=0.02, steps=24, ratio=1.2,
+            experiment="fig3_scan", landscape="flat_and_sharp", box=SHARP, balls=MINIMA, runs=300, iterations=600,
+            step_size=0.02, steps=30, ratio=1.2,
         )
     ],
     "fig8": [
         phases(
             experiment="fig8", landscape="flat_and_sharp", box=BESIDE, balls=MINIMA, runs=fig8_starts,
-            iterations=fig8_iterations, step_size=fig8_largest, steps=30, ratio=1.2, seed=seed,
+            iterations=fig8_iterations, step_size=fig8_largest, steps=24, ratio=1.25, seed=seed,
         )
         for seed in seeds
     ],
@@ -253,7 +255,7 @@ experiments = {
     ],
     "thm1": [
         lemma_1(
-            d, around(BOWLS[d], 1), experiment="thm1", runs=thm1_starts, iterations=4000, step_size=1.0, steps=24,
+            d, around(BOWLS[d], 1), experiment="thm1", runs=thm1_starts, iterations=2000, step_size=1.0, steps=24,
             ratio=1.25,
         )
         for d in BOWLS
@@ -268,10 +270,10 @@ experiments = {
     "lem2": [
         meets("lem2", d, beyond(d, 20.0), iterations=T, step_size=1 / 2, steps=4)
         for d in BOWLS
-        for T in (1, 2, 4, 8, 16, 32)
+        for T in (1, 4, 16, 32)
     ],
     "thm2": [
-        meets("thm2", d, beyond(d, reach), iterations=200, step_size=1 / 2, steps=4)
+        meets("thm2", d, beyond(d, reach), iterations=40, step_size=1 / 2, steps=4)
         for d in BOWLS
         for reach in (12.0, 20.0, 40.0)
     ],
@@ -298,9 +300,9 @@ experiments = {
     "prop3_large": [
         phases(
             experiment="prop3_large", landscape="f_tm", box=IN_SHARP, balls=WELLS, runs=prop3_runs, iterations=2000,
-            step_size=0.5, steps=3, ratio=1.25**0.5, noise_sizes=(1.0, 5.15, 5.3, 5.45), **how,
+            step_size=0.05 if name == "momentum" else 0.5, steps=3, ratio=1.25**0.5, noise_sizes=(1.0, 5.15, 5.3, 5.45), **how,
         )
-        for how in noises.values()
+        for name, how in noises.items()
     ],
     "thm4": [
         phases(
@@ -312,7 +314,7 @@ experiments = {
     "fig9": [
         phases(
             experiment="fig9", landscape="four_wells", box=((3.0, 4.0),) * 2, balls=((landscapes.get("four_wells").minimisers[-1], 0.4), ((0.0, 0.0), 1e-3)),
-            runs=fig9_starts, iterations=1500, step_size=0.5, steps=32, ratio=1.2,
+            runs=fig9_starts, iterations=800, step_size=0.5, steps=32, ratio=1.2,
         )
     ],
 }  # fmt: skip
@@ -323,6 +325,7 @@ import math
 import pandas as pd
 from IPython.display import HTML, display
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MultipleLocator
 from scipy import stats
 
 from eoslib.chapter.claims import Ledger
@@ -376,12 +379,12 @@ with panels(
     alt="At the smallest step size all five trajectories end on the plateau, at the next some in the sharp bowl, then some at the "
     "global minimum, at the largest all.",
 ) as axes:  # fmt: skip
-    for ax, gamma in zip(axes, dict.fromkeys(run.step_size for run in fig1), strict=False):
-        for run, colour in zip((r for r in fig1 if r.step_size == gamma), colours(5), strict=True):
-            ax.plot(run.trace.step, run.trace.theta[:, 0], ".-", color=colour, linewidth=0.8, markersize=3)
+    for ax, run in zip(axes, fig1, strict=False):
+        for start, colour in enumerate(colours(run["starts"])):
+            ax.plot(run.trace.theta[:, start, 0], ".-", color=colour, linewidth=0.8, markersize=3)
         ax.axhspan(2, 3, color=ORANGE, alpha=0.25, linewidth=0)
         ax.axhspan(8.4, 8.6, color="0.6", alpha=0.5, linewidth=0)
-        ax.set(title=rf"$\gamma = {gamma:g}$", xlabel="step $t$", ylim=(-0.5, 10.3))
+        ax.set(title=rf"$\gamma = {run.step_size:g}$", xlabel="step $t$", ylim=(-0.5, 10.3))
     axes[0].set(ylabel="$x_t$")
 
 # %% tags=["hide-input"]
@@ -449,14 +452,14 @@ claims.measure(
     control={"": converges[gammas >= escapes_from].max()},
 )  # fmt: skip
 
-# The smallest step sizes that escape: (landscape, box, region, low, high, 2/λ_max at the minimum)
+# The smallest step sizes that escape, over 2/λ_max at the minimum
 bisected = {
     "appendix J": escape.smallest_escaping(J, SHARP, MINIMA[1], 1e-3, escapes_from) / unstable_from,
-    "f_tm": escape.smallest_escaping(landscapes.get("f_tm"), IN_SHARP, ((4.1,), 1.0), 2e-3, 0.1) / (2 / 900),
 }
 for d, bowls in BOWLS.items():
+    near = tuple((x - 0.01, x + 0.01) for x in at(bowls.distance, d))
     ball = at(bowls.centre, d), bowls.radius
-    bisected[f"bowls, d = {d}"] = escape.smallest_escaping(bowls, around(bowls, 1), ball, 0.01, 0.1) * bowls.sharp / 2
+    bisected[f"bowls, d = {d}"] = escape.smallest_escaping(bowls, near, ball, 0.01, 0.1) * bowls.sharp / 2
 claims.measure(
     "fig3/unstable-is-not-enough", {"appendix J": bisected["appendix J"]},
     control={f"bowls, d = {d}": bisected[f"bowls, d = {d}"] for d in BOWLS},
@@ -478,7 +481,7 @@ def peak(run, region):
 
 def last_caught(run, scale):
     """The largest step size at which some start ends in the sharp minimum, over `scale`."""
-    return run.trace.eta.values[shares(run, region=1) > 0].max() / scale
+    return run.trace.eta.values[: len(caught(run, 1))][caught(run, 1) > 0].max() / scale
 
 
 def by_seed(value):
@@ -532,8 +535,8 @@ with panels(
     for run, colour in zip(fig2, (BLUE, VERMILION), strict=False):
         left.plot(run.trace.step, run.trace.theta[:, 0], ".-", color=colour, linewidth=0.7, markersize=3, label=rf"$\gamma = {run.step_size:g}$")
     left.axhspan(-1, 1, color=ORANGE, alpha=0.25, linewidth=0)
-    left.set(xlabel="step $t$", ylabel="$x_t$")
-    left.legend()
+    left.set(xlabel="step $t$", ylabel="$x_t$", ylim=(-10, 16))
+    left.legend(loc="upper right", ncols=2)
     for run, colour, label in ((fig2_scan, VERMILION, "with"), (fig2_plain, BLUE, "without")):
         right.semilogx(run.trace.eta, shares(run, "inside"), ".-", color=colour, label=f"{label} the sharp region")
     threshold(right, 2 / 100, r"$2/\mu^\dagger$")
@@ -725,9 +728,8 @@ def over(run, bound, end):
 with panels(
     1, 3, name="thm2", sharey=True, height=2.8,
     caption=rf"Theorem 2. Share of {thm2_starts:,} starts that meet $X$ (dots, with 99 % intervals) and the bound {{eq}}`mohtashami-theorem2` (lines; where it exceeds 1 it says nothing), against the step size, "
-    r"for boxes $W$ of three lengths. In ten dimensions only the largest step size gives a bound.",
-    alt="Dots fall with the step size and lie below the lines. In one dimension the lines are some ten times higher, in two a hundred "
-    "times, in ten nearly all are above one.",
+    r"for boxes $W$ of three lengths. In ten dimensions the lines lie above the picture.",
+    alt="Dots fall with the step size and lie below the lines, which are above one at all but the largest step sizes.",
 ) as axes:  # fmt: skip
     for ax, d in zip(axes, BOWLS, strict=True):
         for run, colour in zip((r for r in thm2 if len(r["box"]) == d), (BLUE, ORANGE, GREEN), strict=False):
@@ -736,7 +738,9 @@ with panels(
             ax.errorbar(gamma, share, [share - low, high - share], fmt="o", color=colour, markersize=4)
             ax.loglog(gamma, theorem_2(run), color=colour, label=f"to {run['box'][0][1]:g}")
         ax.axhline(1, **DASHED)
-        ax.set(title=f"$d = {d}$", xlabel=r"step size $\gamma L$", ylim=(1e-5, 10))
+        ax.set(title=f"$d = {d}$", xlabel=r"step size $\gamma L$", ylim=(1e-5, 100))
+        ax.set_xticks([1 / 16, 1 / 8, 1 / 4, 1 / 2], ["1/16", "1/8", "1/4", "1/2"])
+        ax.minorticks_off()
     axes[0].set(ylabel="share that meets $X$")
     if thm2:
         axes[0].legend(title="$W$ from 10.5", loc="lower left")
@@ -772,7 +776,7 @@ claims.measure(
 claims.measure("thm2/up-to-its-largest-step-size", cases(shrinking, lambda run: over(run, theorem_2, 0)), shrinking)
 claims.measure(
     "thm2/less-with-larger-steps",
-    {f"γ up to {run.step_size:g}": shares(run, "enter") for run in thm2 if run["box"] == ((10.5, 20.0),)},
+    {f"γ up to {run.step_size:g}": shares(run, "enter") for run in thm2 if len(run["box"]) == 1 and run["box"][0][1] == 20},
     thm2, control={f"γ up to {run.step_size:g}": shares(run, "enter") for run in crawling},
 )  # fmt: skip
 claims.measure(
@@ -791,7 +795,7 @@ claims.measure(
 #
 # *Paper, section 4.3.* SGD is $x_{t+1} = x_t - \gamma(\nabla f(x_t) + \xi_t)$, $\xi_t$ uniform on $[-\sigma,\sigma]$. The function $f_{tm}$ has the global minimum $x_\star = 0$, of curvature 2, and a sharp one, $x^\dagger = 4.1$, of curvature 900, with a steep
 # wall between them. Noise that is strong enough to lead a small step out of $M^\dagger = (3.7, 4.5)$ would lead it out of $M_\star = (-2.9, 2.9)$, too; a large step leaves $M^\dagger$ without noise. Proposition 3: with $\gamma<1/900$ SGD does
-# not converge to $x_\star$, whatever $\sigma$; with $0.4\le\gamma\le0.5$ it does, for some $\sigma$ (its proof takes $5.1<\sigma<5.5$). *Converge* means here, as in its proof, to enter $M_\star$ and never leave it.
+# not converge to $x_\star$, whatever $\sigma$; with $0.4\le\gamma\le0.5$ it does, for some $\sigma$ (its proof takes $5.1<\sigma<5.5$). *Converge* means here, as in its proof, to enter $M_\star$ and stay in it; we ask for the whole second half of a run.
 #
 # With noise that is bounded both can be computed. For $\gamma\le1/900$ a step from $M^\dagger$ ends at most at the distance $(1-900\gamma)\,0.4 + \gamma\sigma$ from 4.1. So SGD never leaves $M^\dagger$ if
 #
@@ -800,7 +804,7 @@ claims.measure(
 # \sigma \le \mu^\dagger r = 900\cdot0.4 = 360 ,\qquad\text{and never leaves } M_\star \text{ if } \sigma \le 2\cdot2.9 = 5.8 ;
 # ```
 #
-# above, some run of noise of one sign leads out of it. No $\sigma$ satisfies the first inequality's opposite and the second. That proves the first half of Proposition 3, with frontiers that do not depend on $\gamma$; those of Theorem 4, on
+# above, some run of noise of one sign leads out of it. No $\sigma$ lets SGD out of the one and keeps it in the other. That proves the first half of Proposition 3, with frontiers that do not depend on $\gamma$; those of Theorem 4, on
 # which its proof relies, do.
 
 # %%
@@ -813,21 +817,26 @@ one_step, many_steps = collect(experiments["thm4"])
 titles = {"uniform": "uniform noise", "normal": "normal noise", "momentum": "uniform, momentum 0.9"}
 with panels(
     2, 3, name="fig6", height=2.4, sharex=True, sharey=True,
-    caption=rf"Figure 6. SGD on $f_{{tm}}$ from $M^\dagger$ over step size and noise: share of {fig6_runs} runs of {fig6_iterations:,} steps that come to stay in $M_\star$ (top), and that have never left $M^\dagger$ (bottom). "
+    caption=rf"Figure 6. SGD on $f_{{tm}}$ from $M^\dagger$ over step size and noise: share of {fig6_runs} runs of {fig6_iterations:,} steps that lie in $M_\star$ throughout the second half (top), and that never leave $M^\dagger$ (bottom); blue none, yellow all. "
     r"Dashed: $\gamma = 1/900$ and $0.4$, the bounds of Proposition 3, and $\sigma = 5.8$ and $360$ of {eq}`mohtashami-frontiers`; dotted the frontier of Theorem 4 for $M^\dagger$.",
     alt="Top, a block of ones at step sizes above 0.003 and noise below a frontier that falls with the step size; else zeros. Bottom, a block of ones at step "
     "sizes below 0.002 and noise below 360.",
 ) as axes:  # fmt: skip
     for column, (name, run) in enumerate(fig6.items()):
-        for ax, region in ((axes[column], 0), (axes[3 + column], 1)):
-            share = run.trace.settle.values[:, :, region].T
-            ax.pcolormesh(run.trace.eta, run["noise_sizes"], share, cmap="cividis", vmin=0, vmax=1, rasterized=True)
-            ax.set(xscale="log", yscale="log")
-            for gamma in (1 / 900, 0.4):
-                ax.axvline(gamma, color="white", linestyle="--", linewidth=0.9)
-            ax.axhline((5.8, 360)[region], color="white", linestyle="--", linewidth=0.9)
-        gamma = np.geomspace(1e-4, 1 / 1800, 9)
-        axes[3 + column].plot(gamma, math.sqrt(3) * 12 / gamma**0.5, color="white", linestyle=":")
+        gamma, sigma = np.log10(run.trace.eta.values), np.log10(run["noise_sizes"])
+        for ax, region, of in ((axes[column], 0, "stay"), (axes[3 + column], 1, "never_leave")):
+            ax.imshow(
+                run.trace[of].values[:, :, region].T, origin="lower", extent=(gamma[0], gamma[-1], sigma[0], sigma[-1]),
+                aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest",
+            )  # fmt: skip
+            for bound in (1 / 900, 0.4):
+                ax.axvline(math.log10(bound), color="white", linestyle="--", linewidth=0.9)
+            ax.axhline(math.log10((5.8, 360)[region]), color="white", linestyle="--", linewidth=0.9)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_locator(MultipleLocator(1))
+                axis.set_major_formatter(lambda x, _: f"$10^{{{x:.0f}}}$")
+        by_theorem_4 = np.array([1e-4, 1 / 1800])
+        axes[3 + column].plot(np.log10(by_theorem_4), np.log10(12 * (3 / by_theorem_4) ** 0.5), color="white", linestyle=":")
         axes[column].set(title=titles[name])
         axes[3 + column].set(xlabel=r"step size $\gamma$")
     axes[0].set(ylabel=r"$\sigma$; stays in $M_\star$")
@@ -844,7 +853,7 @@ with panels(
     for (name, run), colour in zip(fig6.items(), (BLUE, GREEN, ORANGE), strict=False):
         column = int(np.argmin(abs(np.log(run.trace.eta.values * 1000))))
         label = rf"{titles[name]}, $\gamma = {run.trace.eta.values[column]:.2g}$"
-        left.loglog(run["noise_sizes"], run.trace.stay.values[column, :, 1], ".-", color=colour, label=label)
+        left.loglog(run["noise_sizes"], run.trace.first_stay.values[column, :, 1], ".-", color=colour, label=label)
     for (name, run), colour in zip(small.items(), (BLUE, GREEN, ORANGE), strict=False):
         label = rf"{titles[name]}, $\gamma = {run.step_size:g}$"
         right.semilogx(run["noise_sizes"][3:], run.trace.inside.values[0, 3:, 0], ".-", color=colour, label=label)
@@ -853,7 +862,7 @@ with panels(
         ax.set(xlabel=r"size of the noise $\sigma$")
     left.set(ylabel=r"steps in $M^\dagger$")
     right.set(ylabel=r"share of the iterates in $M_\star$", ylim=(0, 1))
-    left.legend(fontsize="small")
+    left.legend(fontsize="small", loc="lower left")
 
 # %% tags=["hide-input"]
 f_tm = landscapes.get("f_tm")
@@ -871,9 +880,9 @@ def proved(stronger):
     return found
 
 
-def settles(run, sizes=slice(None), step=slice(None)):
-    """The share of the runs that enter M⋆ and never leave it, (step sizes, sizes of the noise)."""
-    return run.trace.settle.values[step, sizes, 0]
+def settles(run, step=slice(None)):
+    """The share of the runs that lie in M⋆ throughout the second half, (step sizes, sizes of the noise)."""
+    return run.trace.stay.values[step, :, 0]
 
 
 claims.measure("prop3/constants", proved(1), control=proved(1.1))
@@ -899,14 +908,15 @@ claims.measure(
     "prop3/already-at-smaller-steps", {"": smallest_success(fig6["uniform"], lambda sigma: sigma <= 5.8)}, [fig6["uniform"]],
     control={"": smallest_success(fig6["uniform"], lambda sigma: sigma >= 30)},
 )  # fmt: skip
-left_by = {T: 1 - run.trace.settle.values[0, :, 1] for T, run in ((1, one_step), (1000, many_steps))}
+left_by = {T: 1 - run.trace.never_leave.values[0, :, 1] for T, run in ((1, one_step), (1000, many_steps))}
 claims.measure("prop3/frontier", {"": left_by[1000][0]}, [many_steps], control={"": left_by[1000][1]})
 claims.measure("thm4/one-step", {"": 1 - left_by[1][2]}, [one_step], control={"": 1 - left_by[1][3]})
 claims.measure("thm4/remains", {"": 1 - left_by[1000][2]}, [many_steps])
 claims.measure("thm4/escapes", {"": left_by[1000][4]}, [many_steps], control={"": left_by[1000][0]})
 for id_, name in (("fig6/normal-noise", "normal"), ("fig6/momentum", "momentum")):
+    middle = f"γ = {large[name].trace.eta.values[1]:.2g}"
     claims.measure(
-        id_, {name: settles(small[name]).max()}, [small[name]], control={"γ = 0.45": settles(large[name], step=1).max()}
+        id_, {name: settles(small[name]).max()}, [small[name]], control={middle: settles(large[name], step=1).max()}
     )
 
 # %% [markdown]
@@ -945,7 +955,7 @@ with panels(
         right.semilogx(fig9.trace.eta, shares(fig9, of, region), ".-", color=colour, label=label)
     threshold(right, 2 / wells.sharpness(well).item(), r"$2/\lambda_{\max}$")
     right.set(xlabel=r"step size $\gamma$", ylabel="share of the starts")
-    right.legend()
+    right.legend(loc="center left")
 
 # %% tags=["hide-input"]
 in_well, at_origin = shares(fig9), shares(fig9, region=1)

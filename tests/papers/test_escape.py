@@ -2,21 +2,15 @@
 
 import math
 
-import cells
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.measure import certificates
 from eoslib.papers import escape
 from eoslib.problems.landscapes import Piecewise, get
 from tests.processes import carried, step_rows
-
-closed_form, interval, noise_variance = cells.functions(
-    "large_learning_rates", "closed_form", "interval", "noise_variance"
-)
 
 REGIONS = [
     ("flat_and_sharp", 2.5, 2.2, 2.8), ("flat_and_sharp", 2.5, 2.0, 3.0), ("flat_and_sharp", 0.0, -9.0, 2.0),
@@ -78,21 +72,6 @@ def test_lemma_1_holds_only_near_the_largest_step_size():
     assert factors == sorted(factors) and factors[0] < 1 < factors[2]
 
 
-def test_noise_of_small_steps_has_the_variance_of_the_closed_form():
-    """Appendix G, on quadratics; with the paper's kσ² and k²σ² where steps are small."""
-    for k, repeated in ((1, False), (4, False), (4, True), (10, True)):
-        measured = noise_variance(k, 0.1, repeated, 40_000, 1)
-        assert measured == pytest.approx(closed_form(k, 0.1, repeated), rel=0.04)
-        assert closed_form(k, 1e-6, repeated) == pytest.approx(k ** (1 + repeated), rel=1e-4)
-    assert noise_variance(1, 0.1, False, 1000) == noise_variance(1, 0.1, True, 1000)
-
-
-def test_the_interval_of_a_share_is_the_exact_one():
-    for k, n in ((0, 50), (7, 50), (50, 50)):
-        wanted = stats.binomtest(k, n).proportion_ci(0.99, "exact")
-        np.testing.assert_allclose(interval(k / n, n, 0.99), wanted)
-
-
 BALLS = (((0.0,), 2.9), ((4.1,), 0.4))
 
 
@@ -118,11 +97,12 @@ def test_a_cell_of_the_phase_diagram_is_the_mean_of_its_runs():
     assert row["ends_inside"][1].tolist() == [near[-1].mean(), sharp[-1].mean()]
     np.testing.assert_allclose(row["inside"][1], [near.mean(), sharp.mean()])
     first_out = [np.argmax(~sharp[:, i]) if not sharp[:, i].all() else 200 for i in range(40)]
-    assert row["stay"][1, 1] == pytest.approx(np.mean(first_out))
+    assert row["first_stay"][1, 1] == pytest.approx(np.mean(first_out))
+    assert row["stay"][1].tolist() == [near[101:].all(0).mean(), sharp[101:].all(0).mean()] and row["stay"][1, 0] > 0
     assert row["enter"][1].tolist() == [near.any(0).mean(), 1]
-    assert row["settle"][1, 1] == np.mean([sharp[:, i].all() for i in range(40)])
+    assert row["never_leave"][1, 1] == np.mean([sharp[:, i].all() for i in range(40)])
     kept = [path_in.any() and path_in[np.argmax(path_in) :].all() for path_in in near.T]
-    assert row["settle"][1, 0] == np.mean(kept)
+    assert row["never_leave"][1, 0] == np.mean(kept)
 
 
 def test_another_seed_starts_elsewhere():
