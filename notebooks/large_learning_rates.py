@@ -69,7 +69,7 @@ print("    η    at 0  at 2.5  plateau")
 for t, eta in enumerate(etas):
     torch.manual_seed(t)
     x = 9 + torch.rand(1000, dtype=torch.float64)
-    for _ in range(300):
+    for _ in range(100):
         x = x - eta * gradient(x)
     ends = [abs(x) < 1.9, abs(x - 2.5) < 0.5, abs(x - 8.5) < 0.1]
     shares.append([end.double().mean().item() for end in ends])
@@ -218,7 +218,7 @@ thm4_sizes = (0.99 * 360, 1.5 * 360, 12 * 5400**0.5, 120 * 5400**0.5, 1.001 * (2
 experiments = {
     "plain": [
         phases(
-            experiment="plain", landscape="flat_and_sharp", box=BESIDE, balls=MINIMA[:3], runs=1000, iterations=300,
+            experiment="plain", landscape="flat_and_sharp", box=BESIDE, balls=MINIMA[:3], runs=1000, iterations=100,
             step_size=0.032, steps=7,
         )
     ],

@@ -116,7 +116,7 @@ def far_enough(bowls: TwoBowls, step_size: float) -> float:
 
 
 def smallest_escaping(
-    landscape: Landscape, box, ball: tuple[Sequence[float], float], low: float, high: float, starts: int = 300,
+    landscape: Landscape, box, ball: tuple[Sequence[float], float], low: float, high: float, starts: int = 200,
     iterations: int = 2000, seed: int = 0,
 ) -> float:  # fmt: skip
     """The smallest step size at which none of the starts in a box ends in a ball, to 0.1 %, by bisection between `low`,
