@@ -752,7 +752,7 @@ with panels(
             ax.errorbar(gamma, share, [share - low, high - share], fmt="o", color=colour, markersize=4)
             ax.loglog(gamma, theorem_2(run), color=colour, label=f"to {run['box'][0][1]:g}")
         ax.axhline(1, **DASHED)
-        ax.set(title=f"$d = {d}$", xlabel=r"step size $\gamma L$", ylim=(1e-5, 100))
+        ax.set(title=f"$d = {d}$", xlabel=r"step size $\gamma L$", ylim=(1e-5, 30))
         ax.set_xticks([1 / 16, 1 / 8, 1 / 4, 1 / 2], ["1/16", "1/8", "1/4", "1/2"])
         ax.minorticks_off()
     axes[0].set(ylabel="share that meets $X$")
@@ -858,24 +858,23 @@ with panels(
 # %% tags=["hide-input"]
 with panels(
     1, 2, name="exit",
-    caption=rf"Left: mean number of steps in $M^\dagger$ before SGD leaves it, against the noise ({fig6_iterations:,} where it never does). Right: at small steps, the share of all iterates "
-    r"in $M_\star$: noise leads there, but does not stay.",
+    caption=rf"At $\gamma = 1/1000$, against the noise. Left: mean number of steps in $M^\dagger$ before SGD leaves it ({fig6_iterations:,} where it never does), at the step size of the diagram next to it. Right: share "
+    r"of all iterates in $M_\star$. Dashed: $\sigma = 360$.",
     alt="Left, curves that fall from the largest number to one at noise of some hundreds. Right, a curve that rises at 360 to a half "
     "and falls again.",
 ) as (left, right):  # fmt: skip
     for (name, run), colour in zip(fig6.items(), (BLUE, GREEN, ORANGE), strict=False):
         column = int(np.argmin(abs(np.log(run.trace.eta.values * 1000))))
-        label = rf"{titles[name]}, $\gamma = {run.trace.eta.values[column]:.2g}$"
-        left.loglog(run["noise_sizes"], run.trace.first_stay.values[column, :, 1], ".-", color=colour, label=label)
+        left.loglog(run["noise_sizes"], run.trace.first_stay.values[column, :, 1], ".-", color=colour, label=titles[name])
     for (name, run), colour in zip(small.items(), (BLUE, GREEN, ORANGE), strict=False):
-        label = rf"{titles[name]}, $\gamma = {run.step_size:g}$"
-        right.semilogx(run["noise_sizes"][3:], run.trace.inside.values[0, 3:, 0], ".-", color=colour, label=label)
+        right.semilogx(run["noise_sizes"][3:], run.trace.inside.values[0, 3:, 0], ".-", color=colour)
     for ax in (left, right):
         ax.axvline(360, **DASHED)
         ax.set(xlabel=r"size of the noise $\sigma$")
     left.set(ylabel=r"steps in $M^\dagger$")
     right.set(ylabel=r"share of the iterates in $M_\star$", ylim=(0, 1))
-    left.legend(fontsize="small", loc="lower left")
+    if fig6:
+        left.legend(loc="lower left")
 
 # %% tags=["hide-input"]
 f_tm = landscapes.get("f_tm")
