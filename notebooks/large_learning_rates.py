@@ -822,7 +822,7 @@ claims.measure(
 # which its proof relies, do.
 
 # %%
-fig6 = dict(zip(noises, collect(experiments["fig6"]), strict=False))
+fig6 = {name: run for name, one in zip(noises, experiments["fig6"], strict=True) for run in collect([one])}
 small, large = (dict(zip(noises, collect(experiments[f"prop3_{which}"]), strict=False)) for which in ("small", "large"))
 one_step, many_steps = collect(experiments["thm4"])
 
@@ -866,7 +866,7 @@ with panels(
     for (name, run), colour in zip(fig6.items(), (BLUE, GREEN, ORANGE), strict=False):
         column = int(np.argmin(abs(np.log(run.trace.eta.values * 1000))))
         left.loglog(run["noise_sizes"], run.trace.first_stay.values[column, :, 1], ".-", color=colour, label=titles[name])
-    for (name, run), colour in zip(small.items(), (BLUE, GREEN, ORANGE), strict=False):
+    for run, colour in zip(small.values(), (BLUE, GREEN), strict=True):
         right.semilogx(run["noise_sizes"][3:], run.trace.inside.values[0, 3:, 0], ".-", color=colour)
     for ax in (left, right):
         ax.axvline(360, **DASHED)
@@ -916,9 +916,11 @@ def smallest_success(run, noise):
     return run.trace.eta.values[first] if first < len(all_stay) else math.inf
 
 
+plainly = {name: run for name, run in fig6.items() if name == "uniform"}
 claims.measure(
-    "prop3/already-at-smaller-steps", {"": smallest_success(fig6["uniform"], lambda sigma: sigma <= 5.8)}, [fig6["uniform"]],
-    control={"": smallest_success(fig6["uniform"], lambda sigma: sigma >= 30)},
+    "prop3/already-at-smaller-steps",
+    {name: smallest_success(run, lambda sigma: sigma <= 5.8) for name, run in plainly.items()}, list(plainly.values()),
+    control={name: smallest_success(run, lambda sigma: sigma >= 30) for name, run in plainly.items()},
 )  # fmt: skip
 left_by = {T: 1 - run.trace.never_leave.values[0, :, 1] for T, run in ((1, one_step), (1000, many_steps))}
 claims.measure("prop3/frontier", {"": left_by[1000][0]}, [many_steps], control={"": left_by[1000][1]})
@@ -931,14 +933,15 @@ claims.measure(
 )  # fmt: skip
 
 
-def at_large_steps(name):
+def at_large_steps(run):
     """The largest share of a cell's runs that come to stay in M⋆, at step sizes of at least 0.02."""
-    return settles(fig6[name], step=fig6[name].trace.eta.values >= 0.02).max()
+    return settles(run, step=run.trace.eta.values >= 0.02).max()
 
 
+heavy = {name: run for name, run in fig6.items() if name == "momentum"}
 claims.measure(
-    "fig6/momentum", {"momentum 0.9": at_large_steps("momentum")}, [fig6["momentum"]],
-    control={"no momentum": at_large_steps("uniform")},
+    "fig6/momentum", {name: at_large_steps(run) for name, run in heavy.items()}, list(heavy.values()),
+    control={name: at_large_steps(run) for name, run in plainly.items()},
 )  # fmt: skip
 
 # %% [markdown]
@@ -955,7 +958,7 @@ claims.measure(
 # over it, to the global minimum $(0,0)$.
 
 # %%
-(fig9,) = collect(experiments["fig9"])
+fig9 = collect(experiments["fig9"])
 
 # %% tags=["hide-input"]
 wells = landscapes.get("four_wells")
@@ -973,18 +976,26 @@ with panels(
     left.add_patch(Rectangle((3, 3), 1, 1, fill=False, color=VERMILION))
     left.plot(*zip(*wells.minimisers, strict=True), "*", color="white", markeredgecolor="black", markersize=8)
     left.set(xlabel="$x$", ylabel="$y$", aspect="equal")
-    for of, region, colour, label in (
-        ("ends_inside", 0, ORANGE, "ends in the well"), ("enter", 0, SKY, "ever enters it"), ("ends_inside", 1, BLUE, "ends at (0, 0)"),
-    ):  # fmt: skip
-        right.semilogx(fig9.trace.eta, shares(fig9, of, region), ".-", color=colour, label=label)
+    for run in fig9:
+        for of, region, colour, label in (
+            ("ends_inside", 0, ORANGE, "ends in the well"), ("enter", 0, SKY, "ever enters it"), ("ends_inside", 1, BLUE, "ends at (0, 0)"),
+        ):  # fmt: skip
+            right.semilogx(run.trace.eta, shares(run, of, region), ".-", color=colour, label=label)
     threshold(right, 2 / wells.sharpness(well).item(), r"$2/\lambda_{\max}$")
     right.set(xlabel=r"step size $\gamma$", ylabel="share of the starts")
-    right.legend(loc="center left")
+    if fig9:
+        right.legend(loc="center left")
 
 # %% tags=["hide-input"]
-in_well, at_origin = shares(fig9), shares(fig9, region=1)
-claims.measure("fig9/small-steps", {"": in_well[0]}, [fig9], control={"": in_well[-1]})
-claims.measure("fig9/large-steps", {"": at_origin[-1]}, [fig9], control={"": at_origin[0]})
+
+
+def at_end(region, end):
+    """The share that ends in the well (0) or at (0, 0) (1), at the smallest (0) or the largest (−1) step size."""
+    return {f"γ = {run.trace.eta.values[end]:.3g}": shares(run, region=region)[end] for run in fig9}
+
+
+claims.measure("fig9/small-steps", at_end(0, 0), fig9, control=at_end(0, -1))
+claims.measure("fig9/large-steps", at_end(1, -1), fig9, control=at_end(1, 0))
 claims.measure("fig9/global-minimum", {"": (wells.f(0 * well) - wells.f(well)).item()})
 
 # %% [markdown]
@@ -1083,4 +1094,4 @@ claims.measure(
 
 # %%
 provenance(few, fig1, fig3, [fig3_scan], fig8, fig2, [fig2_scan, fig2_plain], thm1, thm1_anywhere, lem2, thm2, crawling, shrinking)
-provenance(list(fig6.values()), list(small.values()), list(large.values()), [one_step, many_steps, fig9])
+provenance(list(fig6.values()), list(small.values()), list(large.values()), [one_step, many_steps], fig9)
