@@ -116,8 +116,8 @@ def far_enough(bowls: TwoBowls, step_size: float) -> float:
 
 
 def smallest_escaping(
-    landscape: Landscape, box, ball: tuple[Sequence[float], float], low: float, high: float, starts: int = 500,
-    iterations: int = 3000, seed: int = 0,
+    landscape: Landscape, box, ball: tuple[Sequence[float], float], low: float, high: float, starts: int = 200,
+    iterations: int = 2000, seed: int = 0,
 ) -> float:  # fmt: skip
     """The smallest step size at which none of the starts in a box ends in a ball, to 0.1 %, by bisection between `low`,
     at which some do, and `high`, at which none does; a ValueError if that is not so. Where escaping is not monotone in
@@ -147,19 +147,21 @@ class PhaseDiagram(Scan):
     """`Starts` with noise over a grid of step sizes and sizes of the noise, as a process whose step is a step size.
 
     box: of the starting points, of which each cell of the grid has `runs`. iterations: of the update map. balls: the
-    regions of which is observed, for each size of the noise and each ball, what share of the runs ends in it, what
-    share enters it, what share enters it and has not left it since, how long those that entered stayed at first (to the
-    end if they did not leave), and what share of all iterates lies in it.
+    regions of which is observed, for each size of the noise and each ball, what share of the runs ends in it, enters
+    it, enters it and never leaves it, lies in it throughout the second half; how long those that entered stayed at
+    first (to the end if they did not leave), and what share of all iterates lies in it.
     """
 
     variables: ClassVar = {
         "eta": Variable("step size η"),
         "ends_inside": Variable("share of the runs that end in a region", dims=("sigma", "region")),
         "enter": Variable("share of the runs that enter a region", dims=("sigma", "region")),
-        "settle": Variable("share of the runs that enter a region and never leave it", dims=("sigma", "region")),
-        "stay": Variable("iterations from entering a region to leaving it, the mean", dims=("sigma", "region")),
+        "never_leave": Variable("share of the runs that enter a region and never leave it", dims=("sigma", "region")),
+        "stay": Variable("share of the runs that lie in a region in the whole second half", dims=("sigma", "region")),
+        "first_stay": Variable("iterations from entering a region to leaving it, the mean", dims=("sigma", "region")),
         "inside": Variable("share of the iterates in a region", dims=("sigma", "region")),
     }
+
     def __init__(
         self, landscape: Landscape, box, step_sizes: Sequence[float], sigmas: Sequence[float], runs: int,
         iterations: int, balls: Balls, noise: str = "uniform", seed: int = 0, momentum: float = 0.0,
@@ -174,19 +176,23 @@ class PhaseDiagram(Scan):
         # of a generator's seed PyTorch uses 32 bits: as many step sizes and seeds as 16 bits count
         eta, seed = self.step_sizes[self.t], (self.seed << 16) + self.t
         theta = uniform_points(self.box, self.runs * len(self.sigmas), seed)
+        half = self.iterations // 2
         starts = Starts(
-            self.landscape, theta, eta, self.iterations, noise=self.noise, sigma=np.repeat(self.sigmas, self.runs),
-            seed=seed, momentum=self.momentum, balls=self.balls,
+            self.landscape, theta, eta, self.iterations, keep=(half,), noise=self.noise,
+            sigma=np.repeat(self.sigmas, self.runs), seed=seed, momentum=self.momentum, balls=self.balls,
         )  # fmt: skip
+        before = starts.inside
         while not starts.finished:
             starts.step()
+            before = starts.inside if starts.t <= half else before
         entered, left = starts.entered_at, starts.left_at
-        stay = np.where(entered < 0, np.nan, np.where(left < 0, self.iterations, left) - entered)
+        first_stay = np.where(entered < 0, np.nan, np.where(left < 0, self.iterations, left) - entered)
         found = {
             "ends_inside": ((starts.theta[:, None] - starts.centres) ** 2).sum(2) < starts.radii**2,
             "enter": entered >= 0,
-            "settle": (entered >= 0) & (left < 0),
-            "stay": stay,
+            "never_leave": (entered >= 0) & (left < 0),
+            "stay": starts.inside - before == self.iterations - half,
+            "first_stay": first_stay,
             "inside": starts.inside / (self.iterations + 1),
         }
         self._row = {"eta": eta} | {name: self._mean(values) for name, values in found.items()}

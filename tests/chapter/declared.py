@@ -3,7 +3,7 @@
 import dataclasses
 
 from eoslib import store
-from eoslib.chapter.experiments import Descent, Experiment, Map, Sizes, Stabilization, Together, carry_on
+from eoslib.chapter.experiments import Descent, Experiment, Map, Phases, Sizes, Stabilization, Together, carry_on
 from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.measure.curvature import PreconditionedSharpness, SegmentSharpness, Sharpness
 from eoslib.measure.directions import Line, Position
@@ -64,6 +64,10 @@ MAP = Map(chapter="test", experiment="m", step_size=0.4, steps=4, landscape="f4"
 SIZES = Sizes(
     chapter="test", experiment="a", step_size=0.5, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=64
 )
+PHASES = Phases(
+    chapter="test", experiment="p", step_size=0.45, steps=3, ratio=10.0, landscape="f_tm", box=((3.7, 4.5),), runs=4,
+    iterations=20, balls=(((0.0,), 2.9), ((4.1,), 0.4)), noise="normal", noise_sizes=(1.0, 5.0), momentum=0.1, seed=1,
+)  # fmt: skip
 STABILIZATION = Stabilization(
     **LABELS, step_size=2 / 10, steps=12, tracked=100, every=3, also=("assumptions", "central flow"),
     problem=Training(
@@ -76,7 +80,7 @@ OTHERWISE = dataclasses.replace(STABILIZATION, unstable=2, predict_from=0.5, pre
 
 NAMED = {
     "gd": GD, "sgd": SGD, "landscape": LANDSCAPE, "between": BETWEEN, "adaptive": ADAPTIVE, "scheduled": SCHEDULED,
-    "stable": STABLE, "warm": WARM, "together": TOGETHER, "map": MAP, "sizes": SIZES,
+    "stable": STABLE, "warm": WARM, "together": TOGETHER, "map": MAP, "sizes": SIZES, "phases": PHASES,
     "stabilization": STABILIZATION, "otherwise": OTHERWISE,
 }  # fmt: skip
 EACH = tuple(NAMED.values())

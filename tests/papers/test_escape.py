@@ -97,11 +97,12 @@ def test_a_cell_of_the_phase_diagram_is_the_mean_of_its_runs():
     assert row["ends_inside"][1].tolist() == [near[-1].mean(), sharp[-1].mean()]
     np.testing.assert_allclose(row["inside"][1], [near.mean(), sharp.mean()])
     first_out = [np.argmax(~sharp[:, i]) if not sharp[:, i].all() else 200 for i in range(40)]
-    assert row["stay"][1, 1] == pytest.approx(np.mean(first_out))
+    assert row["first_stay"][1, 1] == pytest.approx(np.mean(first_out))
+    assert row["stay"][1].tolist() == [near[101:].all(0).mean(), sharp[101:].all(0).mean()] and row["stay"][1, 0] > 0
     assert row["enter"][1].tolist() == [near.any(0).mean(), 1]
-    assert row["settle"][1, 1] == np.mean([sharp[:, i].all() for i in range(40)])
+    assert row["never_leave"][1, 1] == np.mean([sharp[:, i].all() for i in range(40)])
     kept = [path_in.any() and path_in[np.argmax(path_in) :].all() for path_in in near.T]
-    assert row["settle"][1, 0] == np.mean(kept)
+    assert row["never_leave"][1, 0] == np.mean(kept)
 
 
 def test_another_seed_starts_elsewhere():
