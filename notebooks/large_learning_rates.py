@@ -132,6 +132,7 @@ thm2_starts: Annotated[int, Interval(ge=100)] = 20000
 # SGD on f_tm, where everything diverges from 2/2 on
 fig6_largest: Annotated[float, Interval(gt=0.4, lt=1)] = 0.5
 fig6_side: Annotated[int, Interval(ge=8)] = 24
+ours_side: Annotated[int, Interval(ge=8)] = 24
 fig6_runs: PositiveInt = 20
 fig6_iterations: PositiveInt = 1000
 prop3_runs: PositiveInt = 50
@@ -284,10 +285,10 @@ experiments = {
     "fig6": [
         phases(
             experiment="fig6", landscape="f_tm", box=IN_SHARP, balls=WELLS, runs=fig6_runs, iterations=fig6_iterations,
-            step_size=fig6_largest, steps=fig6_side, ratio=5000 ** (1 / (fig6_side - 1)),
-            noise_sizes=tuple(np.geomspace(1, 1e4, fig6_side).tolist()), **how,
+            step_size=fig6_largest, steps=side, ratio=5000 ** (1 / (side - 1)),
+            noise_sizes=tuple(np.geomspace(1, 1e4, side).tolist()), **how,
         )
-        for how in noises.values()
+        for side, how in zip((fig6_side, ours_side, ours_side), noises.values(), strict=True)
     ],
     "prop3_small": [
         phases(
