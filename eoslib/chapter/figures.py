@@ -18,7 +18,7 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,6 +29,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
+
+from eoslib.store import Run
 
 MIME = "application/vnd.eoslib.figure+json"
 
@@ -50,13 +52,15 @@ STYLE = {
 
 @contextlib.contextmanager
 def panels(
-    rows: int, columns: int, *, name: str, caption: str, alt: str, height: float = 2.5, **options
-) -> Iterator[list[Axes]]:
+    rows: int, columns: int, *, name: str, caption: str, alt: str, height: float = 2.5, runs: Sequence[Run] = (),
+    **options,
+) -> Iterator[list[Axes]]:  # fmt: skip
     """Axes of a rows × columns figure, shown with its caption at the end of the block.
 
     name: its label on the page, fig-<chapter>-<name>. caption: MyST markdown that can be read alone. alt: what a
-    reader who cannot see it should know. height: of a row, in inches of 96 pixels. options: of `plt.subplots`. A
-    figure in which nothing was drawn, because nothing was run, is not shown.
+    reader who cannot see it should know. height: of a row, in inches of 96 pixels. runs: whose values it shows, which
+    its footer lists. options: of `plt.subplots`. A figure in which nothing was drawn, because nothing was run, is not
+    shown.
     """
     from IPython.display import display
 
@@ -70,7 +74,9 @@ def panels(
             if any(ax.has_data() for ax in axes):
                 png, files = drawn(figure, axes, columns, name)
                 shown = {"image/png": base64.b64encode(png).decode(), "text/plain": caption}
+                seconds = {run.key: run.manifest["wall_seconds"] for run in runs}
                 shown[MIME] = {"name": name, "caption": caption, "alt": alt, "thumbnail": thumbnail(png), **files}
+                shown[MIME]["runs"] = seconds
                 display(shown, metadata={"image/png": {"alt": alt}}, raw=True)
         finally:
             plt.close(figure)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from eoslib.chapter import figures
 from eoslib.chapter.figures import panels, step_size_label
+from eoslib.store import Run
 
 WORDS = {"name": "exp3", "caption": "RP of *three* runs at $2/60$.", "alt": "Three curves settle at zero."}
 
@@ -39,6 +40,14 @@ def test_a_figure_is_shown_once_with_name_caption_and_alternative_text(shown):
     assert png.startswith(b"\x89PNG")
     width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
     assert (width, height) == (1440, 480)  # twice the pixels of the page's column
+
+
+def test_a_figure_names_the_runs_that_it_shows(shown):
+    runs = [Run({}, None, {"key": key, "wall_seconds": seconds}) for key, seconds in (("exp3-a", 2.5), ("exp3-b", 4.0))]
+    for given in ({"runs": runs}, {}):
+        with panels(1, 1, **WORDS, **given) as (ax,):
+            ax.plot([1, 2], [3, 4])
+    assert [output["data"][figures.MIME]["runs"] for output in shown] == [{"exp3-a": 2.5, "exp3-b": 4.0}, {}]
 
 
 def test_a_figure_has_a_thumbnail_of_its_shape(shown):
