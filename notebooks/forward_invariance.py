@@ -238,8 +238,8 @@ def draw_map(ax, run):
     """Draw a map, its colours averaged over blocks of pixels where there are more than the page can show."""
     codes = codes_of(run)
     k = max(1, len(codes) // 512)
-    n = len(codes) // k
-    blocks = RGB[codes[: n * k, : n * k]].reshape(n, k, n, k, 3).mean((1, 3))
+    end = len(codes) // k * k
+    blocks = sum(RGB[codes[i:end:k, j:end:k]] for i in range(k) for j in range(k)) / k**2
     ax.imshow(blocks, origin="lower", extent=run["box"], interpolation="nearest")
 
 
@@ -437,7 +437,7 @@ claims.measure("fig2/axes-are-no-minima", {case(r): share(r, Outcome.DEGENERATE)
 # ### At the largest step size itself
 #
 # The condition (paper, (6)) excludes $\eta = \eta_{\max}$, and calls itself "a necessary condition for the GD trajectory convergence". We start from $32\times 32$ points
-# of each box and take 30,000 steps at $\eta_{\max}$ itself. Does any ever arrive? Let $u$ be the direction of the largest eigenvalue $\lambda$, and let $f$ be symmetric about it, as $f_3$ and $f_4$ are on $x = y$. Along $u$,
+# of the boxes of $f_3$ and $f_4$ and take 30,000 steps at $\eta_{\max}$ itself. Does any ever arrive? Let $u$ be the direction of the largest eigenvalue $\lambda$, and let $f$ be symmetric about it, as $f_3$ and $f_4$ are on $x = y$. Along $u$,
 # $F(s) = -s + as^2 + bs^3 + \dots$ with $a = -\eta f'''/2$ and $b = -\eta f''''/6$, and two steps give
 #
 # ```{math}
@@ -469,11 +469,9 @@ def at_the_largest(name, steps, starts=32):
 
 
 limit_steps = 30_000
-with np.errstate(over="ignore", invalid="ignore"):
-    at_largest = {name: at_the_largest(name, limit_steps) for name in largest}
-
-# %% tags=["hide-input"]
 rate = {"f3": 20, "f4": 80 / 19}  # c
+with np.errstate(over="ignore", invalid="ignore"):
+    at_largest = {name: at_the_largest(name, limit_steps) for name in rate}
 
 
 def scaled_distance(name, c):

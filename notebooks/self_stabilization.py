@@ -63,7 +63,7 @@ inputs = torch.tensor((images - images.mean()) / images.std()).float()
 targets = torch.tensor([-1.0, 1.0]).repeat_interleave(170)
 torch.manual_seed(0)
 layers = Linear(64, 24), Linear(24, 24), Linear(24, 1)
-theta = torch.cat([torch.cat([l.weight.flatten(), 0 * l.bias]) for l in layers]).detach()
+theta = torch.cat([p for a in layers for p in (a.weight.flatten(), 0 * a.bias)]).detach()
 
 eta, f, S, u = 2 / 45, [], [], torch.randn(len(theta))
 for t in range(376):
@@ -889,9 +889,6 @@ draw_dynamics(cnn, "fig4-cnn", "Figure 4, convolutional network")
 draw_dynamics(transformer, "fig4-transformer", "Figure 4, transformer")
 fig4 = [*fig4, *cnn, *transformer]
 
-# %% [markdown]
-# **In step or not.** Every blow-up of gradient descent and of the two predictions.
-
 # %% tags=["hide-input", "gallery"]
 
 
@@ -909,7 +906,7 @@ def listed(run, variable):
 
 def extent(values, digits):
     """Smallest and largest of them, in words."""
-    return f"{float(values.min()):.{digits}f} to {float(values.max()):.{digits}f}"
+    return f"{float(values.min()):.{digits}f} to {float(values.max()):.{digits}f}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def show_blow_ups(runs):
@@ -1083,40 +1080,43 @@ def transported(v, u, u_next):
     return rest - u_next * (u_next @ rest) + x * u_next
 
 
-def theorem_1_errors(s, cubic_terms=True):
-    """ε, and the largest errors of loss, sharpness and deviation at t ≤ 1/ε, from x = δ/2; without the cubic terms the
-    prediction is v ← v − η∇²L v."""
+def theorem_1_errors(s):
+    """ε, and the largest errors of loss, sharpness and deviation at t ≤ 1/ε, from x = δ/2, (2, 3): of the prediction, and
+    of v ← v − η∇²L v, which lacks the cubic terms."""
     objective, errors, before = Objective(lambda theta: polynomial(theta, s)), [], None
     hessian = torch.func.hessian(objective.f)
     for t, cubic in enumerate(constrained_trajectory(objective)):
         if t == 0:
-            v, epsilon = cubic.delta_square.sqrt() / 2 * cubic.u, cubic.epsilon.item()
-            theta = cubic.point.theta + v
+            start, epsilon = cubic.delta_square.sqrt() / 2 * cubic.u, cubic.epsilon.item()
+            theta, deviations = cubic.point.theta + start, (start, start)
         elif t > 1 / epsilon:
             return epsilon, np.max(errors, 0)
         else:
-            v = transported(v, before.u, cubic.u)  # equation (6)
-        x, y = cubic.coordinates(v)
+            deviations = [transported(v, before.u, cubic.u) for v in deviations]  # equation (6)
+        loss, sharpness = objective.value(theta), torch.linalg.eigvalsh(hessian(theta))[-1]
+        predicted = [(*cubic.coordinates(v), v) for v in deviations]
         errors.append(
-            (
-                abs(objective.value(theta) - cubic.point.value - x**2).item(),
-                abs(torch.linalg.eigvalsh(hessian(theta))[-1] - 2 - y - cubic.slope * x).item(),
-                (theta - cubic.point.theta - v).norm().item(),
-            )
+            [
+                (
+                    abs(loss - cubic.point.value - x**2).item(),
+                    abs(sharpness - 2 - y - cubic.slope * x).item(),
+                    (theta - cubic.point.theta - v).norm().item(),
+                )
+                for x, y, v in predicted
+            ]
         )
-        v, before = cubic.predict(v) if cubic_terms else v - cubic.point.hvp(v), cubic
+        with_cubic_terms, without = deviations
+        deviations, before = (cubic.predict(with_cubic_terms), without - cubic.point.hvp(without)), cubic
         theta = theta - objective.gradient(theta)
 
 
-def scaling(powers, **rest):
-    """ε (n,), the errors (n, 3), and their exponents, at s = 0.2 · 4⁻ⁱ: the theorem is one of small ε, so that they are
-    fitted to the three smallest."""
-    epsilons, errors = map(np.array, zip(*(theorem_1_errors(0.2 * 4.0**-i, **rest) for i in powers), strict=True))
-    return epsilons, errors, np.polyfit(np.log(epsilons[-3:]), np.log(errors[-3:]), 1)[0]
-
-
-epsilons, thm1_errors, exponents = scaling(range(1, 6))
-*_, exponents_without = scaling(range(3, 6), cubic_terms=False)
+# at s = 0.2 · 4⁻ⁱ: ε (5,), the errors (5, 3) and, without the cubic terms, (5, 3)
+epsilons, both = zip(*(theorem_1_errors(0.2 * 4.0**-i) for i in range(1, 6)), strict=True)
+thm1_errors, errors_without = np.swapaxes(both, 0, 1)
+# the theorem is one of small ε, so that the exponents are fitted to the three smallest
+exponents, exponents_without = (
+    np.polyfit(np.log(epsilons[-3:]), np.log(errors[-3:]), 1)[0] for errors in (thm1_errors, errors_without)
+)
 
 # %% tags=["hide-input"]
 with panels(
@@ -1129,7 +1129,7 @@ with panels(
     ):
         ax.loglog(epsilons, values, "o-", color=colour, label=text)
     for power, column in ((3, 0), (2, 1)):
-        ax.loglog(epsilons, thm1_errors[-1, column] * (epsilons / epsilons[-1]) ** power, ":", color="0.5")
+        ax.loglog(epsilons, thm1_errors[-1, column] * (np.array(epsilons) / epsilons[-1]) ** power, ":", color="0.5")
     ax.set(xlabel=r"$\varepsilon$", ylabel="largest error")
     ax.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2], ["0.01", "0.02", "0.05", "0.1", "0.2"])
     ax.minorticks_off()

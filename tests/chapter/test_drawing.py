@@ -44,8 +44,8 @@ def test_a_figure_is_shown_once_with_name_caption_and_alternative_text(shown):
 
 def test_a_figure_names_the_runs_that_it_shows(shown):
     runs = [Run({}, None, {"key": key, "wall_seconds": seconds}) for key, seconds in (("exp3-a", 2.5), ("exp3-b", 4.0))]
-    for given in ({"runs": runs}, {}):
-        with panels(1, 1, **WORDS, **given) as (ax,):
+    for these in (runs, ()):
+        with panels(1, 1, **WORDS, runs=these) as (ax,):
             ax.plot([1, 2], [3, 4])
     assert [output["data"][figures.MIME]["runs"] for output in shown] == [{"exp3-a": 2.5, "exp3-b": 4.0}, {}]
 
