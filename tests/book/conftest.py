@@ -73,7 +73,7 @@ def browser_type_launch_args(browser_type_launch_args) -> dict:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Tests of one page on one screen follow one another, whatever the file."""
-    items.sort(key=lambda item: getattr(item, "callspec", None) and item.callspec.params.get("read") or ())
+    items.sort(key=lambda item: item.callspec.params.get("read", ()) if hasattr(item, "callspec") else ())
 
 
 @dataclass
