@@ -159,10 +159,17 @@ def lay_out(figure: Figure) -> None:
 
 
 def stack(figure: Figure, axes: list[Axes], columns: int) -> None:
-    """Lay a figure out anew for a phone: one panel to a row, or of a grid half as many as before, two at least."""
+    """Lay a figure out anew for a phone: one panel to a row, or of a grid half as many as before, two at least. Columns
+    whose panels share their x axis stay whole, those that find no place beside the first below them."""
     rows = [axes[i : i + columns] for i in range(0, len(axes), columns)]
     across = max(columns // 2, 2) if len(rows) > 1 and columns % 2 == 0 else 1
-    if across != columns:
+    if across != columns and len(rows) > 1 and axes[0].get_shared_x_axes().joined(axes[0], axes[columns]):
+        for row in rows:
+            for ax in row[::across]:
+                ax.set_ylabel(ax.get_ylabel() or row[0].get_ylabel())
+                ax.tick_params(labelleft=True)
+        axes = [ax for first in range(0, columns, across) for row in rows for ax in row[first : first + across]]
+    elif across != columns:
         for row in rows:
             for top, bottom, ax in zip(rows[0], rows[-1], row, strict=True):
                 ax.set_title(ax.get_title() or top.get_title())
