@@ -927,10 +927,6 @@ def show_blow_ups(runs):
 
 show_blow_ups(fig4)
 
-# %% [markdown]
-# **What it cost.** All of a step, that is gradient descent with its sharpness, the constrained trajectory with an eigenvector for each expansion, the flows and both predictions, in Hessian-vector products (a gradient and its
-# graph come on top at every point); and how accurate the eigenvectors at $\theta^\dagger$ are.
-
 # %% tags=["hide-input", "gallery"]
 show(
     [
@@ -943,7 +939,8 @@ show(
         }
         for run in fig4
     ],
-    "What it cost.",
+    "What a step costs in Hessian-vector products, of gradient descent with its sharpness, the constrained trajectory, the flows and both predictions "
+    "together (a gradient and its graph come on top at every point); and how accurate the eigenvectors at θ† are.",
 )
 
 # %% tags=["hide-input", "gallery"]
@@ -1325,7 +1322,7 @@ claims.measure(
 # spirals *into* the fixed point, for a super-quadratic one *away* from it, and for $c = 0$, the paper's simplified dynamics, it circles. So a limit below $2/\eta$ can be seen, and one above only until the spiral has grown.
 
 # %% tags=["hide-input"]
-draw_dynamics(appf, "appF", "Appendix G, a setting in which the plain predictions fail")
+draw_dynamics(appf, "appF", "Appendix G, where the plain predictions fail")
 
 with panels(
     1, max(len(appf), 1), name="appF-limit", height=2.2, runs=appf,
