@@ -6,6 +6,7 @@ and one backward pass: where a layer multiplies with a weight, an example's grad
 layer and of the derivative by what came out.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -140,7 +141,8 @@ def _square_norms(factors: Sequence[Any]) -> Tensor:
 
 
 def _piece(objective: SupervisedObjective, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    network, n = objective.network, len(objective.labels)
+    network, n = copy.copy(objective.network), len(objective.labels)
+    network.is_linear = False  # a linear `networks.MLP` multiplies its weights first, which leaves no layer to look at
     names, shapes = zip(*((name, p.shape) for name, p in network.named_parameters()), strict=True)
     leaves = [part.view(shape) for part, shape in zip(theta.split([s.numel() for s in shapes]), shapes, strict=True)]
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]

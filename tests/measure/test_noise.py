@@ -56,6 +56,7 @@ def features(d):
 
 NETWORKS = {
     "mlp": (lambda: networks.mlp(5, (6, 4), 3, "tanh", seed=0), features(5)),
+    "linear": (lambda: networks.mlp(5, (6, 4), 3, "linear", seed=0), features(5)),
     "cnn": (lambda: networks.cnn((2, 9, 9), 3, width=3, seed=0), features(162)),
     "wide cnn": (lambda: networks.cnn((1, 4, 4), 3, width=12, seed=0), features(16)),  # few pixels: by inner products
     "resnet": (lambda: networks.resnet18((2, 8, 8), 3, widths=(4, 4), groups=2, seed=0), features(128)),
@@ -120,6 +121,11 @@ class Squared(nn.Module):
         return F.linear(x, self.weight**2)
 
 
+class Product(nn.Linear):
+    def forward(self, x):
+        return x @ (self.weight.T @ self.weight)
+
+
 class Mixing(nn.Linear):
     """Its examples see their mean."""
 
@@ -139,8 +145,7 @@ class Shared(nn.Module):
 
 
 def test_what_has_no_rule_is_refused_by_name():
-    linear = networks.mlp(5, (4,), 3, "linear", seed=0)  # multiplies its weights first
-    for network, words in ((Squared(), "weight in pow"), (linear, r"layers.1.weight, layers.0.weight in matmul")):
+    for network, words in ((Squared(), "weight in pow"), (Product(5, 3), "weight in __get__")):
         with pytest.raises(NotImplementedError, match=f"no rule for per-example gradients of {words}"):
             per_example(*problem(network, features(5)))
     batch = networks.resnet18((2, 8, 8), 3, widths=(4,), norm="batch", seed=0)
