@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from eoslib.measure import host
-from eoslib.measure.noise import Sampler, draw
+from eoslib.measure.noise import Noise, Sampler, draw
 from eoslib.measure.progress import gauss_legendre
+from eoslib.measure.stochastic_curvature import SampleSharpness
 from eoslib.measure.variables import Measurement, Variable
 from eoslib.problems import networks
 from eoslib.problems.landscapes import Landscape
@@ -135,6 +136,47 @@ def lingering(steps: int, start: tuple[float, float] = (1.0, 0.5), ratio=3.0, sp
         square = math.sin(alpha) ** 2
         alpha, delta = alpha + speed * (square + delta * delta), delta * math.exp(-rate * square * square)
     return angles
+
+
+# --- how estimates converge with the sample ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSizes(Measurement):
+    """The estimates of `noise.sampled` and `SampleSharpness` from samples of each of `sizes`, each drawn so many
+    `repeats`, in minibatches of half a sample, at most `batch_size` (figures 8 and 9)."""
+
+    sizes: tuple[int, ...]
+    repeats: int
+    batch_size: int
+    seed: int = 0
+    products: ClassVar[bool] = True
+    variables: ClassVar = {
+        f"by_size_{name}": Variable(variable.long_name, dims=("size", "repeat"), tolerance=variable.tolerance)
+        for name, variable in (Noise.variables | SampleSharpness.variables).items()
+    }
+
+    def gradients(self, n: int) -> float:
+        return self.repeats * sum(self._samples(size).gradients(n) for size in self.sizes)
+
+    def begin(self, problem: Any, theta: Any) -> "_BySize":
+        return _BySize(self)
+
+    def _samples(self, size: int) -> SampleSharpness:
+        return SampleSharpness(examples=size, batch_size=min(size // 2, self.batch_size), seed=self.seed)
+
+
+class _BySize(Sampler):
+    def measure(self, point: Any, step_size: float) -> dict[str, list[list[float]]]:
+        rows = []
+        for size in self.declared.sizes:
+            declared = self.declared._samples(size)
+            noise = Noise(examples=size, batch_size=declared.batch_size).begin(None, None)
+            sharpness = declared.begin(None, None)
+            noise.generator = sharpness.generator = self.generator  # so that each sample is another
+            again = range(self.declared.repeats)
+            rows.append([noise.measure(point, step_size) | sharpness.measure(point, step_size) for _ in again])
+        return {f"by_size_{name}": [[row[name] for row in of_size] for of_size in rows] for name in rows[0][0]}
 
 
 # --- networks that stay in a compact set ------------------------------------------------------------------

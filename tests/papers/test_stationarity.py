@@ -17,6 +17,7 @@ from eoslib.papers.stationarity import (
     SOFTMAX_LIPSCHITZ,
     Balance,
     Layers,
+    SampleSizes,
     WeightNorms,
     balance,
     invariance_gaps,
@@ -155,6 +156,22 @@ def test_a_lingering_map_swings_for_ever(ratio, start):
     averages = time_averages(np.cos(stationarity.lingering(200_000, start, ratio)))
     late, expected = averages[20_000:], (ratio - 1) / (ratio + 1)
     assert late.max() == pytest.approx(expected, abs=0.05) and late.min() == pytest.approx(-expected, abs=0.05)
+
+
+# --- samples -----------------------------------------------------------------------------------------------
+
+
+def test_by_size_each_sample_is_a_new_one_and_the_largest_all_there_is(network):
+    objective, theta, _ = network
+    declared = SampleSizes(sizes=(4, 12, 24), repeats=3, batch_size=4)
+    row = declared.begin(None, theta).measure(objective.expand(theta), 0.1)
+    assert set(row) == set(SampleSizes.variables)
+    losses = np.array(row["by_size_sample_loss"])
+    assert losses.shape == (3, 3) and len(set(losses[0])) == 3
+    np.testing.assert_allclose(losses[2], objective.value(theta).item(), rtol=1e-12)
+    truth = torch.linalg.eigvalsh(torch.func.hessian(lambda t: objective.forward(t)[0])(theta))[-1].item()
+    np.testing.assert_allclose(row["by_size_sample_sharpness"][2], truth, rtol=1e-3)
+    assert np.isfinite(row["by_size_fresh_sharpness"][:2]).all() and np.isnan(row["by_size_fresh_sharpness"][2]).all()
 
 
 # --- networks -----------------------------------------------------------------------------------------------
