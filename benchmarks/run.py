@@ -32,6 +32,7 @@ from eoslib.dynamics.rules import Rule
 from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.dynamics.trajectory import Trajectory
 from eoslib.measure.curvature import SharpnessTracker, random_rows, top_eigenpairs
+from eoslib.measure.noise import per_example
 from eoslib.measure.progress import Loss
 from eoslib.papers import basins
 from eoslib.papers.escape import PhaseDiagram
@@ -201,6 +202,25 @@ def training(
     data = Data(dataset=dataset, n=n, standardisation="per-channel", data_options=options)
     network = Network(architecture=architecture, sizes=sizes, activation=activation, bias_init="zero")
     return Training(data=data, network=network, loss=loss)
+
+
+def per_example_problems() -> dict[str, tuple[SupervisedObjective, torch.Tensor, str, float]]:
+    """Those of the rows per-example-norms: objective, θ, what it is, and how many gradients the norms may cost."""
+    images = {"d_out": 10, "seed": 0}
+    built = {
+        "mlp": (networks.mlp(3072, HIDDEN, activation="tanh", **images), N, "3072-200-200-10", 3),
+        "cnn": (networks.cnn((3, 32, 32), **images), 500, "CNN of width 32", 3),
+        "transformer": (networks.transformer(2000, 20, 2, seed=0), 500, "transformer of width 64", 4),
+    }
+    found = {}
+    for name, (network, n, what, most) in built.items():
+        inputs, labels, data = examples(n)
+        if name == "transformer":
+            generator = torch.Generator().manual_seed(0)
+            inputs, data = torch.randint(2000, (n, 20), generator=generator), "random tokens"
+        objective = SupervisedObjective(network, inputs, labels % (2 if name == "transformer" else 10), "cross-entropy")
+        found[name] = objective, networks.flatten(network), f"{data}, n = {n:,}, {what}", most
+    return found
 
 
 def compare_sharpness(case: Tracking) -> dict:
@@ -678,6 +698,13 @@ def main() -> None:
 
     waits = transfers()
     row("transfers-per-step", waits, "at most", "<= 1", waits <= 1, "digits, n = 640, 64-32-32-10, pretend accelerator")
+
+    for name, (given, at, on, most) in per_example_problems().items():
+        plain, norms = together(
+            lambda o=given, t=at: o.evaluate(t), lambda o=given, t=at: per_example(o, t), rounds=5, repeats=1
+        )
+        gradients = statistics.median(n / p for n, p in zip(norms, plain, strict=True))
+        row(f"per-example-norms/{name}", gradients, "gradients", f"<= {most}", gradients <= most, on)
 
     for name, case in tracked_problems().items():
         compared = compare_sharpness(case)

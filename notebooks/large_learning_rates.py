@@ -132,6 +132,7 @@ thm2_starts: Annotated[int, Interval(ge=100)] = 20000
 # SGD on f_tm, where everything diverges from 2/2 on
 fig6_largest: Annotated[float, Interval(gt=0.4, lt=1)] = 0.5
 fig6_side: Annotated[int, Interval(ge=8)] = 24
+ours_side: Annotated[int, Interval(ge=8)] = 24
 fig6_runs: PositiveInt = 20
 fig6_iterations: PositiveInt = 1000
 prop3_runs: PositiveInt = 50
@@ -315,10 +316,10 @@ experiments = {
     "fig6": [
         phases(
             experiment="fig6", landscape="f_tm", box=IN_SHARP, balls=WELLS, runs=fig6_runs, iterations=fig6_iterations,
-            step_size=fig6_largest, steps=fig6_side, ratio=5000 ** (1 / (fig6_side - 1)),
-            noise_sizes=tuple(np.geomspace(1, 1e4, fig6_side).tolist()), **how,
+            step_size=fig6_largest, steps=side, ratio=5000 ** (1 / (side - 1)),
+            noise_sizes=tuple(np.geomspace(1, 1e4, side).tolist()), **how,
         )
-        for how in noises.values()
+        for side, how in zip((fig6_side, ours_side, ours_side), noises.values(), strict=True)
     ],
     "prop3_small": [
         phases(
@@ -818,7 +819,10 @@ claims.measure(
     "thm2/bound-holds", cases(thm2, lambda run: over(run, theorem_2)), thm2,
     control=cases(shrinking, lambda run: over(run, theorem_2)),
 )  # fmt: skip
-claims.measure("thm2/up-to-its-largest-step-size", cases(shrinking, lambda run: over(run, theorem_2)), shrinking)
+claims.measure(
+    "thm2/up-to-its-largest-step-size", cases(shrinking, lambda run: over(run, theorem_2)), shrinking,
+    "A step takes all of W into X.",
+)  # fmt: skip
 claims.measure(
     "thm2/less-with-larger-steps",
     {f"γ up to {run.step_size:g}": shares(run, "enter") for run in thm2 if len(run["box"]) == 1 and run["box"][0][1] == 20},
@@ -830,8 +834,8 @@ claims.measure(
 )  # fmt: skip
 
 # %% [markdown]
-# Up to $\gamma = 1/(2L)$ the bounds hold, and say little. In Lemma 2 it grows like $2^{Td}$ while the share stops growing as soon as all iterates have passed $X$; in Theorem 2 small step
-# sizes and high dimensions make it exceed 1. Beyond $1/(2L)$, where its proof still refers to Lemma 2, Theorem 2 is false. Take $\gamma = 0.9/L$: outside of $M$ a step multiplies $x$ by $0.1$, so $W = 10M$ is shrunk into $M$
+# Up to $\gamma = 1/(2L)$ the bounds hold, and say little. That of Lemma 2 grows like $2^{Td}$ while the share stops growing as soon as all iterates have passed $X$; small step
+# sizes and high dimensions make that of Theorem 2 exceed 1. Beyond $1/(2L)$, where its proof still refers to Lemma 2, Theorem 2 is false. Take $\gamma = 0.9/L$: outside of $M$ a step multiplies $x$ by $0.1$, so $W = 10M$ is shrunk into $M$
 # and all its starts meet $X$, where {eq}`mohtashami-theorem2` promises less than one half, in ten dimensions a few hundredths. A proof that keeps the factor $(1-\gamma L)^{-d}$ by
 # which a step shrinks volumes, in place of $2^d$, has no such gap ([errata](../book/errata.md)).
 
@@ -846,15 +850,17 @@ claims.measure(
 #
 # ```{math}
 # :label: mohtashami-frontiers
-# \sigma \le \mu^\dagger r = 900\cdot0.4 = 360 ,\qquad\text{and never leaves } M_\star \text{ if } \sigma \le 2\cdot2.9 = 5.8 ;
+# \sigma \le \mu^\dagger r = 900\cdot0.4 = 360 ,
 # ```
 #
-# above, some run of noise of one sign leads out of it. No $\sigma$ lets SGD out of the one and keeps it in the other. That proves the first half of Proposition 3, with frontiers that do not depend on $\gamma$; those of Theorem 4, on
+# and never leaves $M_\star$ if $\sigma\le2\cdot2.9 = 5.8$; above, some run of noise of one sign leads out of it. No $\sigma$ lets SGD out of the one and keeps it in the other. That proves the first half of Proposition 3, with frontiers that do not depend on $\gamma$; those of Theorem 4, on
 # which its proof relies, do.
 
 # %%
-fig6 = {name: run for name, one in zip(noises, experiments["fig6"], strict=True) for run in collect([one])}
-small, large = (dict(zip(noises, collect(experiments[f"prop3_{which}"]), strict=False)) for which in ("small", "large"))
+fig6, small, large = (
+    {name: run for name, one in zip(noises, experiments[which], strict=False) for run in collect([one])}
+    for which in ("fig6", "prop3_small", "prop3_large")
+)  # fmt: skip
 one_step, many_steps = collect(experiments["thm4"])
 
 # %% tags=["hide-input"]
@@ -956,7 +962,7 @@ claims.measure(
 left_by = {T: 1 - run.trace.never_leave.values[0, :, 1] for T, run in ((1, one_step), (1000, many_steps))}
 claims.measure("prop3/frontier", {"": left_by[1000][0]}, [many_steps], control={"": left_by[1000][1]})
 claims.measure("thm4/one-step", {"": 1 - left_by[1][2]}, [one_step], control={"": 1 - left_by[1][3]})
-claims.measure("thm4/remains", {"": 1 - left_by[1000][2]}, [many_steps])
+claims.measure("thm4/remains", {"": 1 - left_by[1000][2]}, [many_steps], "Every run has left.")
 claims.measure("thm4/escapes", {"": left_by[1000][4]}, [many_steps], control={"": left_by[1000][0]})
 claims.measure(
     "fig6/normal-noise", {"normal": settles(small["normal"]).max()}, [small["normal"]],
@@ -1027,7 +1033,9 @@ def at_end(region, end):
 
 claims.measure("fig9/small-steps", at_end(0, 0), fig9, control=at_end(0, -1))
 claims.measure("fig9/large-steps", at_end(1, -1), fig9, control=at_end(1, 0))
-claims.measure("fig9/global-minimum", {"": (wells.f(0 * well) - wells.f(well)).item()})
+claims.measure(
+    "fig9/global-minimum", {"": (wells.f(0 * well) - wells.f(well)).item()}, note="The wells are deeper."
+)
 
 # %% [markdown]
 # All as the paper says, but one: the bottom of a well lies below $(0,0)$, where $f = 0$; at $(1.5,1.5)$ already $f = 4.5 - 12.5 = -8$. The "global minimum" of this appendix is the flat one, not the lowest (the paper's footnote 1 allows for that use of the word).
@@ -1548,6 +1556,6 @@ claims.measure("fig13/falls-towards-late-points", last, [*of_large.values()], co
 # ## Provenance
 
 # %%
-provenance(few, fig1, fig3, [fig3_scan], fig8, fig2, [fig2_scan, fig2_plain], thm1, thm1_anywhere, lem2, thm2, crawling, shrinking)
-provenance(list(fig6.values()), list(small.values()), list(large.values()), [one_step, many_steps], fig9)
-provenance(fig5, ends, fig10, fig11, fig12, trend, fig7)
+noisy = [*fig6.values(), *small.values(), *large.values(), one_step, many_steps]
+in_one_dimension = [*few, *fig1, *fig3, fig3_scan, *fig8, *fig2, fig2_scan, fig2_plain]
+provenance(in_one_dimension, thm1, thm1_anywhere, lem2, thm2, crawling, shrinking, noisy, fig9, fig5, ends, fig10, fig11, fig12, trend, fig7)

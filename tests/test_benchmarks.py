@@ -57,6 +57,15 @@ def test_the_networks_of_the_rows_have_the_sizes_that_the_rows_say(benchmarks):
     assert (group["momentum"], group["weight_decay"]) == (0.9, 5e-4)
 
 
+def test_per_example_norms_are_timed_on_networks_of_three_kinds(benchmarks, monkeypatch):
+    monkeypatch.setattr(benchmarks, "N", 20)
+    found = benchmarks.per_example_problems()
+    assert {name: most for name, (*_, most) in found.items()} == {"mlp": 3, "cnn": 3, "transformer": 4}
+    for objective, theta, what, _ in found.values():
+        _, gradient, squares = benchmarks.per_example(objective.batch(torch.arange(5)), theta)
+        assert len(squares) == 5 and len(gradient) == len(theta) and "n = " in what
+
+
 def test_a_tracked_step_is_timed_in_gradients(benchmarks):
     given = benchmarks.training("digits", 60, "mse-binary", "mlp", {"hidden": [6]}, classes=[8, 9])
     gradients, products, epsilon = benchmarks.tracked_step(given, 2 / 20, 4)

@@ -144,4 +144,5 @@ class _Drawn:
 
 
 _STATE = ("order", "position", "seen", "augmentation")  # of `_Drawn`, besides its generators
-_GENERATORS = {"order": 0, "augmentation": 2, "noise": 3}  # seed + 1 is that of `measure.progress.ExpectedProgress`
+# seed + 1 is that of `measure.progress.ExpectedProgress`, seed + 4 that of `measure.noise.Sampler`
+_GENERATORS = {"order": 0, "augmentation": 2, "noise": 3}

@@ -273,6 +273,67 @@ class PowerLaw(_Source):
         return teacher, {split: rng.standard_normal((n, self.d)) for split, n in (("train", 10_000), ("test", 2_000))}
 
 
+@dataclass(frozen=True)
+class Markov(_Source):
+    """A text of a Markov chain over `vocabulary` tokens, cut into contexts of `length`; the label is the token that
+    follows. Each row of the transition matrix is a draw of Dirichlet's distribution with all parameters `spread`; the
+    first context begins at random. No network predicts better than the chain itself: the best mean cross-entropy is the
+    `entropy` of a token given the one before. The text is long enough not to be learnt by heart by a small network."""
+
+    vocabulary: int = 20
+    length: int = 8
+    spread: float = 0.3
+    seed: int = 0
+    description = "generated: a text of a Markov chain, to predict its next token"
+    source = "eoslib.problems.datasets.Markov"
+    licence = "that of eoslib"
+    how_to_get = "generated when asked for"
+    tokens = True
+    n_classes = property(lambda self: self.vocabulary)
+    d = property(lambda self: self.length)
+
+    def __post_init__(self):
+        for name, least in (("vocabulary", 2), ("length", 1)):
+            if getattr(self, name) < least:
+                raise DataError(f"markov: {name} must be at least {least}, not {getattr(self, name)}")
+        if not self.spread > 0:
+            raise DataError(f"markov: spread must be positive, not {self.spread}")
+
+    @property
+    def transitions(self) -> np.ndarray:
+        """The probabilities (vocabulary, vocabulary) of the next token, a row for each."""
+        rng = np.random.default_rng(self.seed)
+        return rng.dirichlet(np.full(self.vocabulary, self.spread), self.vocabulary)
+
+    @property
+    def entropy(self) -> float:
+        """Of a token given the one before, in nats, in the chain's invariant distribution."""
+        p = self.transitions
+        values, vectors = np.linalg.eig(p.T)
+        invariant = np.abs(vectors[:, np.argmax(values.real)].real)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each = -np.nansum(p * np.log(p), 1)
+        return float(each @ invariant / invariant.sum())
+
+    def examples(self, split):
+        inputs, labels = self._text()[split][:, :-1], self._text()[split][:, -1]
+        return inputs, labels
+
+    def fingerprint(self, split):
+        text = self._text()
+        parts = [text["train"]] + ([text["test"]] if split == "test" else [])
+        return hashlib.sha256(np.concatenate(parts).astype("<i8").tobytes()).hexdigest()
+
+    def _text(self) -> dict[str, np.ndarray]:
+        """By split, contexts with the token after each (N, length + 1)."""
+        above, draws = np.cumsum(self.transitions, 1), np.random.default_rng(self.seed + 1)
+        text = np.zeros(12_000 * (self.length + 1), np.int64)
+        for i, draw in enumerate(draws.random(len(text) - 1), start=1):
+            text[i] = min(np.searchsorted(above[text[i - 1]], draw, side="right"), self.vocabulary - 1)
+        rows = text.reshape(12_000, -1)
+        return {"train": rows[:10_000], "test": rows[10_000:]}
+
+
 class _Files(_Source):
     """A data set in the folder `folder` of EOSLIB_DATA or of the cache; `files` are those of each split."""
 
@@ -474,5 +535,5 @@ def _sst2_phrases(path: Path) -> tuple[list[list[str]], np.ndarray]:
 
 
 SOURCES: dict[str, type[_Source]] = {
-    "digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100, "sst2": Sst2
+    "digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100, "sst2": Sst2, "markov": Markov,
 }  # fmt: skip

@@ -332,6 +332,29 @@ def test_shapes_and_types(name, cifar10):
 # --- the generated data ----------------------------------------------------------------------------------
 
 
+def test_a_markov_text_follows_its_chain_and_its_entropy_is_the_best_loss():
+    source = datasets.Markov(vocabulary=6, length=4, seed=3)
+    inputs, labels = source.examples("train")
+    p = source.transitions
+    np.testing.assert_allclose(p.sum(1), 1)
+    pairs = np.zeros((6, 6))
+    np.add.at(pairs, (inputs[:, -1], labels), 1)
+    counts = pairs.sum(1, keepdims=True)
+    assert (abs(pairs / counts - p) < 5 * np.sqrt(p * (1 - p) / counts) + 1e-12).all()
+    loss = -np.log(p[inputs[:, -1], labels])
+    assert loss.mean() == pytest.approx(source.entropy, abs=4 * loss.std() / len(loss) ** 0.5)
+    assert datasets.Markov(vocabulary=6, spread=1e6).entropy == pytest.approx(np.log(6), abs=1e-5)
+    assert (inputs[1:, 0] != labels[:-1]).any()  # the next context begins after the label
+    assert len({fingerprint("markov", **o) for o in ({}, {"seed": 1}, {"length": 5}, {"spread": 1.0})}) == 4
+    assert torch.equal(load("markov", 50).inputs, torch.from_numpy(datasets.Markov().examples("train")[0][:50]))
+
+
+@pytest.mark.parametrize(("option", "value"), [("vocabulary", 1), ("length", 0), ("spread", 0.0)])
+def test_markov_refuses_impossible_options(option, value):
+    with pytest.raises(DataError, match=f"markov: {option} must be"):
+        load("markov", 10, **{option: value})
+
+
 @pytest.mark.parametrize("standardisation", ["per-pixel", "per-channel"])
 def test_power_law_keeps_its_spectrum_when_standardised(standardisation):
     inputs = load("power_law", 10_000, standardisation, d=32).inputs.double()
