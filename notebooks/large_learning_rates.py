@@ -1442,8 +1442,8 @@ for found in together:
 with panels(
     1, 2, name="fig7",
     caption=r"Figure 7. Gradient descent from a warm start at a small and at a large step size, and at the small one again after the large one. Left: "
-    r"$\theta_t - \theta_0$ along the first two principal components of all three ways, with their shares of the variance. Right: the training loss.",
-    alt="Left, two ways leave one point in different directions, and a third goes on from the second. Right, the loss of the large step size rises steeply "
+    r"$\theta_t - \theta_0$ along the first two principal components of all three paths, with their shares of the variance. Right: the training loss.",
+    alt="Left, two paths leave one point in different directions, and a third goes on from the second. Right, the loss of the large step size rises steeply "
     "at the beginning and falls below that of the small one later.",
 ) as (plane, losses):  # fmt: skip
     for name, run in descents.items():
