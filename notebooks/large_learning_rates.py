@@ -983,7 +983,7 @@ claims.measure(
 
 # %% [markdown]
 # Proposition 3 holds. The diagram shows more. What separates success from failure is not 0.4 but some 0.003, a third above $2/900$, where gradient descent without any noise begins to leave $M^\dagger$; and the larger the step size, the less noise it
-# bears. Small steps with strong noise do spend up to half of their time in $M_\star$ (right), for the wall between the minima keeps them on its side of it; they do not stay. With normal noise the picture is the same, its edges blurred: it has no frontier that it could not cross some day.
+# bears. Small steps with strong noise do spend up to half of their time in $M_\star$ (right), for the wall between the minima keeps them on its side of it; they do not stay. (The faint cloud at the smallest step sizes is a matter of patience: a thousand steps are few there.) With normal noise the picture is the same, its edges blurred: it has no frontier that it could not cross some day.
 # With momentum 0.9 only a strip of moderate step sizes is left. A larger step leaves $M^\dagger$ as before, but the velocity it gains carries the iterate through $M_\star$ and back against the wall, which throws it out again, at last beyond all bounds.
 #
 # Theorem 4 fares worse. Its first half gives a probability above 1; corrected to what Markov's inequality gives, $\gamma\mu^\dagger/2$, it is a statement on one step, and within a thousand steps every run has left.
