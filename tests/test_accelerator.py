@@ -12,6 +12,9 @@ from frozen.steps import name_of
 from eoslib import store
 from eoslib.chapter import presets
 from eoslib.measure.curvature import SharpnessTracker, top_eigenpairs
+from eoslib.measure.noise import Noise
+from eoslib.measure.stochastic_curvature import BatchSharpness, CriticalSharpness, PowerIteration, SampleSharpness
+from eoslib.papers.stationarity import Balance
 from eoslib.problems import networks
 from eoslib.problems.losses import LOSSES
 from eoslib.problems.objective import Objective, SupervisedObjective
@@ -165,6 +168,19 @@ def test_a_run_that_is_interrupted_on_the_device_resumes_there(entry, declared):
         run = store.carry_on(experiment.process(DEVICE), elsewhere)
     assert run.manifest["resumes"] == 1
     assert run.manifest["values_sha256"] == expected.manifest["values_sha256"]
+
+
+def test_noise_and_curvature_of_minibatches_are_the_cpus(declared):
+    """On the trajectory of an experiment; all that they draw is drawn on the CPU."""
+    measurements = (
+        Noise(examples=40, batch_size=10), SampleSharpness(examples=40, batch_size=10),
+        PowerIteration(batch_size=20, iterations=2), BatchSharpness(batch_size=20, minibatches=2), CriticalSharpness(),
+        Balance(batch_size=20, minibatches=2),
+    )  # fmt: skip
+    experiment = dataclasses.replace(declared("unstable_convergence", "exp1", 0), measurements=measurements)
+    expected = rows_of(experiment.process(CPU), 2)
+    with Accelerator():
+        assert_same(rows_of(experiment.process(DEVICE), 2), expected)
 
 
 # --- transfers -------------------------------------------------------------------------------------------

@@ -57,6 +57,15 @@ def test_the_networks_of_the_rows_have_the_sizes_that_the_rows_say(benchmarks):
     assert (group["momentum"], group["weight_decay"]) == (0.9, 5e-4)
 
 
+def test_per_example_norms_are_timed_on_networks_of_three_kinds(benchmarks, monkeypatch):
+    monkeypatch.setattr(benchmarks, "N", 20)
+    found = benchmarks.per_example_problems()
+    assert {name: most for name, (*_, most) in found.items()} == {"mlp": 3, "cnn": 3, "transformer": 4}
+    for objective, theta, what, _ in found.values():
+        _, gradient, squares = benchmarks.per_example(objective.batch(torch.arange(5)), theta)
+        assert len(squares) == 5 and len(gradient) == len(theta) and "n = " in what
+
+
 def test_a_tracked_step_is_timed_in_gradients(benchmarks):
     given = benchmarks.training("digits", 60, "mse-binary", "mlp", {"hidden": [6]}, classes=[8, 9])
     gradients, products, epsilon = benchmarks.tracked_step(given, 2 / 20, 4)
@@ -69,3 +78,9 @@ def test_the_share_of_checkpoints_is_measured_and_leaves_nothing_behind(benchmar
     share, parameters = benchmarks.checkpoint_share(3, (5, 5), checkpoint_seconds=0)
     assert 0 < share < 100 and parameters == 3072 * 5 + 5 + 5 * 5 + 5 + 5 * 10 + 10
     assert os.environ["EOSLIB_RUNS"] == store and set(benchmarks.FOLDER.iterdir()) == before
+
+
+def test_many_starts_are_compared_with_loops_that_come_to_the_same_points(benchmarks):
+    rates = benchmarks.compare_starts(300, 50)
+    assert rates.keys() == {"ours", "numpy", "numba"} and min(rates.values()) > 0
+    assert 0 < benchmarks.phase_diagram(2, 3, 4) < 60

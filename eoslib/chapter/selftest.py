@@ -31,7 +31,8 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], str]]]:
     """Names, and functions that return what they saw or raise AssertionError: what was expected, what was seen."""
     paths = map(presets.chapter_path, presets.chapters())
     declared = [es for path in paths for es in presets.declared_experiments(path, presets.parameters(path)).values()]
-    listed = [e for es in declared for e in es][::-1]  # so that of each kind the first is kept
+    alone = [e for es in declared for e in es if not e.builds_on]  # what builds on runs would want them first
+    listed = alone[::-1]  # so that of each kind the first is kept
     trained = {e.problem.network.architecture: e for e in listed if hasattr(e, "problem") and e.fingerprint}
     # a float32 sum of 512 products errs by 1e-6 of the largest; TF32, with 11 bits of each factor, by 4e-4
     yield "float32 matrix product", lambda: _product(device, torch.float32, 1e-5)

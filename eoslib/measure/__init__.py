@@ -1,5 +1,6 @@
-"""Floor 2, what is measured: progress, curvature, directions, certificates."""
+"""Floor 2, what is measured: progress, noise, curvature, directions, certificates."""
 
-from eoslib.measure import curvature, directions, progress  # a stored run names its measurements by their classes
+# a stored run names its measurements by their classes
+from eoslib.measure import curvature, directions, noise, progress, stochastic_curvature
 
-__all__ = ["curvature", "directions", "progress"]
+__all__ = ["curvature", "directions", "noise", "progress", "stochastic_curvature"]

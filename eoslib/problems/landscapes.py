@@ -2,8 +2,9 @@
 
 Each `Landscape` carries its value, its gradient, its minimisers and, in closed form, the sharpness there. The first
 four are defined in Ahn, Zhang & Sra (2022), "Understanding the unstable convergence of gradient descent", the
-polynomials f₁ to f₄ in Chen, Peng, Li & Zhao (2024), "On the unstable convergence regime of gradient descent"; the last
-three, squares, have a curve of minimisers, and belong to that paper's extension.
+polynomials f₁ to f₄ in Chen, Peng, Li & Zhao (2024), "On the unstable convergence regime of gradient descent", to
+whose extension the squares belong, which have a curve of minimisers. On the sines gradient descent wanders for ever if
+its step is large; on the tent, with η = 1, it is the tent map: θ − f′(θ) = 2θ for θ < ½, and 2 − 2θ from there.
 """
 
 from collections.abc import Callable
@@ -271,6 +272,10 @@ def _f4(x, y):
     return residual * residual + (x * x + y * y) / 20
 
 
+def _sines_gradient(x, y):
+    return 100 * np.cos(x) * np.sin(y), 100 * np.sin(x) * np.cos(y)
+
+
 def _two_bowls(dimension: int) -> TwoBowls:
     source = "Mohtashami et al. 2023, Lemma 1 and figure 4; the numbers are our choice"
     minimisers = ((0.0,) * dimension, (10.0,) + (0.0,) * (dimension - 1))
@@ -286,6 +291,7 @@ _TOP = _CUBE + 0.001 * _BETA  # f₂(3.1)
 _WELL = sorted(np.roots((200, -900, 1299, -600)).real)[1].item()
 
 _ORIGIN = ((0.0, 0.0),)
+_QUARTERS = tuple((x * np.pi / 2, y * np.pi / 2) for x, y in ((1, -1), (-1, 1), (3, 1), (1, 3), (-3, -1), (-1, -3)))
 _VALLEY = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))  # of the points with θ₁θ₂ = 0
 _M4 = (19 / 20) ** 0.5  # on x = y the gradient of f₄ vanishes where 1 − x² = 1/20
 
@@ -398,6 +404,15 @@ _ALL: tuple[Landscape, ...] = (
         "four_wells", _of_point(_four_wells),
         ((0.0, 0.0), *((x, y) for x in (-_WELL, _WELL) for y in (-_WELL, _WELL))), _of_point(_four_wells_sharpness),
         "Mohtashami et al. 2023, appendix K", _writing(_four_wells_gradient),
+    ),
+    Landscape(
+        "sines", _of_point(lambda x, y: 100 * torch.sin(x) * torch.sin(y)),
+        _QUARTERS, _of_point(_everywhere(100)),
+        "Zhang et al. 2021, section 3", _writing(_sines_gradient),
+    ),
+    Piecewise(
+        "tent", ((2 / 3,),), "our example for Zhang et al. 2021, lemma 2 and theorem 3",
+        knots=(0.5,), pieces=((0, (0, 0, -0.5)), (2 / 3, (-1 / 6, 0, 1.5))),
     ),
 )  # fmt: skip
 LANDSCAPES = {landscape.name: landscape for landscape in _ALL}

@@ -203,9 +203,10 @@ class SupervisedObjective(Objective):
     def expand(self, theta: Tensor) -> Expansion:
         return ChunkedExpansion(self, theta) if len(self.inputs) > CHUNK else super().expand(theta)
 
-    def parts(self) -> Iterator[tuple[float, "SupervisedObjective"]]:
-        """f as a weighted sum: weights and objectives, each of at most `CHUNK` examples."""
-        for inputs, labels in zip(self.inputs.split(CHUNK), self.labels.split(CHUNK), strict=True):  # views, no copies
+    def parts(self, size: int | None = None) -> Iterator[tuple[float, "SupervisedObjective"]]:
+        """f as a weighted sum: weights and objectives, each of at most `size` examples, by default `CHUNK`."""
+        size = size or CHUNK
+        for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):  # views, no copies
             part = SupervisedObjective(self.network, inputs, labels, self.loss, self.buffers)
             yield len(labels) / len(self.labels), part
 

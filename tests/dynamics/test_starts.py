@@ -22,7 +22,7 @@ STEP_SIZES = {
     "quadratic": 2 / 41, "tanh_quadratic": 2 / 41, "linear_neuron": 0.45, "tanh_neuron": 0.45, "f1": 0.4, "f2": 0.3,
     "f3": 0.15, "f4": 0.4, "circle": 0.22, "rounded_square": 0.05, "hyperbola": 0.3, "flat_and_sharp": 0.01,
     "returning": 0.019, "f_tm": 0.45, "two_bowls_1d": 0.95, "two_bowls_2d": 0.95, "two_bowls_10d": 0.95,
-    "four_wells": 0.02,
+    "four_wells": 0.02, "sines": 0.015, "tent": 0.5,
 }  # fmt: skip
 EACH = pytest.mark.parametrize(("name", "step_size"), STEP_SIZES.items(), ids=STEP_SIZES)
 NOISES = pytest.mark.parametrize("noise", ["uniform", "normal"])

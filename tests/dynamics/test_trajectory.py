@@ -236,7 +236,7 @@ def test_stochastic_runs_end_with_the_accuracy_too():
 @pytest.mark.parametrize("name", landscapes.LANDSCAPES)
 def test_every_landscape_can_be_descended(name):
     landscape = landscapes.get(name)
-    theta = start(*(0.5, 0.3, *(0.1,) * 8)[: landscape.dimension])
+    theta = torch.tensor((0.5, 0.3, *(0.1,) * 8)[: landscape.dimension], dtype=torch.float64)
     rows = carried(Trajectory(Objective(landscape.f), theta, 0.01, 50, [Sharpness(every=10)]))
     assert rows[-1]["step"]["loss"] < rows[0]["step"]["loss"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from eoslib.chapter import presets
 
-CHAPTERS = ["unstable_convergence", "forward_invariance", "self_stabilization"]
+CHAPTERS = ["unstable_convergence", "forward_invariance", "self_stabilization", "large_learning_rates"]
 
 
 @pytest.fixture(scope="module", params=CHAPTERS)

@@ -167,6 +167,67 @@ def test_impossible_classes(classes):
         load("digits", 10, classes=classes)
 
 
+# --- a hundred classes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cifar100(nowhere, tmp_path, monkeypatch):
+    """Small CIFAR-100 files under EOSLIB_DATA; returns their folder and their rows, training before test."""
+    monkeypatch.setenv("EOSLIB_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "data" / "cifar-100-binary"
+    folder.mkdir(parents=True)
+    rows = np.random.default_rng(1).integers(0, 256, (12, 2 + 3072), dtype=np.uint8)
+    rows[:, 0] %= 20  # coarse
+    rows[:, 1] %= 100  # fine
+    rows[:8].tofile(folder / "train.bin")
+    rows[8:].tofile(folder / "test.bin")
+    return folder, rows
+
+
+def test_the_labels_of_cifar100_are_the_fine_ones(cifar100):
+    _, rows = cifar100
+    data = load("cifar100", 5)
+    assert data.n_classes == 100 and data.labels.tolist() == rows[:5, 1].tolist()
+    pixels = rows[:8, 2:].astype(float)
+    expected = (pixels[:5] - pixels.mean(0)) / np.where(pixels.std(0) == 0, 1, pixels.std(0))
+    torch.testing.assert_close(data.inputs, torch.tensor(expected, dtype=torch.float32))
+    assert load("cifar100", 4, split="test").labels.tolist() == rows[8:, 1].tolist()
+    assert data.fingerprint == hashlib.sha256(rows[:8].tobytes()).hexdigest()
+    assert "cifar100: files not verified" in data.warning and "8 train images" in data.warning
+
+
+@pytest.mark.parametrize("coarse", [0, 19, 255])  # which no one looks at
+def test_a_fine_label_above_99_is_named(cifar100, coarse):
+    folder, rows = cifar100
+    rows[3, :2] = coarse, 100
+    rows[:8].tofile(folder / "train.bin")
+    with pytest.raises(DataError, match=r"train\.bin: row 3 has the fine label 100; CIFAR-100 has labels from 0 to 99"):
+        load("cifar100", 5)
+
+
+@pytest.mark.parametrize("size", [0, 3073, 8 * 3074 - 1])
+def test_a_truncated_file_of_cifar100_is_named(cifar100, size):
+    path = cifar100[0] / "train.bin"
+    path.write_bytes(path.read_bytes()[:size])
+    message = rf"train\.bin is empty or truncated inside a row: it has {size:,} bytes, expected a multiple of 3,074 "
+    with pytest.raises(DataError, match=message + r"\(1 coarse label byte \+ 1 fine label byte \+ 3,072 pixels\)"):
+        load("cifar100", 5)
+
+
+def test_some_classes_of_cifar100(cifar100):
+    folder, rows = cifar100
+    rows[:8, 1] = [99, 3, 7, 99, 3, 3, 99, 0]
+    rows[:8].tofile(folder / "train.bin")
+    assert load("cifar100", 4, classes=(99, 3)).labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="different labels from 0 to 99, not"):
+        load("cifar100", 4, classes=(99, 100))
+
+
+def test_absent_cifar100_says_how_to_get_it(nowhere):
+    with pytest.raises(DataAbsent, match=r"download\('cifar100'\).*cifar-100-binary"):
+        load("cifar100", 5)
+
+
 # --- sentences -------------------------------------------------------------------------------------------
 
 PHRASES = 'sentence\tlabel\nA good , good film \t1\nbad \t0\na "bad film\t0\nGood plot and a film \t1\n'
@@ -269,6 +330,29 @@ def test_shapes_and_types(name, cifar10):
 
 
 # --- the generated data ----------------------------------------------------------------------------------
+
+
+def test_a_markov_text_follows_its_chain_and_its_entropy_is_the_best_loss():
+    source = datasets.Markov(vocabulary=6, length=4, seed=3)
+    inputs, labels = source.examples("train")
+    p = source.transitions
+    np.testing.assert_allclose(p.sum(1), 1)
+    pairs = np.zeros((6, 6))
+    np.add.at(pairs, (inputs[:, -1], labels), 1)
+    counts = pairs.sum(1, keepdims=True)
+    assert (abs(pairs / counts - p) < 5 * np.sqrt(p * (1 - p) / counts) + 1e-12).all()
+    loss = -np.log(p[inputs[:, -1], labels])
+    assert loss.mean() == pytest.approx(source.entropy, abs=4 * loss.std() / len(loss) ** 0.5)
+    assert datasets.Markov(vocabulary=6, spread=1e6).entropy == pytest.approx(np.log(6), abs=1e-5)
+    assert (inputs[1:, 0] != labels[:-1]).any()  # the next context begins after the label
+    assert len({fingerprint("markov", **o) for o in ({}, {"seed": 1}, {"length": 5}, {"spread": 1.0})}) == 4
+    assert torch.equal(load("markov", 50).inputs, torch.from_numpy(datasets.Markov().examples("train")[0][:50]))
+
+
+@pytest.mark.parametrize(("option", "value"), [("vocabulary", 1), ("length", 0), ("spread", 0.0)])
+def test_markov_refuses_impossible_options(option, value):
+    with pytest.raises(DataError, match=f"markov: {option} must be"):
+        load("markov", 10, **{option: value})
 
 
 @pytest.mark.parametrize("standardisation", ["per-pixel", "per-channel"])
@@ -398,7 +482,7 @@ def test_n_outside_what_there_is(cifar10, n):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "mnist"}, "data set 'mnist'.*digits, power_law, cifar10, sst2"),
+        ({"name": "mnist"}, "data set 'mnist'.*digits, power_law, cifar10, cifar100, sst2"),
         ({"name": "digits", "standardisation": "none"}, "'none'.*per-pixel, per-channel"),
         ({"name": "digits", "split": "test"}, "split of digits 'test'.*one of: train"),
         ({"name": "cifar10", "split": "dev"}, "split of cifar10 'dev'.*train, test"),
