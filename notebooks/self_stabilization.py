@@ -87,7 +87,8 @@ for t in range(376):
         alpha, beta = -g @ across, across @ across
     if t >= 325:
         if t % 5 == 0:
-            print(f"t = {t}: S·η/2 {1 + y_here * eta / 2:.3f}, predicted {1 + y * eta / 2:.3f}")
+            seen, foretold = 1 + y_here * eta / 2, 1 + y * eta / 2
+            print(f"t = {t}: S·η/2 is {seen:.3f}, predicted {foretold:.3f}")
         x, y = -(1 + eta * y) * x, y + eta * (alpha - beta / 2 * x**2)
     theta = theta.detach() - eta * g
 
