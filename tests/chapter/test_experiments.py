@@ -314,9 +314,10 @@ def test_what_is_built_on_must_be_there_before_anything_runs(experiment):
     with pytest.raises(store.StoreError, match=f"run {needed.identity.key} .* is not there: compute it first"):
         experiments.carry_on(experiment)
     assert store.status(experiment.identity) == "not started"
-    store.record(carried_on(needed))  # recorded/ holds no θ
-    for path in store.home().glob(f"{needed.identity.key}/*"):
-        path.unlink()
+    for other in experiment.builds_on:  # recorded/ holds no θ
+        store.record(carried_on(other))
+        for path in store.home().glob(f"{other.identity.key}/*"):
+            path.unlink()
     with pytest.raises(store.StoreError, match="keeps no θ"):
         experiments.carry_on(experiment)
 
