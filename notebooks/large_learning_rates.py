@@ -405,7 +405,7 @@ J = landscapes.get("flat_and_sharp")
 mu_dagger, L_dagger = escape.one_point_convexity(J, 2.5, *SHARP[0]), escape.smoothness(J, *SHARP[0])
 escapes_from, unstable_from, converges_to = 2 / mu_dagger, 2 / J.derivative(2)(2.5), 1 / 40
 with panels(
-    1, 4, name="fig1", sharey=True,
+    1, 4, name="fig1", runs=fig1, sharey=True,
     caption="Figure 1. Iterates from five starts at growing step sizes, over the sharp bowl (orange) and the plateau (grey).",
     alt="At the smallest step size all five trajectories end on the plateau, at the next some in the sharp bowl, then some at the "
     "global minimum, at the largest all.",
@@ -420,7 +420,7 @@ with panels(
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="fig3",
+    1, 2, name="fig3", runs=fig3,
     caption=r"Figure 3. The sharp bowl from $x_0 = 2.52$. Left: the function and the first iterates. Right: the distance from its minimum. Just above $2/f''(2.5)$ gradient descent "
     "ends on a cycle; it converges below, and escapes far above.",
     alt="Left, iterates on a narrow parabola: some close in on the minimum, others climb out of it. Right, one curve falls to "
@@ -441,7 +441,7 @@ with panels(
 
 # %% tags=["hide-input"]
 with panels(
-    1, 1, name="fig8", height=2.8,
+    1, 1, name="fig8", runs=fig8, height=2.8,
     caption=rf"Figure 8. Where {fig8_starts:,} starts in $[9, 10]$ end, against the step size, with exact 95 % intervals, one line for each of {len(seeds)} seeds. "
     r"Dashed: where the sharp minimum becomes unstable; $2/\mu^\dagger$, with $\mu^\dagger$ the constant on $(2.2, 2.8)$; and $\mu_\star/L^2 = 1/40$.",
     alt="The share on the plateau falls from one to zero; the share in the sharp bowl rises and drops to zero between the first two "
@@ -567,7 +567,7 @@ fig2_scan, fig2_plain = collect(experiments["fig2_scan"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="fig2",
+    1, 2, name="fig2", runs=[*fig2, fig2_scan, fig2_plain],
     caption=r"Figure 2. A sharp bowl around the global minimum. Left: iterates from 7 below and above the threshold 2/100 of the sharp region (orange). "
     "Right: the share of all iterates that lie in it, with it and without.",
     alt="Left, one trajectory settles at zero, the other is thrown out of the orange band again and again. Right, the share is near one "
@@ -626,7 +626,7 @@ thm1, thm1_anywhere = collect(experiments["thm1"]), collect(experiments["thm1_an
 # %% tags=["hide-input"]
 bowls = BOWLS[1]
 with panels(
-    1, 2, name="thm1",
+    1, 2, name="thm1", runs=thm1,
     caption=r"Theorem 1. Left: share of the starts in $M$ that converge to $x_\star$, against the step size; dashed the theorem's thresholds, the last where {eq}`mohtashami-far` begins to hold. "
     r"Right: $\|x^\dagger-x_\star\|$ over the distance of {eq}`mohtashami-far`.",
     alt="Left, three curves rise from zero between 0.01 and 0.02 and are one from 0.02 on. Right, a curve that exceeds one only near "
@@ -772,7 +772,7 @@ def looseness(run, bound):
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="thm2", sharey=True, height=2.8,
+    1, 3, name="thm2", runs=thm2, sharey=True, height=2.8,
     caption=rf"Theorem 2. Share of {thm2_starts:,} starts that meet $X$ (dots, with 99 % intervals) and the bound {{eq}}`mohtashami-theorem2` (lines; where it exceeds 1 it says nothing), against the step size, "
     r"for boxes $W$ of three lengths. In ten dimensions the lines lie above the picture.",
     alt="Dots fall with the step size and lie below the lines, which are above one at all but the largest step sizes.",
@@ -866,7 +866,7 @@ one_step, many_steps = collect(experiments["thm4"])
 # %% tags=["hide-input"]
 titles = {"uniform": "uniform noise", "normal": "normal noise", "momentum": "uniform, momentum 0.9"}
 with panels(
-    2, 3, name="fig6", height=2.4, sharex=True, sharey=True,
+    2, 3, name="fig6", runs=list(fig6.values()), height=2.4, sharex=True, sharey=True,
     caption=rf"Figure 6. SGD on $f_{{tm}}$ from $M^\dagger$ over step size and noise: share of {fig6_runs} runs of {fig6_iterations:,} steps that lie in $M_\star$ throughout the second half (top), and that never leave $M^\dagger$ (bottom); blue none, yellow all. "
     r"Dashed: $\gamma = 1/900$ and $0.4$, the bounds of Proposition 3, and $\sigma = 5.8$ and $360$ of {eq}`mohtashami-frontiers`; dotted the frontier of Theorem 4 for $M^\dagger$.",
     alt="Top, a block of ones at step sizes above 0.003 and noise below a frontier that falls with the step size; else zeros. Bottom, a block of ones at step "
@@ -894,7 +894,7 @@ with panels(
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="exit",
+    1, 2, name="exit", runs=[*fig6.values(), *small.values()],
     caption=rf"At $\gamma = 1/1000$, against the noise. Left: mean number of steps in $M^\dagger$ before SGD leaves it ({fig6_iterations:,} where it never does), at the step size of the diagram next to it. Right: share "
     r"of all iterates in $M_\star$. Dashed: $\sigma = 360$.",
     alt="Left, curves that fall from the largest number to one at noise of some hundreds. Right, a curve that rises at 360 to a half "
@@ -1001,7 +1001,7 @@ fig9 = collect(experiments["fig9"])
 wells = landscapes.get("four_wells")
 well = torch.tensor(wells.minimisers[-1], dtype=torch.float64)
 with panels(
-    1, 2, name="fig9", height=3,
+    1, 2, name="fig9", runs=fig9, height=3,
     caption=rf"Figure 9. Left: the function (dark is low), the box of the starts, the minima. Right: share of {fig9_starts:,} starts that ends in a well and at $(0,0)$, and that ever "
     r"enters the well; dashed $2/\lambda_{\max}$ at its bottom.",
     alt="Left, a bowl with four dark wells. Right, the share in the well is one up to the threshold and then zero; the share that enters "
@@ -1279,7 +1279,7 @@ def epochs_seen(run):
 
 def show_accuracies(name, runs, caption, alt):
     """Training and test accuracy of the three regimes: means over seeds, and bands from the least to the largest."""
-    with panels(1, 2, name=name, caption=caption, alt=alt) as axes:
+    with panels(1, 2, name=name, caption=caption, alt=alt, runs=runs) as axes:
         for regime, of in by_regime(runs).items():
             for ax, which in zip(axes, ("training", "test"), strict=True):
                 curves = [run.trace["test_accuracy" if which == "test" else "accuracy"].dropna("step") for run in of]
@@ -1323,12 +1323,12 @@ claims.measure(
 fig10 = collect(experiments["fig10"])
 
 # %% tags=["hide-input"]
+stopped = [*fig10, *by_regime(fig5)["repeats"][:1]]
 with panels(
-    1, 1, name="fig10",
+    1, 1, name="fig10", runs=stopped,
     caption="Figure 10. Test accuracy of SGD with repeats that stop after so many epochs, beside the large step size without repeats (seed of the first run).",
     alt="Curves of test accuracy against epochs: one for each epoch at which repeats stop, and one of the large step size.",
 ) as (ax,):  # fmt: skip
-    stopped = [*fig10, *by_regime(fig5)["repeats"][:1]]
     for run, colour in zip(stopped, (PURPLE, VERMILION, GREEN, SKY), strict=False):
         ax.plot(epochs_seen(run), run.trace.test_accuracy.dropna("step"), color=colour, marker=".", label=f"repeats stop after epoch {run['repeat_epochs']}")
     for run in by_regime(fig5)["large"][:1]:
@@ -1393,7 +1393,7 @@ over_n = {n: [r for r in first if r["n"] == n and r.step_size in (net_large, net
 over_k = {k: [r for r in first if r["n"] == fig11_n and r.step_size in (net_large, net_large / k)] for k in sorted({net_k, *trend_k})}
 
 with panels(
-    1, 2, name="trend", sharey=True,
+    1, 2, name="trend", runs=first, sharey=True,
     caption="By how much the final test accuracy of the large step size exceeds that of the small one, without and with repeats, against the number of images (left, "
     "at one k) and against k (right, with the fewest images). One seed; bars are one standard error of counting.",
     alt="Two panels of gaps with error bars, against the number of images and against k.",
@@ -1440,7 +1440,7 @@ for found in together:
     ways = {name: table.path.values == i for i, name in enumerate(SHOWN)}
 
 with panels(
-    1, 2, name="fig7",
+    1, 2, name="fig7", runs=fig7,
     caption=r"Figure 7. Gradient descent from a warm start at a small and at a large step size, and at the small one again after the large one. Left: "
     r"$\theta_t - \theta_0$ along the first two principal components of all three paths, with their shares of the variance. Right: the training loss.",
     alt="Left, two paths leave one point in different directions, and a third goes on from the second. Right, the loss of the large step size rises steeply "
@@ -1458,7 +1458,7 @@ with panels(
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="fig7_beside", height=2.6,
+    1, 3, name="fig7_beside", runs=fig7, height=2.6,
     caption=r"Beside figure 7, along the same runs: sharpness over $2/\gamma$ of each step size, where 1 is the threshold of stability; relative progress; directional smoothness over $2/\gamma$.",
     alt="The sharpness of the large step size crosses its threshold before the loss rises and falls below it after; relative progress and directional smoothness jump there.",
 ) as axes:  # fmt: skip
@@ -1516,7 +1516,7 @@ for name, which in (("fig7/changes-direction", "large"), ("fig7/goes-on-elsewher
 lines = [line for run in of_large.values() for line in run.trace.line_loss.dropna("step")]
 
 with panels(
-    1, 1, name="fig13",
+    1, 1, name="fig13", runs=list(of_large.values()),
     caption="Figure 13. The training loss on the straight line from the warm start to points of the large step size's path, against the distance from the warm start.",
     alt="Curves of loss against distance, one for each of several iterations; the first rise, the last fall.",
 ) as (ax,):  # fmt: skip
