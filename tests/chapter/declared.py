@@ -7,7 +7,10 @@ from eoslib.chapter.experiments import Descent, Experiment, Map, Phases, Sizes, 
 from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.measure.curvature import PreconditionedSharpness, SegmentSharpness, Sharpness
 from eoslib.measure.directions import Line, Position
+from eoslib.measure.noise import Noise
 from eoslib.measure.progress import ExpectedProgress, HeldOut, Loss, Progress, SegmentSmoothness
+from eoslib.measure.stochastic_curvature import BatchSharpness, CriticalSharpness, PowerIteration, SampleSharpness
+from eoslib.papers.stationarity import Balance, SampleSizes, WeightNorms
 from eoslib.problems.batches import Batches
 from eoslib.problems.problem import Data, Network, OnLandscape, Training
 
@@ -60,6 +63,17 @@ WARM = Descent(
     measurements=(Line(every=(0, 6, 11), points=4),),
 )  # fmt: skip
 TOGETHER = Together(**LABELS, runs=(WARM, dataclasses.replace(WARM, step_size=0.3)), step_size=0.3, steps=1)
+NOISY = Descent(
+    **LABELS, step_size=0.1, steps=8, problem=PROBLEM, batches=Batches(batch_size=7),
+    measurements=(
+        Progress(every=2), Noise(every=3, batch_size=5, examples=20, seed=1),
+        SampleSharpness(every=4, batch_size=5, examples=10, seed=2),
+        PowerIteration(every=4, batch_size=5, iterations=3, seed=3),
+        BatchSharpness(every=3, batch_size=5, minibatches=3, seed=4), CriticalSharpness(every=3), WeightNorms(every=3),
+        SampleSizes(every=4, sizes=(6, 10), repeats=2, batch_size=5, seed=5),
+        Balance(every=4, batch_size=5, minibatches=3, fractions=(0.5, 1.0), nodes=3, seed=6),
+    ),
+)  # fmt: skip
 MAP = Map(chapter="test", experiment="m", step_size=0.4, steps=4, landscape="f4", box=(-2.0, 3.0, -1.0, 2.0), grid=32)
 SIZES = Sizes(
     chapter="test", experiment="a", step_size=0.5, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=64
@@ -80,7 +94,7 @@ OTHERWISE = dataclasses.replace(STABILIZATION, unstable=2, predict_from=0.5, pre
 
 NAMED = {
     "gd": GD, "sgd": SGD, "landscape": LANDSCAPE, "between": BETWEEN, "adaptive": ADAPTIVE, "scheduled": SCHEDULED,
-    "stable": STABLE, "warm": WARM, "together": TOGETHER, "map": MAP, "sizes": SIZES, "phases": PHASES,
+    "stable": STABLE, "warm": WARM, "together": TOGETHER, "noisy": NOISY, "map": MAP, "sizes": SIZES, "phases": PHASES,
     "stabilization": STABILIZATION, "otherwise": OTHERWISE,
 }  # fmt: skip
 EACH = tuple(NAMED.values())
