@@ -1426,6 +1426,7 @@ for name, groups, letter in (("trend/over-images", over_n, "n"), ("trend/over-k"
 # large one; the paper takes those of its SGD, which had thirty times as many steps to find sharper regions. Both were chosen in short trials that had a peak.
 
 # %%
+warmed = collect(experiments["warm"])  # on which the next build
 fig7 = collect(experiments["fig7"])
 together = collect(experiments["together"])
 
@@ -1558,4 +1559,4 @@ claims.measure("fig13/falls-towards-late-points", last, [*of_large.values()], co
 # %%
 noisy = [*fig6.values(), *small.values(), *large.values(), one_step, many_steps]
 in_one_dimension = [*few, *fig1, *fig3, fig3_scan, *fig8, *fig2, fig2_scan, fig2_plain]
-provenance(in_one_dimension, thm1, thm1_anywhere, lem2, thm2, crawling, shrinking, noisy, fig9, fig5, ends, fig10, fig11, fig12, trend, fig7)
+provenance(in_one_dimension, thm1, thm1_anywhere, lem2, thm2, crawling, shrinking, noisy, fig9, fig5, ends, fig10, fig11, fig12, trend, warmed, fig7)
