@@ -12,6 +12,7 @@ import torch
 
 from eoslib import store
 from eoslib.chapter import agreement, presets
+from eoslib.chapter.experiments import differing
 
 STEPS = 3  # of each experiment
 
@@ -42,14 +43,19 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"derivatives: {name}", lambda e=e: _derivatives(device, dataclasses.replace(e, precision="float64"))
     yield "memory", lambda: f"{torch.ones(int(max(e.work()[1] for e in listed)) // 4, device=device).nbytes:,} bytes"
     for e in list({_kind(e): e for e in listed}.values())[::-1]:
-        names = [type(e).__name__, *(part.name for part in map(vars(e).get, ("rule", "schedule")) if part)]
-        yield f"{e.chapter} {e.experiment}: {', '.join(names)}", lambda e=e: _steps(device, e)
+        yield f"{e.chapter} {e.experiment}: {', '.join(_parts(e))}", lambda e=e: _steps(device, e)
 
 
 def _kind(e) -> tuple:
     """What tells experiments apart as computations."""
-    parts = [getattr(e, name, None) for name in ("problem", "rule", "schedule", "batches")]
-    return e.chapter, type(e), type(parts[0]), *map(str, parts[1:]), *map(type, getattr(e, "measurements", ()))
+    return e.chapter, type(getattr(e, "problem", None)), *_parts(e), *map(type, getattr(e, "measurements", ()))
+
+
+def _parts(e) -> list[str]:
+    """The names of what it is composed of, and of what its batches do beside seeing all data."""
+    named = [part.name for part in map(vars(e).get, ("rule", "schedule")) if part]
+    batches = differing(e.batches) if hasattr(e, "batches") else {}
+    return [type(e).__name__, *named, *(name.replace("_", " ") for name in batches if name != "is")]
 
 
 def _product(device: torch.device, dtype: torch.dtype, within: float) -> str:

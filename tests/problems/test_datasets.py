@@ -520,7 +520,7 @@ def archive(nowhere, tmp_path, monkeypatch):
         Path(output_file).write_bytes(packed.read_bytes())
 
     monkeypatch.setattr(pooch.core, "choose_downloader", lambda url, progressbar: transfer)
-    monkeypatch.setattr(datasets, "_CIFAR10_MD5", hashlib.md5(packed.read_bytes()).hexdigest())
+    monkeypatch.setattr(datasets.Cifar10, "md5", hashlib.md5(packed.read_bytes()).hexdigest())
     yield rows
     assert asked_for == ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"]
 
@@ -533,7 +533,7 @@ def test_downloaded_files_are_verified(archive, nowhere):
         assert load("cifar10", 4, split=split).warning is None
     record = json.loads((folder / "eoslib-verified.json").read_text())
     assert record == {
-        "md5": datasets._CIFAR10_MD5,
+        "md5": datasets.Cifar10.md5,
         "fingerprints": {split: fingerprint("cifar10", split=split) for split in ("train", "test")},
     }
     assert download("cifar10") == folder  # a second time nothing is transferred
@@ -553,14 +553,14 @@ def test_a_damaged_record_verifies_nothing(archive, record):
 
 
 def test_another_archive_is_refused(archive, nowhere, monkeypatch):
-    monkeypatch.setattr(datasets, "_CIFAR10_MD5", "0" * 32)
+    monkeypatch.setattr(datasets.Cifar10, "md5", "0" * 32)
     with pytest.raises(DataError, match=r"(?s)could not be downloaded.*hash"):
         download("cifar10")
     assert not (nowhere / "cifar-10-batches-bin").exists()
 
 
 def test_the_official_md5():
-    assert datasets._CIFAR10_MD5 == "c32a1d4ab5d03f1284b67883e8d87530"
+    assert datasets.Cifar10.md5 == "c32a1d4ab5d03f1284b67883e8d87530"
 
 
 def test_files_without_a_record_carry_a_warning(cifar10):
@@ -584,7 +584,8 @@ def test_nothing_to_download(name):
 def test_describe_where_data_are(cifar10, sst2):
     folder, _ = cifar10
     entries = {entry["name"]: entry for entry in describe()}
-    assert list(entries) == ["digits", "power_law", "cifar10", "sst2"]
+    assert list(entries) == ["digits", "power_law", "cifar10", "cifar100", "sst2", "markov"]
+    assert entries.pop("cifar100")["found"] is None
     for name, entry in entries.items():
         assert entry["fingerprint"] == fingerprint(name)
         assert all(entry[key] for key in ("description", "source", "licence", "how_to_get", "looked_in"))
