@@ -55,11 +55,12 @@ def test_a_chapter_fits_25_sheets(read):
     """Also from a dark screen, in the light colours, whose background is white: the paper's."""
     page = read.page
     page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme == 'dark'")  # the theme listens
     page.evaluate("""() => { onbeforeprint = () => { window.theme = document.documentElement.dataset.theme; }; }""")
     sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", page.pdf(format="A4")))
     print(read.docname, "sheets:", sheets)
     assert page.evaluate("theme") == "light"
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.wait_for_function("document.documentElement.dataset.theme == 'dark'")
     page.emulate_media(color_scheme="light")
     assert 0 < sheets <= 25
 
