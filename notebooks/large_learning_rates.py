@@ -22,7 +22,7 @@
 #   first leaves the second, too.
 # findings:
 #   - >-
-#     The theorem's threshold is sharp for a quadratic bowl ({thm1/threshold-is-tight} times $2/\mu^\dagger$). On appendix J's function starts stay near the
+#     The theorem's threshold is exact for a quadratic bowl ({thm1/threshold-is-tight} times it). On appendix J's function starts stay near the
 #     sharp minimum up to {fig3/unstable-is-not-enough} times the step size at which it becomes unstable.
 #   - >-
 #     With noise of any size a small step comes to stay at the global minimum in a share of {prop3/small-steps-fail} of the runs, a large one in {prop3/large-steps-succeed};

@@ -99,6 +99,13 @@ SHIFTS = """
 """
 
 
+FIGURES = """() => Promise.all([...document.querySelectorAll(".eos-enlarge img")].map(image => {
+    if (!image.checkVisibility()) return;
+    image.loading = "eager";
+    return image.decode();
+}))"""
+
+
 @pytest.fixture(scope="session")
 def read(request, served, browser) -> Iterator[Read]:
     """The page and screen that `pages.reading` gives the test; it is left as it was found. Once no test needs it any
@@ -112,6 +119,8 @@ def read(request, served, browser) -> Iterator[Read]:
     page.goto(f"{served}/{docname}.html", wait_until="networkidle")
     page.wait_for_function(TYPESET)
     before = page.evaluate("document.documentElement.scrollHeight")
+    page.evaluate(FIGURES)
+    grown = page.evaluate("document.documentElement.scrollHeight") - before
     for _ in range(200):  # a screen at a time, so that all of it is loaded
         if page.evaluate("() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2"):
             break
@@ -119,7 +128,6 @@ def read(request, served, browser) -> Iterator[Read]:
         page.wait_for_timeout(30)
     page.wait_for_load_state("networkidle")
     shifts = sorted(page.evaluate("shifts"), reverse=True)
-    grown = page.evaluate("document.documentElement.scrollHeight") - before
     page.evaluate("() => scrollTo({ top: 0, behavior: 'instant' })")
     yield Read(docname, screen, page, list(asked), shifts, grown)
     context.close()
