@@ -30,9 +30,9 @@
 #   - >-
 #     Two statements do not hold. Theorem 2 fails at large step sizes (the share that meets a set is {thm2/up-to-its-largest-step-size} times its bound), and Theorem 4's
 #     promise to remain does not outlive the first steps ({thm4/remains}).
-# figure: fig6
+# figure: fig1
 # thumbnails:
-#   fig1: figure 1
+#   fig6: figure 6
 #   fig8: figure 8
 #   fig2: figure 2
 #   thm1: theorem 1
