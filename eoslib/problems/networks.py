@@ -263,7 +263,7 @@ def _check(parameter: str, value: str, valid) -> None:
         raise ValueError(f"unknown {parameter} {value!r}; expected one of: {', '.join(valid)}")
 
 
-def _seeded(network: type[nn.Module]) -> Callable[..., nn.Module]:
+def seeded(network: type[nn.Module]) -> Callable[..., nn.Module]:
     """`network` with a keyword `seed`: the numbers that PyTorch draws after `torch.manual_seed(seed)`, so that for an
     `MLP` they are those of `nn.Sequential`. The global random generators are left as they were."""
 
@@ -278,7 +278,7 @@ def _seeded(network: type[nn.Module]) -> Callable[..., nn.Module]:
     return seeded
 
 
-mlp, cnn, resnet18, transformer = map(_seeded, (MLP, CNN, ResNet, Transformer))
+mlp, cnn, resnet18, transformer = map(seeded, (MLP, CNN, ResNet, Transformer))
 
 
 def flatten(module: nn.Module) -> Tensor:

@@ -79,14 +79,13 @@ def pytest_collection_modifyitems(items):
 @dataclass
 class Read:
     """A page of the site that was read to its end on a screen. asked: the addresses that it asked for; shifts: the
-    layout shifts; grown: by how many pixels it became higher as its figures came."""
+    layout shifts."""
 
     docname: str
     screen: str
     page: Page
     asked: list[str]
     shifts: list
-    grown: float
 
 
 SHIFTS = """
@@ -97,13 +96,6 @@ SHIFTS = """
           shifts.push([entry.value, ...entry.sources.map(s => s.node?.outerHTML?.slice(0, 80) ?? s.node?.nodeName)]);
     }).observe({ type: "layout-shift", buffered: true });
 """
-
-
-FIGURES = """() => Promise.all([...document.querySelectorAll(".eos-enlarge img")].map(image => {
-    if (!image.checkVisibility()) return;
-    image.loading = "eager";
-    return image.decode();
-}))"""
 
 
 @pytest.fixture(scope="session")
@@ -118,9 +110,6 @@ def read(request, served, browser) -> Iterator[Read]:
     page.add_init_script(SHIFTS)
     page.goto(f"{served}/{docname}.html", wait_until="networkidle")
     page.wait_for_function(TYPESET)
-    before = page.evaluate("document.documentElement.scrollHeight")
-    page.evaluate(FIGURES)
-    grown = page.evaluate("document.documentElement.scrollHeight") - before
     for _ in range(200):  # a screen at a time, so that all of it is loaded
         if page.evaluate("() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2"):
             break
@@ -129,6 +118,6 @@ def read(request, served, browser) -> Iterator[Read]:
     page.wait_for_load_state("networkidle")
     shifts = sorted(page.evaluate("shifts"), reverse=True)
     page.evaluate("() => scrollTo({ top: 0, behavior: 'instant' })")
-    yield Read(docname, screen, page, list(asked), shifts, grown)
+    yield Read(docname, screen, page, list(asked), shifts)
     context.close()
     assert complaints == []
