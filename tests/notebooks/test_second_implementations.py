@@ -1,4 +1,4 @@
-"""What the chapters publish as not reproduced, computed a second time: plain PyTorch, NumPy and SciPy, nothing of the library but data."""
+"""What the chapters publish as not reproduced, a second time: plain PyTorch, NumPy and SciPy, without the library."""
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ def test_beyond_root_3_the_points_on_the_axes_of_f3_are_minima():
 
 
 def convergent_and_unstable(step_size, half=4.0, n=100, steps=300):
-    """Of n × n starts, how many reach a minimiser (±1, ±1) of f₃ by gradient descent, and how many of these after a rise of f₃."""
+    """Of n × n starts, how many reach a minimiser (±1, ±1) of f₃, and how many after a rise of f₃."""
     x, y = np.meshgrid(*[np.linspace(-half, half, n) + 1e-4] * 2)
     risen, f = np.zeros(x.shape, bool), motzkin(x, y)
     with np.errstate(all="ignore"):
@@ -41,7 +41,8 @@ def convergent_and_unstable(step_size, half=4.0, n=100, steps=300):
 
 
 def test_the_unstable_share_of_f3_falls_before_it_grows():
-    shares = [unstable / convergent for convergent, unstable in (convergent_and_unstable(s / 6) for s in (0.1, 0.6, 0.95))]
+    counts = [convergent_and_unstable(fraction / 6) for fraction in (0.1, 0.6, 0.95)]
+    shares = [unstable / convergent for convergent, unstable in counts]
     assert shares[0] > shares[1] + 0.02 and shares[2] > shares[1] + 0.02
 
 
@@ -49,13 +50,15 @@ def test_the_unstable_share_of_f3_falls_before_it_grows():
 
 
 def trained(activation, step_size, steps, every):
-    """Full-batch gradient descent on 500 digits with the mean squared error, as at quick: relative progress and directional
-    smoothness of each step, and of every few the top eigenvalue of the Hessian and the gradient's alignment with its eigenvector."""
+    """Full-batch gradient descent on 500 digits with the mean squared error: relative progress and directional
+    smoothness of each step; of every few the top eigenvalue of the Hessian and how the gradient aligns with its
+    eigenvector."""
     images, digits = load_digits(return_X_y=True)
     images = (images - images.mean(0)) / images.std(0).clip(1e-9)
     x, y = torch.tensor(images[:500]), nn.functional.one_hot(torch.tensor(digits[:500]), 10)
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(64, 32), activation(), nn.Linear(32, 32), activation(), nn.Linear(32, 10)).double()
+    layers = nn.Linear(64, 32), activation(), nn.Linear(32, 32), activation(), nn.Linear(32, 10)
+    network = nn.Sequential(*layers).double()
     parameters = list(network.parameters())
 
     def gradient(create_graph=False):
