@@ -320,6 +320,7 @@ import pandas as pd
 import torch
 from flint import arb
 from IPython.display import HTML, display
+from scipy.optimize import minimize
 
 from eoslib.chapter.claims import Ledger
 from eoslib.chapter.experiments import collect
@@ -521,7 +522,9 @@ claims.measure("thm1/most-arrive", {"": arriving(neuron)}, [neuron], control={"�
 # *Paper, section 3.1.* If the loss depends on parameters $\zeta$ only through their direction, as in a normalised network, then
 # $\langle\nabla_\zeta f, \zeta\rangle = 0$ (differentiate $f(c\zeta) = f(\zeta)$ in $c$). With weight decay $\frac{\gamma}{2}\|\zeta\|^2$ the gradient's
 # component along $\zeta$ is then $\gamma\|\zeta\|^2$, and no point with $\zeta\neq 0$ is stationary. We check both on a network whose
-# parameters enter as $\zeta/\|\zeta\|$.
+# parameters enter as $\zeta/\|\zeta\|$. In practice the denominator is $\epsilon + \|\zeta\|$. Then, says the paper, stationary points exist, of a sharpness of order $1/\epsilon$. We minimise
+# logistic regression in $\zeta/(\epsilon + \|\zeta\|)$ for several $\epsilon$. The sharpness does grow without bound, but the radial derivative of $\zeta/(\epsilon + \|\zeta\|)$ is $\epsilon/(\epsilon + \|\zeta\|)^2$,
+# which balances $\gamma\|\zeta\|$ where $\|\zeta\|^3 \propto \epsilon$, so that curvature, $\propto\|\zeta\|^{-2}$, grows like $\epsilon^{-2/3}$.
 
 # %% tags=["hide-input"]
 digits = datasets.load("digits", 200)
@@ -550,6 +553,35 @@ def components(objective):
 # %% tags=["hide-input"]
 claims.measure("prop2/orthogonal", cosines(normalised), control=cosines(loss_of))
 claims.measure("prop2/no-stationary-point", components(decayed), control=components(normalised))
+
+signs = 2.0 * (digits.labels < 5) - 1  # two classes
+
+
+def minimum(epsilon, start, weight_decay=1e-3):
+    """ζ at the minimum of logistic regression in ζ/(ε + ‖ζ‖) with weight decay, next to `start`; and λ_max and λ_min there."""
+
+    def f(zeta):
+        outputs = digits.inputs.double() @ (zeta / (epsilon + (zeta @ zeta).sqrt()))
+        return torch.nn.functional.softplus(-signs * outputs).mean() + weight_decay / 2 * zeta @ zeta
+
+    value, gradient, hessian = (
+        lambda z, part=part: part(torch.as_tensor(z)).numpy() for part in (f, torch.func.grad(f), torch.func.hessian(f))
+    )
+    zeta = minimize(value, start, method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-9}).x
+    smallest, *_, largest = np.linalg.eigvalsh(hessian(zeta))
+    return zeta, largest, smallest
+
+
+epsilons, found = 10.0 ** -np.arange(1, 6), [minimum(0.1, np.full(64, 0.1))]
+for epsilon in epsilons[1:]:
+    found.append(minimum(epsilon, found[-1][0]))
+norm, largest, smallest = (np.log10([at[i] if i else np.linalg.norm(at[0]) for at in found]) for i in range(3))
+power = {name: -np.polyfit([1, 2, 3], values[2:], 1)[0] for name, values in (("‖ζ‖", norm), ("λ_max", largest), ("λ_min", smallest))}
+claims.measure("prop2/epsilon", {"λ_max": power["λ_max"]}, control={"λ_min": power["λ_min"]})
+claims.measure(
+    "prop2/epsilon-law", {"λ_max": power["λ_max"] / (-2 / 3), "‖ζ‖": power["‖ζ‖"] / (1 / 3)},
+    control={"λ_min": power["λ_min"] / (-2 / 3)},
+)  # fmt: skip
 
 # %% [markdown]
 # ## Why does it converge all the same?

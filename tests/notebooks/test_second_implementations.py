@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.datasets import load_digits
 from torch import nn
@@ -47,6 +48,19 @@ def test_the_unstable_share_of_f3_falls_before_it_grows():
 
 
 # -------------------------------------------------------------------------------------------- Ahn et al.
+
+
+def test_with_epsilon_in_the_denominator_the_sharpness_grows_like_its_power_of_minus_two_thirds():
+    """−⟨w, ζ/(ε + ‖ζ‖)⟩ + γ‖ζ‖²/2 in the plane, w = (1, 0): the minimum lies on the first axis, where the Hessian is
+    diagonal, in closed form."""
+    decay, rows = 1e-3, []
+    for epsilon in (1e-6, 1e-8):
+        r = brentq(lambda r, e=epsilon: decay * r - e / (e + r) ** 2, 1e-9, 1e3, xtol=1e-15)
+        along = 2 * epsilon / (epsilon + r) ** 3 + decay
+        across = 1 / (r * (epsilon + r)) + decay  # the outputs fall as ζ turns
+        rows.append(np.log([epsilon, r, max(along, across)]))
+    change = np.diff(rows, axis=0)[0]
+    np.testing.assert_allclose(change[1:] / change[0], [1 / 3, -2 / 3], atol=0.005)
 
 
 def trained(activation, step_size, steps, every):
