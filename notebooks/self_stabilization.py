@@ -1692,6 +1692,10 @@ def steps_of_their_own(steps):
 
 
 claims.measure(
+    "appE/eigengap", {case(r): after(r).next_eigenvalue.max() * r.step_size for r in fig4}, fig4,
+    control={case(r): r.trace.eigenvalues.sel(eigenvalue=1).max() * r.step_size for r in enough},
+)  # fmt: skip
+claims.measure(
     "fig5/one-after-another", {case(r): steps_of_their_own(crossings(r)) for r in enough}, enough,
     control={case(r): steps_of_their_own(crossings(r, float(r.trace.eigenvalues.min()))) for r in enough},
 )  # fmt: skip
