@@ -1339,12 +1339,12 @@ def values_and_errors(measured):
     return ({label: pair[i] for label, pair in measured.items()} for i in (0, 1))
 
 
-near_largest = {name: uncertain(name, 0.99) for name in largest}
+near_largest = {name: uncertain(name, 0.99) for name in ("f1", "f3", "f4")}
 at_quarter = {name: uncertain(name, 0.25) for name in ("f1", "f3")}  # V_η of the others fills the box
-rough = {name: uncertainty_dimension(near_largest[name]["convergent"]) for name in largest}
+rough = {name: uncertainty_dimension(counts["convergent"]) for name, counts in near_largest.items()}
 smooth, smooth_errors = values_and_errors({n: uncertainty_dimension(c["convergent"]) for n, c in at_quarter.items()})
 fractal, fractal_errors = values_and_errors({n: rough[n] for n in ("f3", "f4")})
-faded, faded_errors = values_and_errors({n: fading(near_largest[n]["stable"]) for n in ("f1", "f3", "f4")})
+faded, faded_errors = values_and_errors({n: fading(counts["stable"]) for n, counts in near_largest.items()})
 claims.measure(
     "ours-dimension/smooth-at-small-steps", smooth, errors=smooth_errors,
     control={f"{n}, 0.99 η_max": value for n, value in fractal.items()},
