@@ -47,8 +47,8 @@ class Dataset:
 
 
 def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "train", **options) -> Dataset:
-    """The first `n` examples of a split, "train" or "test", of "digits", "power_law", "cifar10", "cifar100"
-    or "sst2".
+    """The first `n` examples of a split, "train" or "test", of "digits", "noisy_digits", "power_law", "markov",
+    "cifar10", "cifar100" or "sst2".
 
     Of "sst2", and with the option `classes` of images, they are the first n/2 (n/k of k classes) of each class, class
     after class, as Damian et al. 2023 take them for binary tasks.
@@ -59,8 +59,9 @@ def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "tr
       colours are one channel.
 
     The test split is standardised with the statistics of the whole training set. Coordinates that never vary are only
-    centred, tokens stay as they are. `options` are those of the data set's class (`Digits`, `PowerLaw`, `Cifar10`,
-    `Cifar100`, `Sst2`). Raises `DataAbsent` if the files are not there and `DataError` if they are damaged or too few.
+    centred, tokens stay as they are. `options` are those of the data set's class (`Digits`, `NoisyDigits`, `PowerLaw`,
+    `Markov`, `Cifar10`, `Cifar100`, `Sst2`). Raises `DataAbsent` if the files are not there and `DataError` if they are
+    damaged or too few.
     """
     _check("standardisation", standardisation, ("per-pixel", "per-channel"))
     source = _source(name, split, options)
@@ -230,6 +231,48 @@ class Digits(_Images):
     def fingerprint(self, split):
         inputs, labels = self.rows(split)
         return hashlib.sha256(np.column_stack([labels, inputs]).astype(np.uint8).tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class NoisyDigits(_Images):
+    """Digits drawn at random from `Digits`, each pixel with normal noise of its own: standard deviation `noise`, in
+    grey levels. Every example has fresh noise, and noisy classes overlap: more examples than a network has parameters
+    cannot be learnt by heart, few can. The test examples are further draws of the same distribution."""
+
+    noise: float = 6.0
+    seed: int = 0
+    description = "generated: 50,000 digits with fresh noise, 8x8 grey pixels, 10 classes"
+    source = "eoslib.problems.datasets.NoisyDigits, of scikit-learn's digits"
+    licence = Digits.licence
+    how_to_get = "generated when asked for, from scikit-learn's digits"
+    d = 64
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.noise < np.inf:
+            raise DataError(f"noisy_digits: noise must be finite and not negative, not {self.noise}")
+
+    def rows(self, split):
+        return _noisy_digits(self.noise, self.seed)[split]
+
+    def fingerprint(self, split):
+        digest = hashlib.sha256()
+        for part in ["train"] + (["test"] if split == "test" else []):
+            inputs, labels = self.rows(part)
+            digest.update(inputs.astype("<f4").tobytes() + labels.astype(np.uint8).tobytes())
+        return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def _noisy_digits(noise: float, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By split, inputs (N, 64) float32 and labels (N,)."""
+    digits, labels = Digits().rows("train")
+    rng, drawn = np.random.default_rng(seed), {}
+    for split, n in (("train", 50_000), ("test", 5_000)):
+        chosen = rng.integers(len(digits), size=n)
+        drawn[split] = digits[chosen].astype(np.float32), labels[chosen]
+        drawn[split][0][:] += np.float32(noise) * rng.standard_normal((n, digits.shape[1]), np.float32)
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -535,5 +578,6 @@ def _sst2_phrases(path: Path) -> tuple[list[list[str]], np.ndarray]:
 
 
 SOURCES: dict[str, type[_Source]] = {
-    "digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100, "sst2": Sst2, "markov": Markov,
+    "digits": Digits, "noisy_digits": NoisyDigits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100,
+    "sst2": Sst2, "markov": Markov,
 }  # fmt: skip
