@@ -50,9 +50,9 @@ def main():
     loss, *_ = descend(x, y, nn.Tanh, 2 / 8, 500)
     late = loss[-50:].mean() / loss[0]
     sys.stdout.write(f"tanh, 2/8: loss over the first after {len(loss)} steps, a mean of 50: {late:.3f}\n")
-    loss, *_ = descend(x, y, nn.Identity, 2 / 30, 1000)
+    loss, *_ = descend(x, y, nn.Identity, 2 / 30, 750)
     sys.stdout.write(f"linear, 2/30: {len(loss)} steps, last loss {loss[-1]:.3f}, largest {loss.max():.3f}\n")
-    _, progress, smoothness = (part[200:] for part in descend(x, y, nn.ReLU, 2 / 30, 700))
+    _, progress, smoothness = (part[200:] for part in descend(x, y, nn.ReLU, 2 / 30, 600))
     left = ((progress + 1 - smoothness / 30) ** 2).mean() / progress.var()
     sys.stdout.write(f"relu, 2/30: share of the variance that relation (5) leaves {left:.3f}\n")
 
