@@ -16,6 +16,7 @@ from eoslib import store
 from eoslib.chapter import audit as audits
 from eoslib.chapter import claims as ledger
 from eoslib.chapter import costs, execution, experiments, presets, selftest
+from eoslib.chapter import sweep as sweeps
 from eoslib.problems import datasets
 
 app = typer.Typer(
@@ -88,6 +89,49 @@ def compute(
     print(f"{done} of {len(wanted)} run(s) of {chapter} at {preset} are finished")
     if done < len(wanted):
         print(f"the budget ended; the same command{' without --fresh' if fresh else ''} resumes", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example: python -m eoslib sweep unstable_convergence --only exp3 -g width=16,32 -g seeds=[0],[1] -o out"
+)
+def sweep(
+    chapter: Chapter,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder of the results; the same one resumes.")],
+    preset: Preset = "quick",
+    p: Assignments = None,
+    g: Annotated[
+        list[str] | None,
+        typer.Option("-g", "--grid", metavar="NAME=VALUES", help="a,b,c, or low:high:count, with @log geometrically."),
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Cases from a CSV or YAML file, each with every point.")] = None,
+    only: Annotated[str | None, typer.Option(help="Compute the runs of one experiment, e.g. exp3.")] = None,
+    cluster: Annotated[str, typer.Option(help="local, or the address tcp://… of a Dask scheduler.")] = "local",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th case, from the I-th on.")] = "1/1",
+    print_job: Annotated[int | None, typer.Option(metavar="N", help="Only print a SLURM script of N shards.")] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="Y:X:HUE", help="Draw an observable or claim, by parameter.")
+    ] = None,
+) -> None:
+    """A chapter over a grid of parameters, on all cores; collects claims and observables in OUT/results.csv. Status 1
+    if a case failed."""
+    fixed, path = _assignments(p), presets.chapter_path(chapter)
+    rows = sweeps.table(file) if file else [{}]
+    given = [fixed | row | point for row in rows for point in sweeps.grid(g or [])]
+    wanted = sweeps.cases(path, preset, given, only)
+    mine = sweeps.of_shard(wanted, shard)
+    if print_job:
+        at = sys.argv.index("--print-job")
+        print(sweeps.job([*sys.argv[2:at], *sys.argv[at + 2 :]], print_job), end="")
+        return
+    failed = sweeps.sweep(wanted, out, cluster, shard)
+    for key, failure in failed.items():
+        case = next(case for case in wanted if case.key == key)
+        print(f"case {key} failed: {case.given}\n{failure}", file=sys.stderr)
+    print(f"{len(mine) - len(failed)} of {len(mine)} case(s) finished; wrote {out / 'results.csv'}")
+    if plot:
+        print(f"wrote {sweeps.plot(out, plot)}")
+    if failed:
         raise typer.Exit(1)
 
 
