@@ -123,7 +123,8 @@ class watch:
                     ax.plot(known["step"], known, line, color=colour, label=name.replace("_", " "))
             loss.set(xlabel="step", ylabel="loss", yscale="log")
             curvature.set(xlabel="step", ylabel="curvature")
-            curvature.legend()
+            named = curvature.get_legend_handles_labels()
+            curvature.figure.legend(*named, loc="outside lower center", ncols=4)
             progress.set(xlabel="step", ylabel="relative progress")
             if path is not None:
                 loss.figure.savefig(path)
