@@ -3,6 +3,7 @@
 Exit status 0 only if what was asked for was done, 1 if not, 2 for wrong usage.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ import typer
 from eoslib import store
 from eoslib.chapter import audit as audits
 from eoslib.chapter import claims as ledger
-from eoslib.chapter import costs, execution, experiments, presets, selftest
+from eoslib.chapter import compare, costs, execution, experiments, presets, selftest
 from eoslib.chapter import sweep as sweeps
 from eoslib.problems import datasets
 
@@ -133,6 +134,26 @@ def sweep(
         print(f"wrote {sweeps.plot(out, plot)}")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command("compare", epilog="Example: python -m eoslib compare before.ipynb after.ipynb --html difference.html")
+def compare_command(
+    a: Annotated[str, typer.Argument(help="A run (key or path), an executed notebook, or a folder of them.")],
+    b: Annotated[str, typer.Argument(help="Another of the same kind.")],
+    html: Annotated[Path | None, typer.Option(help="Also write a page, with figures side by side.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What differs between two runs, executed notebooks or builds: parameters, verdicts, values, figures; and where two
+    trajectories part."""
+    found = compare.compare(a, b)
+    if html:
+        store.write_atomically(html, found.html().encode())
+    if as_json:
+        parted = [dataclasses.asdict(parting) for parting in found.parted]
+        shown = {"identical": found.identical, **found.sections(), "parted": parted}
+        print(json.dumps(shown | {"figures": [name for name, _, _ in found.pictures]}, indent=1, ensure_ascii=False))
+    else:
+        print(found.text())
 
 
 @app.command(epilog="Example: python -m eoslib claims unstable_convergence --accept .executed/quick")

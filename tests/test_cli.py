@@ -480,3 +480,17 @@ def test_a_malformed_ledger_is_status_1(eoslib, chapter):
     status, _, err = eoslib("claims", "mini")
     assert status == 1
     assert "mini.yaml: paper: Field required" in err and "Traceback" not in err
+
+
+# --- comparisons -----------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_compared_as_text_json_and_page(eoslib, tmp_path):
+    eoslib("compute", "mini", "--only", "net")
+    one, two = (run["key"] for run in store.listing())
+    status, out, _ = eoslib("compare", one, two, "--html", "difference.html")
+    assert status == 0 and "seed: " in out and "the trajectories part:" in out
+    assert "The trajectories part" in (tmp_path / "difference.html").read_text()
+    status, out, _ = eoslib("compare", one, one, "--json")
+    assert status == 0 and json.loads(out) == {"identical": True, "parted": [], "figures": []}
+    assert eoslib("compare", one, "nothing")[0] == 1
