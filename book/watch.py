@@ -103,7 +103,7 @@ with eoslib.watch(model, cross_entropy, (x, y), every=every, also=also) as w:
 # ## What there is to see
 #
 # The sharpness rises at first, past the curvature that gradient descent with this step size endures (dashed), and then falls, as
-# it does once cross-entropy has fitted its examples. Relative progress is far from the $-1$ of small steps all along: much of each step
+# it does once cross-entropy has fitted its examples. After the first steps relative progress is far from the $-1$ of small steps: much of each step
 # goes to and fro. Where the curve of the sharpness stays far below the dashed line, the classical theory applies, and a larger step size
 # may well be faster; where it stays at the line, the step size decides about the curvature, not the other way round.
 
