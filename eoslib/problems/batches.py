@@ -1,13 +1,15 @@
 """What of the data a step sees: all, or minibatches, augmented, repeated; and noise added to the gradient."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eoslib.problems.objective import Objective, SupervisedObjective
+from eoslib.problems import ranks
+from eoslib.problems.objective import Objective, ObjectiveOnDisk, SupervisedObjective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +17,9 @@ class Batches:
     """batch_size: examples in a minibatch, drawn without replacement; the last one of an epoch holds what is left. None
     is the whole data. repeats: so many steps in a row see the same minibatch, its images augmented alike. crop, flip:
     each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with probability ½.
-    repeat_epochs: in the first so many epochs only are minibatches repeated; None: in all. noise, noise_size: "uniform"
-    on [−noise_size, noise_size], or "normal" of that standard deviation, is added to each component of the gradient."""
+    part: of images on disk a random part is seen, see `Images.batches`. repeat_epochs: in the first so many epochs only
+    are minibatches repeated; None: in all. noise, noise_size: "uniform" on [−noise_size, noise_size], or "normal" of
+    that standard deviation, is added to each component of the gradient."""
 
     batch_size: int | None = None
     repeats: int = 1
@@ -25,11 +28,12 @@ class Batches:
     repeat_epochs: int | None = None
     noise: str | None = None
     noise_size: float = 0.0
+    part: bool = False
 
     @property
     def whole(self) -> bool:
         """Whether the step's gradient is that of the whole data, noise aside."""
-        return self.batch_size is None and not self.crop and not self.flip
+        return self.batch_size is None and not (self.crop or self.flip or self.part)
 
     def epoch(self, n: int) -> int:
         """Steps in an epoch of n examples, while minibatches are repeated."""
@@ -49,6 +53,10 @@ class Batches:
             raise ValueError(f"unknown noise {self.noise!r}; there are uniform, normal")
         if (self.crop or self.flip) and getattr(objective.network, "shape", None) is None:
             raise ValueError("crop and flip need a network that takes images")
+        if self.part and not isinstance(objective, ObjectiveOnDisk):
+            raise ValueError("random parts are of images on disk, those of an image folder")
+        if not self.whole and (smallest := n % (self.batch_size or n) or self.batch_size or n) < ranks.count():
+            raise ValueError(f"{ranks.count()} processes cannot share a minibatch of {smallest} examples")
         return _Drawn(self, objective, n, seed)
 
 
@@ -63,6 +71,8 @@ class _Drawn:
         self.position = 0  # behind the minibatch that is seen now
         self.seen = 0  # minibatches so far, each repeat counted
         self.augmentation: dict[str, Tensor] = {}  # of this minibatch
+        self.parts = 0  # the seed of the images' parts in this epoch
+        self.coming: Iterator[SupervisedObjective] | None = None  # the minibatches of this epoch from this one on
         whole_life = declared.whole or declared.repeat_epochs is None
         self.repeated = math.inf if whole_life else declared.repeat_epochs * declared.epoch(n)  # in so many steps
 
@@ -86,24 +96,40 @@ class _Drawn:
             return self._noisy(whole), None
         here = self._minibatch().evaluate(theta, moves=True)
         self.objective.gradients += 1
-        return self._noisy(here.gradient), here.value
+        gradient, value = ranks.mean(here.gradient, here.value, len(self.batch.labels) / len(self._chosen))
+        return self._noisy(gradient), value
+
+    @property
+    def _chosen(self) -> Tensor:
+        """The examples of the minibatch that is seen now."""
+        size = self.declared.batch_size or self.n
+        return self.order[self.position - size : self.position]
 
     def _minibatch(self) -> SupervisedObjective:
+        """What this process sees of it."""
         size = self.declared.batch_size or self.n
         if self.epoch_begins:
             self.order = torch.randperm(self.n, generator=self.generators["order"])
-            self.position = 0
+            self.position, self.coming = 0, None
+            if self.declared.part:
+                self.parts = torch.randint(2**62, (), generator=self.generators["augmentation"]).item()
         new = self._new
         if new:
             self.position += size
         self.seen += 1
-        chosen = self.order[self.position - size : self.position]
-        batch = self.objective.batch(chosen.to(self.objective.inputs.device))
-        if self.declared.crop or self.declared.flip:
-            if new:
-                self.augmentation = self._drawn_augmentation(len(chosen))
-            batch.inputs = self._augmented(batch.inputs, **self.augmentation)
-        return batch
+        if new or self.coming is None:
+            if self.coming is None:
+                left = self.order[self.position - size :].split(size)
+                shares = [minibatch[ranks.share(len(minibatch))] for minibatch in left]
+                self.coming = self.objective.batches(shares, *([self.parts] if self.declared.part else []))
+            self.batch = next(self.coming)
+            if self.declared.crop or self.declared.flip:
+                if new:
+                    self.augmentation = self._drawn_augmentation(len(self._chosen))
+                own = ranks.share(len(self._chosen))
+                shift, mirrored = self.augmentation["shift"][:, own], self.augmentation["mirrored"][own]
+                self.batch.inputs = self._augmented(self.batch.inputs, shift, mirrored)
+        return self.batch
 
     def _drawn_augmentation(self, n: int) -> dict[str, Tensor]:
         """By how much each of n images is shifted, plus `crop`, (2, n, 1), and which are mirrored (n, 1)."""
@@ -137,12 +163,13 @@ class _Drawn:
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
-        for name in _STATE:
+        self.coming = None
+        for name in state.keys() & _STATE:  # one begun earlier may know of fewer
             setattr(self, name, state[name])
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
 
 
-_STATE = ("order", "position", "seen", "augmentation")  # of `_Drawn`, besides its generators
+_STATE = {"order", "position", "seen", "augmentation", "parts"}  # of `_Drawn`, besides its generators
 # seed + 1 is that of `measure.progress.ExpectedProgress`, seed + 4 that of `measure.noise.Sampler`
 _GENERATORS = {"order": 0, "augmentation": 2, "noise": 3}
