@@ -239,7 +239,7 @@ class ObjectiveOnDisk(SupervisedObjective):
 
     def forward(self, theta: Tensor, moves: bool = False, training: bool = True) -> tuple[Tensor, Tensor]:
         outputs = torch.cat([part.forward(theta, moves, training)[1] for _, part in self.parts()])
-        return LOSSES[self.loss](outputs, self.labels), outputs
+        return self.loss(outputs, self.labels), outputs
 
     def parts(self, size: int | None = None) -> Iterator[tuple[float, SupervisedObjective]]:
         for part in self.batches(torch.arange(len(self.labels)).split(size or self.chunk)):
