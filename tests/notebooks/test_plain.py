@@ -9,7 +9,7 @@ import pytest
 
 from eoslib.chapter import presets
 
-CHAPTERS = ["unstable_convergence", "forward_invariance", "self_stabilization"]
+CHAPTERS = ["unstable_convergence", "forward_invariance", "no_stationary_points", "self_stabilization"]
 
 
 @pytest.fixture(scope="module", params=CHAPTERS)

@@ -1,0 +1,860 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # No stationary points
+#
+# ```{chapter-head}
+# paper: zhang2021
+# question: >-
+#   Training stops making progress, yet its gradient does not vanish. What has converged then?
+# answer: >-
+#   Averages over time have, not the weights: the loss keeps changing from step to step by as much up as down. A distribution that the step leaves
+#   as it is takes the place of the stationary point, and gradient, noise and curvature balance on it.
+# findings:
+#   - >-
+#     The picture holds. On $100\sin\theta_1\sin\theta_2$ the time averages change by no more than {fig5/averages-settle} of the range of the values, which never settle; and the
+#     expected change of a bounded function falls with the slope {thm1/stochastic} for a noisy step, {thm1/deterministic} for one without noise.
+#   - >-
+#     Three statements do not. Lemma 2's example gives {lem2/as-constructed} where at least 0.5 is claimed; theorem 4's limit need not be ergodic ({thm4/ergodic-limit} where 0 is claimed);
+#     the right side of the identity before (10) is {eq10/identity-as-printed} times the left one. Corrected, it is {eq10/identity-corrected} times, and becomes Ahn et al.'s relation (6).
+#   - >-
+#     An open question has an answer: gradient descent with a fixed step size, too, can have time averages without a limit ({thm3/by-gradient-descent} apart for ever).
+# figure: fig5
+# thumbnails:
+#   fig8: figure 8
+#   fig9: figure 9
+#   thm1: theorem 1
+#   lem2: lemma 2
+#   thm3: theorem 3
+# ```
+
+# %% [markdown]
+# ## The experiment in plain PyTorch
+#
+# Gradient descent on $100\sin\theta_1\sin\theta_2$ with a step twice as large as the classical theory allows: neither loss nor gradient norm converges, their averages
+# over time do. Copy the cell into an empty notebook.
+
+# %% tags=["plain"]
+import torch
+
+
+def f(theta):
+    x, y = theta
+    return 100 * torch.sin(x) * torch.sin(y)
+
+
+theta, eta = torch.tensor([1.0, 2.0], dtype=torch.float64), 0.04  # 2/L is 0.02
+losses, norms = [], []
+for _ in range(2000):
+    theta.requires_grad_()
+    loss = f(theta)
+    (gradient,) = torch.autograd.grad(loss, theta)
+    losses.append(loss.item())
+    norms.append(gradient.norm().item())
+    theta = theta.detach() - eta * gradient
+
+losses, norms = torch.tensor(losses), torch.tensor(norms)
+for t in (10, 100, 500, 1000, 1999):
+    averages = losses[: t + 1].mean(), norms[: t + 1].mean()
+    print(
+        f"step {t:4}: loss {losses[t]:7.2f}, its average {averages[0]:7.2f};"
+        f" gradient norm {norms[t]:6.2f}, average {averages[1]:6.2f}"
+    )
+
+# %% [markdown]
+# The library's run of the same (paper, figure 5, second row):
+
+# %% tags=["compared"]
+from eoslib.chapter.experiments import at_quick
+
+run = at_quick("no_stationary_points", "fig5", 1)
+library = torch.tensor(run.trace.loss.values, dtype=losses.dtype)
+print("largest difference of a loss:", (losses - library).abs().max().item())
+
+# %% [markdown]
+# ## Setting
+#
+# A step of (stochastic) gradient descent is a map, $\theta_{t+1} = F(\theta_t) = \theta_t - \eta\,g(\theta_t)$, where $g$ is an unbiased estimate of $\nabla L$. The paper {cite}`zhang2021`
+# looks at its trajectory through the *empirical measure* and time averages,
+#
+# ```{math}
+# :label: zhang-average
+# \mu_n = \frac1n\sum_{t=1}^n \delta_{\theta_t}, \qquad \mu_n(\varphi) = \frac1n\sum_{t=1}^n\varphi(\theta_t),
+# ```
+#
+# and at four quantities (paper, (2)): the loss $L$, the gradient norm $\|\nabla L\|$, the *noise* $\sigma = \big(\tfrac1N\sum_i\|\nabla L - \nabla\ell_i\|^2\big)^{1/2}$ of single examples, and the
+# *sharpness* $\|\nabla^2L\|$, an operator norm. A measure $\mu$ is *invariant* if a step leaves it as it is, $\mu(F^{-1}(A)) = \mu(A)$.
+#
+# Where the paper leaves something open we chose: the start of figure 5 is $(1, 2)$; its networks are replaced here by a multilayer perceptron on digits, and by a transformer on a text
+# of a Markov chain.
+
+# %% tags=["hide-input"]
+from typing import Annotated, Literal
+
+from annotated_types import Interval, Len
+from pydantic import PositiveFloat, PositiveInt
+
+# %% tags=["parameters"]
+preset: Literal["quick", "standard", "paper"] = "quick"
+# figure 5, on 100 sin θ₁ sin θ₂
+start: Annotated[list[float], Len(2, 2)] = [1.0, 2.0]
+step_sizes: Annotated[list[PositiveFloat], Len(2, 2)] = [0.01, 0.04]
+# figures 8 and 9: the sizes of samples, the last one all of the data; how many are drawn of each
+sample_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [10, 40, 160, 640]
+repeats: Annotated[int, Interval(ge=2)] = 8
+# sharpness, theorem 8 and (10), on digits
+digits: Annotated[int, Interval(ge=64, le=1797)] = 640
+batch_size: PositiveInt = 16
+balance_step_size: PositiveFloat = 0.2
+balance_steps: Annotated[int, Interval(ge=1000)] = 4000
+
+# %% tags=["experiments", "hide-input"]
+from eoslib.chapter.experiments import Descent
+from eoslib.measure.curvature import Sharpness
+from eoslib.measure.directions import Position
+from eoslib.measure.progress import Progress
+from eoslib.measure.stochastic_curvature import BatchSharpness, CriticalSharpness, PowerIteration
+from eoslib.papers.stationarity import Balance, SampleSizes
+from eoslib.problems.batches import Batches
+from eoslib.problems.problem import Data, Network, OnLandscape, Training
+
+
+def on_digits(hidden):
+    network = Network(architecture="mlp", sizes={"hidden": hidden}, activation="tanh")
+    return Training(data=Data(dataset="digits", n=digits), network=network, loss="cross-entropy")
+
+
+on_text = Training(
+    data=Data(dataset="markov", n=sample_sizes[-1]),
+    network=Network(architecture="transformer", sizes={"width": 16, "heads": 2, "layers": 1}, activation="gelu"),
+    loss="cross-entropy",
+)
+FRACTIONS = (0.05, 0.2, 0.5, 1.0, 2.0)  # of the step size, theorem 8
+by_size = SampleSizes(sizes=tuple(sample_sizes), repeats=repeats, batch_size=40, every="end")
+
+
+def stochastic(experiment, problem, step_size, steps, *measurements):
+    """Stochastic gradient descent on a network."""
+    return Descent(
+        chapter="no_stationary_points", experiment=experiment, problem=problem, step_size=step_size, steps=steps,
+        batches=Batches(batch_size=batch_size), measurements=measurements,
+    )  # fmt: skip
+
+
+experiments = {
+    "fig5": [
+        Descent(
+            chapter="no_stationary_points", experiment="fig5", step_size=step_size, steps=2000, measurements=(Position(),),
+            problem=OnLandscape(landscape="sines", start=tuple(start)),
+        )
+        for step_size in step_sizes
+    ],
+    "fig8": [stochastic("fig8", on_digits([32, 32]), 0.1, 200, by_size)],
+    "fig9": [stochastic("fig9", on_text, 0.5, 400, by_size)],
+    "sharpnesses": [
+        stochastic(
+            "sharpnesses", on_digits([32, 32]), 0.05, 1000, Progress(every=25), Sharpness(every=25),
+            PowerIteration(batch_size=4 * batch_size, every=25),
+            BatchSharpness(batch_size=batch_size, minibatches=20, every=25), CriticalSharpness(every=25),
+        )
+    ],
+    "balance": [
+        stochastic(
+            "balance", on_digits([2]), balance_step_size, balance_steps, Progress(every=50), Sharpness(every=50),
+            Balance(batch_size=batch_size, minibatches=4, fractions=FRACTIONS, nodes=2, every=20),
+        )
+    ],
+}  # fmt: skip
+
+# %% tags=["hide-input"]
+import math
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, display
+from scipy.stats import wasserstein_distance
+
+from eoslib.chapter.claims import Ledger
+from eoslib.chapter.experiments import collect
+from eoslib.chapter.figures import BLUE, GREEN, ORANGE, SKY, VERMILION, colours, panels
+from eoslib.chapter.provenance import provenance
+from eoslib.papers import stationarity
+from eoslib.papers.stationarity import time_averages, window_change
+from eoslib.problems import landscapes
+
+claims = Ledger("no_stationary_points", preset)
+sines, tent = landscapes.get("sines"), landscapes.get("tent")
+
+
+def orbit(landscape, theta, step_size, steps):
+    """θ_t (steps, d) of gradient descent."""
+    theta, g, rows = np.array(theta, float), np.empty(len(theta)), np.empty((steps, len(theta)))
+    for t in range(steps):
+        rows[t] = theta
+        landscape.gradient_at(theta, g)
+        theta = theta - step_size * g
+    return rows
+
+
+def swing(values, after):
+    """The largest less the smallest value from some index on."""
+    return values[after:].max() - values[after:].min()
+
+
+# %% [markdown]
+# ## An explanatory experiment (paper, section 3 and figure 5)
+#
+# *Paper, section 3.* $f = 100\sin\theta_1\sin\theta_2$ has $L = 100$. With $\eta = 0.01 < 2/L$ gradient descent converges to a minimum. With $\eta = 0.04$ it keeps
+# oscillating; but the averages of loss and gradient norm over time converge, that of the gradient norm not to zero.
+
+# %%
+fig5 = collect(experiments["fig5"])
+
+# %% tags=["hide-input"]
+with panels(
+    2, 4, name="fig5", height=2.1,
+    caption=r"Figure 5. Gradient descent on $100\sin\theta_1\sin\theta_2$, with "
+    + " (top) and ".join(rf"$\eta = {run.step_size:g}$" for run in fig5)
+    + " (bottom): all iterates, coloured by their number from dark to light; the last 500; loss and gradient norm (blue) with their time averages (vermilion).",
+    alt="In the upper row the iterates go to one point, and loss and gradient norm fall to constants at once. In the lower row the iterates jump about, in the end "
+    "among narrow bands; loss and gradient norm fill broad bands, and their averages become flat lines inside of these.",
+) as axes:  # fmt: skip
+    for row, run in zip((axes[:4], axes[4:]), fig5, strict=True):
+        theta = run.trace.theta.values
+        for ax, part in zip(row, (slice(None), slice(-500, None)), strict=False):
+            ax.scatter(*theta[part].T, c=run.trace.step[part], s=3, cmap="viridis", linewidths=0)
+            ax.set(title=rf"$\eta = {run.step_size:g}$" + ("" if part.start is None else ", last 500"))
+        for ax, values, title in zip(row[2:], (run.trace.loss, run.trace.gradient_norm), ("loss", "gradient norm"), strict=True):
+            ax.plot(run.trace.step, values, color=BLUE, linewidth=0.6)
+            ax.plot(run.trace.step, time_averages(values.values), color=VERMILION)
+            ax.set(title=title)
+    for i, ax in enumerate(axes[4:]):
+        ax.set(xlabel=(r"$\theta_1$", r"$\theta_1$", "step", "step")[i])
+    for ax in (axes[0], axes[4]):
+        ax.set(ylabel=r"$\theta_2$")
+
+# %% [markdown]
+# **Why it is a few points, and why they are none.** In $u = \theta_1+\theta_2$ and $v = \theta_1-\theta_2$ the function is $50(\cos v - \cos u)$, and the two coordinates move on their own:
+#
+# ```{math}
+# :label: zhang-circle
+# u \mapsto u - 100\eta\sin u, \qquad v \mapsto v + 100\eta\sin v .
+# ```
+#
+# Each is one and the same map of the circle, with $100\eta = 4$ here. It runs through twelve narrow bands in a fixed order, so that to the eye the orbit is periodic, with period twelve. But
+# inside of the bands it stretches: the derivatives along an orbit have a positive mean logarithm, its *Lyapunov exponent*, and two orbits that begin $10^{-11}$ apart part at the same rate. So it is
+# not periodic, and the empirical measure does not converge to a discrete one. At $\eta = 0.041$ the bands have grown together, and most of the circle is visited.
+
+# %% tags=["hide-input"]
+with panels(
+    1, 2, name="fig5-bands", height=2.3,
+    caption=r"Where $u = \theta_1 + \theta_2$ lies on the circle after its beginning, for step sizes around $\eta = 0.04$ (dashed), and the Lyapunov exponent of its map. Where the exponent is "
+    "negative the orbit is attracted by a cycle, where it is positive no orbit is.",
+    alt="Left, single points at small step sizes, which split up into bands, fill the circle above 0.035, and gather in narrow bands around 0.04 only. "
+    "Right, the exponent rises above zero near 0.0355 and is small but positive at 0.04.",
+) as (left, right):  # fmt: skip
+    etas, u = np.linspace(0.03, 0.042, 240), np.full(240, 2.9)
+    exponent, late = np.zeros(240), []
+    for t in range(3000):
+        exponent += np.where(t >= 1000, np.log(np.maximum(abs(1 - 100 * etas * np.cos(u)), 1e-12)) / 2000, 0)
+        u = u - 100 * etas * np.sin(u)
+        if t >= 2900:
+            late.append((u + np.pi) % (2 * np.pi) - np.pi)
+    left.scatter(np.tile(etas, 100), np.concatenate(late), s=0.3, color=BLUE, linewidths=0)
+    left.set(xlabel=r"$\eta$", ylabel=r"$\theta_1+\theta_2$ (mod $2\pi$)")
+    right.plot(etas, exponent, color=BLUE)
+    right.axhline(0, color="0.3", linewidth=0.8)
+    right.set(xlabel=r"$\eta$", ylabel="Lyapunov exponent", ylim=(-1, 1))
+    for ax in (left, right):
+        ax.axvline(0.04, color="0.3", linestyle="--", linewidth=0.9)
+
+# %% tags=["hide-input"]
+
+
+def unsettled(of, averaged=time_averages):
+    """By how much the averages of a series still change after step 1,000, over the range of its values there."""
+    return swing(averaged(of.values), 1000) / swing(of.values, 1000)
+
+
+def visited(step_size):
+    """The share of 1,000 parts of a period that θ₁ + θ₂ meets."""
+    u = orbit(sines, start, step_size, 24_000)[4000:].sum(1)
+    return np.histogram(u % (2 * np.pi), bins=1000, range=(0, 2 * np.pi))[0].astype(bool).mean()
+
+
+def parting(step_size, near=1e-11, steps=60):
+    """The mean rate at which orbits of θ₁ + θ₂ part that begin near each other; a second way to the exponent."""
+    one = orbit(sines, start, step_size, 3000)[1000:].sum(1)
+    other = one + near
+    for _ in range(steps):
+        one, other = (x - 100 * step_size * np.sin(x) for x in (one, other))
+    return np.log(np.maximum(abs(one - other), 1e-300) / near).mean() / steps
+
+
+def exponents(step_size):
+    """Both ways: from the Jacobians of the whole map, and from neighbours of the first coordinate."""
+    jacobians = stationarity.lyapunov_exponent(sines, orbit(sines, start, step_size, 6000)[2000:], step_size)
+    return {"Jacobians": jacobians, "neighbours": parting(step_size, steps=60 if step_size <= 0.04 else 25)}
+
+
+if len(fig5) == 2:
+    small, large = fig5
+    claims.measure(
+        "fig5/small-step-converges", {"": small.trace.gradient_norm.values[-1]}, [small],
+        control={"": large.trace.gradient_norm.values[-1]},
+    )  # fmt: skip
+    claims.measure(
+        "fig5/large-step-oscillates", {"": swing(large.trace.loss.values, -500)}, [large],
+        control={"": swing(small.trace.loss.values, -500)},
+    )  # fmt: skip
+    series = {"loss": large.trace.loss, "gradient norm": large.trace.gradient_norm}
+    claims.measure(
+        "fig5/averages-settle", {name: unsettled(of) for name, of in series.items()}, [large],
+        control={name: unsettled(of, lambda values: values) for name, of in series.items()},
+    )  # fmt: skip
+    claims.measure(
+        "fig5/average-gradient-stays", {"": large.trace.gradient_norm.values[-500:].mean()}, [large],
+        control={"": small.trace.gradient_norm.values[-500:].mean()},
+    )  # fmt: skip
+claims.measure("fig5/few-places", {"": visited(0.04)}, control={"": visited(0.041)})
+claims.measure("fig5/periodic", exponents(0.04), control=exponents(0.041))
+
+# %% [markdown]
+# ## Convergence beyond stationary points (paper, section 4)
+#
+# ### Theorem 1: the change of a function vanishes on average
+#
+# *Paper, theorem 1.* For a bounded $\varphi$, the expected change $|\mathbb E_{\theta\sim\mu_n}[\varphi(\theta)-\varphi(F(\theta))]|$ falls like $1/\sqrt n$. The sum of
+# $\varphi(\theta_t) - \mathbb E\varphi(F(\theta_{t-1}))$ is a martingale; what is left telescopes. For a deterministic $F$ nothing but the telescope is left, and the rate is $1/n$.
+#
+# We take the loss of figure 5 for $\varphi$, with normal noise in the gradient. There the expectation after a step is known: $\mathbb E f(\theta-\eta(\nabla f+\xi)) = e^{-\eta^2\sigma^2}f(\theta-\eta\nabla f)$.
+
+# %% tags=["hide-input"]
+lengths = 2 ** np.arange(4, 13)
+
+
+def gaps(noise):
+    """The root mean square over 100 trajectories of the expected change, for each length."""
+    values, expected = stationarity.noisy_sines(0.04, noise, int(lengths[-1]), 100)
+    return np.sqrt((stationarity.invariance_gaps(values, expected)[lengths - 1] ** 2).mean(1))
+
+
+def slope(of):
+    return np.polyfit(np.log(lengths), np.log(of), 1)[0]
+
+
+thm1 = {noise: gaps(noise) for noise in (0.0, 5.0, 10.0, 20.0)}
+with panels(
+    1, 1, name="thm1", height=2.6,
+    caption=r"Theorem 1: the expected change of $f$ over $\mu_n$ against $n$ (root mean square over 100 trajectories), at $\eta = 0.04$ without and with noise of standard deviation $s$. "
+    r"Dashed: $n^{-1}$ and $n^{-1/2}$.",
+    alt="On logarithmic axes the curve without noise falls with slope minus one, those with noise with slope minus one half.",
+) as (ax,):  # fmt: skip
+    for (noise, of), colour in zip(thm1.items(), colours(4), strict=True):
+        ax.loglog(lengths, of, ".-", color=colour, label=f"$s = {noise:g}$")
+    ax.loglog(lengths, thm1[0.0][0] * lengths[0] / lengths, "--", color="0.3", linewidth=0.8)
+    ax.loglog(lengths, thm1[20.0][0] * np.sqrt(lengths[0] / lengths), "--", color="0.3", linewidth=0.8)
+    ax.set(xlabel="$n$", ylabel="expected change")
+    ax.legend()
+noisy = {f"s = {noise:g}": slope(of) for noise, of in thm1.items() if noise}
+claims.measure("thm1/stochastic", noisy, control={"s = 0": slope(thm1[0.0])})
+claims.measure("thm1/deterministic", {"s = 0": slope(thm1[0.0])}, control=noisy)
+
+# %% [markdown]
+# ### Lemma 2: how long a window must be
+#
+# *Paper, lemma 2.* For every $n$ there is a 1-Lipschitz $f$ on which $F(\theta) = \theta-\nabla f(\theta)$ keeps the average $M_t$ over windows of length $n$ changing, $\limsup|M_t-M_{t-1}| \ge \mathcal O(1/n)$.
+# The proof takes $n$ small steps from $-1$ to $0$, and back in one. But $f$ itself hardly changes on that way: its slope there is $1/(n+1)$. The proof says that $|f(\theta_0)-f(\theta_1)| \ge 0.5$, and it
+# is about $0.8/n$, so the construction gives $0.8/n^2$. (Its $\theta_k$ is that of $k-1$, too: it should be $-1+(k+0.2)/(n+1)$.)
+#
+# The lemma is true all the same, and one function serves all $n$. On the *tent*
+#
+# ```{math}
+# :label: zhang-tent
+# f(\theta) = \begin{cases} -\tfrac12\theta^2 & \theta < \tfrac12\\ \tfrac32(\theta-\tfrac23)^2 - \tfrac16 & \theta\ge\tfrac12\end{cases}
+# \qquad \theta - f'(\theta) = \begin{cases} 2\theta\\ 2-2\theta\end{cases}
+# ```
+#
+# $|f'|\le1$ on $[0,1]$, $f'$ is continuous, and gradient descent with $\eta=1$ is the tent map, which takes $[0,1]$ to itself. $M_t - M_{t-1} = (f(\theta_{t+n-1})-f(\theta_{t-1}))/n$, and from
+# $\theta = \tfrac23 2^{-n}$, where $|f|\le\tfrac1{18}$, $n$ steps lead to $\tfrac23$, where $f = -\tfrac16$: a change of at least $\tfrac19$. Almost every orbit comes arbitrarily near that point again and again, so that
+# $\limsup|M_t-M_{t-1}|\ge\tfrac1{9n}$.
+
+# %% tags=["hide-input"]
+random_symbols = np.random.default_rng(0).integers(0, 2, 50_053)
+tent_values = tent.derivative(0)(stationarity.tent_orbit(random_symbols))
+windows = np.unique(np.geomspace(1, 200, 24).astype(int))
+
+
+def zigzag_change(n, window=None):
+    """The largest change of an average over windows, by default of length n, along the paper's orbit."""
+    period = np.array([float(value) for value in stationarity.zigzag(n)[1]])
+    return window_change(np.tile(period, 3), window or n)
+
+
+with panels(
+    1, 1, name="lem2", height=2.5,
+    caption=r"Lemma 2: the largest change of an average over windows of length $n$ between steps, on the paper's construction and on the tent. Dashed: the lower bounds $1/(2n)$ of the "
+    r"proof, $1/(9n)$ of ours.",
+    alt="On logarithmic axes the tent's points lie above the line of slope minus one, those of the construction fall with slope minus two below it.",
+) as (ax,):  # fmt: skip
+    ax.loglog(windows, [zigzag_change(n) for n in windows], ".", color=VERMILION, label="construction (11)")
+    ax.loglog(windows, [window_change(tent_values, n) for n in windows], ".", color=BLUE, label="tent")
+    ax.loglog(windows, 1 / (2 * windows), "--", color=VERMILION, linewidth=0.8)
+    ax.loglog(windows, 1 / (9 * windows), "--", color=BLUE, linewidth=0.8)
+    ax.set(xlabel="length $n$ of the window", ylabel=r"$\max|M_t - M_{t-1}|$")
+    ax.legend()
+claims.measure(
+    "lem2/as-constructed", {f"n = {n}": n * zigzag_change(n) for n in (10, 30, 100)},
+    control={f"n = {n}": n * zigzag_change(n, n + 1) for n in (10, 30, 100)},
+)  # fmt: skip
+claims.measure(
+    "lem2/one-function-for-all", {"": min(n * window_change(tent_values, n) for n in range(1, 65))},
+    control={"": min(n * zigzag_change(n) for n in range(1, 65))},
+)  # fmt: skip
+
+# %% [markdown]
+# ### Theorem 3: averages without a limit
+#
+# *Paper, theorem 3, after Yoccoz.* That the change vanishes does not mean that averages converge: there are a continuous map on a compact set and a smooth function whose time averages have no limit. We build
+# two. The *lingering map* of a cylinder,
+#
+# ```{math}
+# :label: zhang-lingering
+# (\alpha, \delta) \mapsto \big(\alpha + \tfrac12(\sin^2\alpha+\delta^2),\ \delta\,e^{-a\sin^4\alpha}\big),
+# ```
+#
+# passes $\alpha = 0$ and $\alpha = \pi$ in turn, and is slow there: each passage takes about $2\pi/\delta$ steps. On the way $\delta$ falls by a factor, here 3. So each stay is three times as long as the one before, and the average of
+# $\cos\alpha$ swings between $\pm\tfrac12$ for ever, from every start with $\delta>0$ that does not lie on a fixed line.
+#
+# The second is gradient descent. The paper leaves open whether it can have this property with a fixed step size (sections 4.1 and 7). It can, on the tent {eq}`zhang-tent`, from a suitable start: one whose orbit stays near the
+# fixed point 0 for $2^k$ steps, then near $\tfrac23$ for $2^{k+1}$, and so on. Averages of $f$ then swing between $-\tfrac1{18}$ and $-\tfrac19$. Such starts are rare: from almost every start the averages do converge.
+
+# %% tags=["hide-input"]
+starts = ((1.0, 0.5), (2.0, 0.9), (4.0, 0.2))
+lingering = {s: time_averages(np.cos(stationarity.lingering(200_000, s))) for s in starts}
+circling = {s: time_averages(np.cos(stationarity.lingering(200_000, s, ratio=1.0))) for s in starts}
+blocks = stationarity.tent_orbit(stationarity.doubling_blocks(2**17 + 53))
+block_averages = time_averages(tent.derivative(0)(blocks))
+random_averages = time_averages(tent_values)
+with panels(
+    1, 2, name="thm3", height=2.3,
+    caption="Theorem 3: time averages that do not converge. Left: of cos α on the lingering map (blue; pale: the same without contraction). Right: of f along gradient descent on the tent, from a "
+    r"start made of doubling blocks (blue; pale: from a random start). Dashed: the limits of the swing.",
+    alt="On a logarithmic axis of time, both averages go up and down like waves of constant height, while the pale curves become flat.",
+) as (left, right):  # fmt: skip
+    for ax, averages, quiet, ends in (
+        (left, lingering[starts[0]], circling[starts[0]], (-0.5, 0.5)),
+        (right, block_averages, random_averages, (-1 / 9, -1 / 18)),
+    ):
+        for values, colour in ((quiet, SKY), (averages, BLUE)):
+            n = np.unique(np.geomspace(100, len(values), 800).astype(int))
+            ax.semilogx(n, values[n - 1], color=colour)
+        for end in ends:
+            ax.axhline(end, color="0.3", linestyle="--", linewidth=0.8)
+        ax.set(xlabel="steps $n$")
+    left.set(ylabel=r"average of $\cos\alpha$")
+    right.set(ylabel="average of $f$")
+claims.measure(
+    "thm3/lingering", {f"from {s}": swing(a, 20_000) for s, a in lingering.items()},
+    control={f"from {s}": swing(a, 20_000) for s, a in circling.items()},
+)  # fmt: skip
+claims.measure(
+    "thm3/by-gradient-descent", {"": swing(block_averages, len(blocks) // 10)},
+    control={"": swing(random_averages, len(random_averages) // 10)},
+)  # fmt: skip
+
+# %% [markdown]
+# ### Theorem 4: what the empirical measures come near
+#
+# *Paper, theorem 4.* If $F$ takes a compact set to itself, a subsequence of the $\mu_n$ converges weakly to an invariant, ergodic distribution. That $\mu_n$ is nearly invariant is seen at once: its image differs from it in two
+# points of $n$. But two words of the theorem do not hold.
+#
+# *Ergodic.* In the second example above, $\mu_n$ goes back and forth between mixtures of the point masses in 0 and $\tfrac23$, with shares from $\tfrac13$ to $\tfrac23$. All limits of subsequences are such mixtures. They are invariant, and none is
+# ergodic: an ergodic measure is no mixture of others.
+#
+# *Continuous* is missing. $F(x) = x/2$ for $x>0$, $F(0) = 1$, takes $[0,1]$ to itself. From $x = 1$, $\mu_n$ converges to the point mass in 0, which $F$ moves to 1: it is not invariant, and no measure is. The proof uses that
+# $\varphi\circ F$ is continuous; a step on a network with ReLU is not.
+
+# %% tags=["hide-input"]
+
+
+def moved(theta, image):
+    """The Wasserstein distance of an empirical measure to its image."""
+    return wasserstein_distance(theta, image)
+
+
+n = 20_000
+on_sines = orbit(sines, start, 0.04, n + 1)[:, 0]
+on_cylinder = np.cos(stationarity.lingering(n + 1))
+shorter = orbit(sines, start, 0.04, n)
+quarter = shorter[:, 0] - 0.01 * 100 * np.cos(shorter[:, 0]) * np.sin(shorter[:, 1])
+claims.measure(
+    "thm4/nearly-invariant",
+    {
+        "sines": moved(on_sines[:-1], on_sines[1:]),
+        "lingering": moved(on_cylinder[:-1], on_cylinder[1:]),
+        "tent": moved(blocks[:n], blocks[1 : n + 1]),
+    },
+    control={
+        "sines": moved(shorter[:, 0], quarter),
+        "tent": moved(blocks[:n], blocks[:n] - tent.derivative(1)(blocks[:n]) / 4),
+    },
+)  # fmt: skip
+near = time_averages(np.stack([blocks < 1 / 3, abs(blocks - 2 / 3) < 1 / 6], 1).astype(float))[1000:]
+claims.measure("thm4/ergodic-limit", {"": near.min(1).min()}, control={"": 0.5})
+
+# %% [markdown]
+# ### Lemma 5 and theorems 6 and 7: networks
+#
+# *Paper, section 4.2.* For the change of the loss to vanish it suffices that it is bounded along the trajectory. Lemma 5: cross-entropy is at most $c+\log d$ where outputs differ by at most $c$, and
+# $\sqrt2$-Lipschitz. (As printed, (9) is a log-likelihood, with the other sign.) Theorem 6: from weights in $C_w = \{\|W_l\|\le w\}$, $w\le(\gamma/c_\ell c_\sigma^L)^{1/(L-2)}$, SGD with weight decay $\gamma$ and $\eta\le1/\gamma$
+# stays in $C_w$, since the pull $\gamma w$ of the decay is at least the gradient's bound $c_\ell c_\sigma^Lw^{L-1}$. Theorem 7: with batch normalisation in the last layer $|a_L|\le2\sqrt m/\gamma$ is kept.
+#
+# They hold. But look at the numbers: in $C_w$ outputs are at most $(c_\sigma w)^L$ long, so that the loss differs from $\log d$ by at most $c_\ell(\gamma/c_\ell c_\sigma^2)^{L/(L-2)}$ (the proof forgets the first $c_\ell$).
+# With $\gamma = 10^{-4}$ this is less than a thousandth for any depth: a network that theorem 6 covers cannot have learnt anything. And the bound of the loss in theorem 7's proof, $4m/\gamma+\log d$, forgets the shift $b_L$, which may be
+# of any size at the start (it falls below $1/\gamma$ in time, so the theorem stands).
+
+# %% tags=["hide-input"]
+from eoslib.dynamics.rules import Rule
+from eoslib.dynamics.trajectory import Trajectory
+from eoslib.measure.progress import Loss
+from eoslib.papers.stationarity import SOFTMAX_LIPSCHITZ, Layers, WeightNorms, largest_norm, loss_range
+from eoslib.problems import datasets, networks
+from eoslib.problems.objective import SupervisedObjective
+
+data = datasets.load("digits", 200)
+inputs = (data.inputs / data.inputs.norm(dim=1, keepdim=True)).double()  # of length 1, as the theorems have it
+
+
+def trained(network, theta, weight_decay, step_size, steps=300, minibatch=8):
+    """The rows of a run of SGD with weight decay."""
+    objective = SupervisedObjective(network.double(), inputs, data.labels, "cross-entropy")
+    rule = Rule(name="SGD", options={"weight_decay": weight_decay})
+    batches = Batches(batch_size=minibatch)
+    process = Trajectory(
+        objective, theta.double(), step_size, steps, [WeightNorms(), Loss()], rule=rule, batches=batches
+    )
+    rows = []
+    while not process.finished:
+        process.step()
+        rows.append(process.observe()["step"])
+    return rows
+
+
+def largest(rows):
+    return max(max(row["weight_norms"]) for row in rows)
+
+
+layers = Layers((64, 32, 32, 10), "tanh")
+inside = {}
+for decay in (1.0, 0.3, 0.1):
+    w = largest_norm(decay, 3)
+    inside[f"γ = {decay:g}"] = largest(trained(layers, layers.scaled(w), decay, 1 / decay)) / w
+outside = trained(layers, layers.scaled(1.0), 1e-3, 0.5)
+logits = 5 * torch.randn(2000, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+logits.requires_grad_()
+each = torch.nn.functional.cross_entropy(logits, torch.arange(2000) % 10, reduction="none")
+(slopes,) = torch.autograd.grad(each.sum(), logits)
+spread = logits.amax(1) - logits.amin(1)
+steepest = slopes.norm(dim=1).max().item()
+claims.measure(
+    "lem5/bound", {"": ((each - spread) / math.log(10)).max().item()},
+    control={"": torch.nn.functional.cross_entropy(torch.zeros(1, 10), torch.tensor([3])).item() / (0.99 * math.log(10))},
+)  # fmt: skip
+claims.measure("lem5/lipschitz", {"": steepest / SOFTMAX_LIPSCHITZ}, control={"": steepest})
+claims.measure("thm6/stays", inside, control={"γ = 0.001": largest(outside)})
+
+usual = 1e-4
+still = trained(layers, layers.scaled(largest_norm(usual, 3)), usual, 0.5, 100)
+claims.measure(
+    "thm6/learns-nothing",
+    {f"{L} layers, bound": loss_range(usual, L) for L in (3, 5, 10, 20)}
+    | {"3 layers, run": max(abs(row["loss"] - math.log(10)) for row in still)},
+    control={"3 layers, run": math.log(10) - trained(layers, layers.scaled(1.0), usual, 0.5, 100)[-1]["loss"]},
+)  # fmt: skip
+
+normalised, m = Layers((64, 32, 10), "relu", batch_norm=True), 8
+bound = 2 * m**0.5
+on_boundary = networks.flatten(normalised)
+on_boundary[-20:-10] = bound
+claims.measure(
+    "thm7/stays", {"γ = 1": max(row["scale"] for row in trained(normalised, on_boundary, 1.0, 1.0)) / bound},
+    control={"γ = 1": max(row["scale"] for row in trained(normalised, on_boundary, 1.0, 2.5, steps=30)) / bound},
+)  # fmt: skip
+
+# %% [markdown]
+# ## Implications (paper, section 5)
+#
+# *Paper, theorem 8 and (10).* Suppose that the change of the loss has vanished, $\mathbb E L(F(\theta)) = \mathbb E L(\theta)$ for $\theta\sim\mu$. Then a smaller step $c\eta$, with the same $\mu$, lowers the loss. And an identity holds, from which the paper
+# "boldly" extracts $\mathrm{Grad}^2 = \eta\,\Sigma\,\mathcal L\,G$, with $\Sigma$ the noise, $\mathcal L$ the sharpness, $G^2$ the second moment of the gradient. The identity has a wrong sign and a wrong split. Along a step,
+#
+# ```{math}
+# :label: zhang-balance
+# \begin{aligned}
+# L(\theta)-L(\theta-\eta g) &= \eta\int_0^1\langle g,\nabla L(\theta-t\eta g)\rangle\,dt\\
+# &= \eta\,\langle g,\nabla L(\theta)\rangle - \eta^2\int_0^1\!\!\int_0^1 t\,\langle g, \nabla^2L(\theta-t\tau\eta g)\,g\rangle\,d\tau\,dt ,
+# \end{aligned}
+# ```
+#
+# where the paper has $\langle g-\nabla L, \cdot\,\rangle$ for $t\,\langle g, \cdot\,\rangle$. In the mean the left side vanishes, and
+#
+# ```{math}
+# :label: zhang-corrected
+# \mathbb E\|\nabla L\|^2 = \eta\,\mathbb E\int_0^1\!\!\int_0^1 t\,\langle g, \nabla^2L(\theta-t\tau\eta g)\,g\rangle\,d\tau\,dt .
+# ```
+#
+# For $L = a\theta^2/2$ with noise of variance $s^2$, $\mathbb E\|\nabla L\|^2 = a\eta s^2/(2-\eta a)$, which is 0.0526 at $a = s = 1$, $\eta = 0.1$. The right side of {eq}`zhang-corrected` gives the same, the printed one $-\eta as^2 = -0.1$.
+#
+# **The link to the first chapter.** With $v = \eta g$ and the directional smoothness $L(\theta;v)$ of [Ahn et al.](unstable_convergence), the double integral is $\|g\|^2\int_0^1 t\,L(\theta;t\eta g)\,dt$. Their relation (6) replaces it by
+# $\tfrac12\|g\|^2L(\theta;\eta g)$: {eq}`zhang-corrected` is (6) where the expected relative progress is 0. Edge of stability and the balance of gradient and noise are one identity, without noise and with it.
+#
+# We train a network of two hidden units, too small to fit the digits, and estimate both sides at every 20th step, over four minibatches. (One of four units fits them in the end: its gradient vanishes, and
+# there is no balance to see.)
+
+# %%
+(balance,) = collect(experiments["balance"])
+
+# %% tags=["hide-input"]
+rows = balance.trace.isel(step=np.flatnonzero(np.isfinite(balance.trace.balance_square.values)))
+late = rows.isel(step=slice(len(rows.step) // 2, None))
+early = rows.isel(step=slice(0, max(2, len(rows.step) // 10)))
+eta = balance.step_size
+
+
+def corrected(of):
+    """The right side, less the deviation of ⟨g, ∇L⟩ from its known mean ‖∇L‖²: the same expectation, with less noise."""
+    return of.balance_square.values + of.balance_change.values[:, FRACTIONS.index(1.0)] / eta
+
+
+def ratio(of, right):
+    """A right side over the left one, means over the steps, and the standard error from the spread over the steps."""
+    left = of.balance_square.values
+    value = right.mean() / left.mean()
+    return value, (right - value * left).std(ddof=1) / len(left) ** 0.5 / left.mean()
+
+
+def changes(of, i):
+    """The mean change by steps cη, over η times the mean ‖∇L‖², and its standard error."""
+    change, scale = of.balance_change.values[:, i], eta * of.balance_square.values.mean()
+    return change.mean() / scale, change.std(ddof=1) / len(change) ** 0.5 / scale
+
+
+def bold(of, examples=1):
+    """Grad² over ηΣ𝓛G; examples: of a minibatch, whose noise is taken for that of single ones."""
+    noise, grad = of.balance_noise.values * examples, of.balance_square.values
+    return np.nanmedian(grad / (eta * np.sqrt(noise * (grad + noise)) * of.sharpness.values))
+
+
+with panels(
+    1, 2, name="eq10", height=2.4,
+    caption=r"Left: $\|\nabla L\|^2$ along the run and the right sides of the identity: corrected, by Ahn et al.'s (6), and as printed (its size; it is negative where dashed). Right: mean change of the loss by steps "
+    r"$c\eta$, over $\eta\|\nabla L\|^2$, in the second half, with two standard errors.",
+    alt="Left, the corrected right side follows the squared gradient norm once the loss has settled; the printed one is several times as large. Right, the change is negative for small c, near zero at one and positive at two.",
+) as (left, right):  # fmt: skip
+    for name, label, colour in (
+        ("balance_square", r"$\|\nabla L\|^2$", "black"), ("balance_corrected", "corrected", BLUE),
+        ("balance_relation", "by (6)", GREEN), ("balance_printed", "as printed", VERMILION),
+    ):  # fmt: skip
+        values = rows[name].values
+        left.semilogy(rows.step, abs(values), "--" if np.median(values) < 0 else "-", color=colour, label=label)
+    left.set(xlabel="step")
+    left.legend()
+    found = np.array([changes(late, i) for i in range(len(FRACTIONS))])
+    right.errorbar(FRACTIONS, found[:, 0], 2 * found[:, 1], fmt="o", color=BLUE)
+    right.axhline(0, color="0.3", linewidth=0.8)
+    right.set(xlabel="$c$", ylabel=r"change / $\eta\,\|\nabla L\|^2$")
+
+smaller = {f"c = {c:g}": changes(late, i) for i, c in enumerate(FRACTIONS) if c < 1}
+claims.measure(
+    "thm8/smaller-step-descends", {c: value for c, (value, _) in smaller.items()}, [balance],
+    errors={c: error for c, (_, error) in smaller.items()}, control={"c = 2": changes(late, -1)[0]},
+)  # fmt: skip
+value, error = ratio(late, late.balance_printed.values)
+claims.measure("eq10/identity-as-printed", {"": value}, [balance], errors={"": error})
+for claim, side in (("identity-corrected", corrected), ("relation-6", lambda of: of.balance_relation.values)):
+    value, error = ratio(late, side(late))
+    claims.measure(
+        f"eq10/{claim}", {"": value}, [balance], errors={"": error},
+        control={"first tenth": ratio(early, side(early))[0]},
+    )  # fmt: skip
+claims.measure(
+    "eq10/grad-against-the-rest", {"": bold(late)}, [balance], control={"of examples": bold(late, batch_size)}
+)
+
+# %% [markdown]
+# ## Estimating the statistics (paper, section 6.2, figures 8 and 9)
+#
+# *Paper, section 6.2.* The quantities (2) are estimated on a random sample of $m$ examples. "By Jensen's inequality, the estimated norms would be larger than the true value", and figures 8 and 9 show how they converge with $m$. For the gradient norm and the
+# sharpness this is so. For squares the bias is known, and can be taken out:
+#
+# ```{math}
+# :label: zhang-bias
+# \mathbb E\|\hat g\|^2 = \|\nabla L\|^2 + \frac{\sigma^2}{m}\cdot\frac{N-m}{N-1}, \qquad \mathbb E\,\hat\sigma^2 = \sigma^2\,\frac{m-1}{m}\cdot\frac N{N-1} .
+# ```
+#
+# The second formula says that the noise is *under*estimated, and the square root adds to it: for the noise the sentence has the wrong sign. Of the sharpness no unbiased estimate exists, but a bracket does: the sample's top eigenvector on fresh
+# examples has a curvature that is too small on average.
+#
+# Every example's gradient norm comes from one forward and one backward pass, by the identities of the layers, rather than from a gradient each.
+
+# %%
+fig8 = collect(experiments["fig8"])
+fig9 = collect(experiments["fig9"])
+
+# %% tags=["hide-input"]
+
+
+def of_size(run, name):
+    """An estimate (sizes, repeats)."""
+    return run.stored[f"by_size_{name}"].values[-1]
+
+
+def relative(run, name, truth=None):
+    """Means over samples of an estimate over its value on all data, at each size."""
+    values, truth = of_size(run, name), of_size(run, truth or name)[-1].mean()
+    return values.mean(1) / truth
+
+
+def corrected_norm(run):
+    """The root of the mean corrected square over the true norm, nan where that mean is negative."""
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(relative(run, "gradient_square"))
+
+
+def draw_estimates(axes, run):
+    """Loss, gradient norm, noise and sharpness against the size of the sample, each over its value on all data."""
+    sizes = np.array(run["sizes"])
+    panels_ = (
+        ("loss", [("sample_loss", "sample_loss", BLUE, "printed")]),
+        ("gradient norm", [("sample_gradient_norm", "sample_gradient_norm", BLUE, "printed"), ("gradient_square", None, GREEN, "corrected")]),
+        ("noise", [("sample_noise", "sample_noise", BLUE, "printed"), ("noise_square", None, GREEN, "corrected")]),
+        ("sharpness", [("sample_sharpness", "sample_sharpness", BLUE, "of the sample"), ("fresh_sharpness", "sample_sharpness", ORANGE, "fresh")]),
+    )  # fmt: skip
+    for ax, (title, curves) in zip(axes, panels_, strict=True):
+        for name, truth, colour, label in curves:
+            values = of_size(run, name) / of_size(run, truth or name)[-1].mean()
+            mean, error = values.mean(1), values.std(1, ddof=1) / values.shape[1] ** 0.5
+            if truth is None:  # squares: the root of the mean, where it has one
+                low, high = np.sqrt(np.maximum(mean - 2 * error, 0)), np.sqrt(np.maximum(mean + 2 * error, 0))
+                ax.fill_between(sizes, low, high, color=colour, alpha=0.3, linewidth=0)
+                mean, error = np.sqrt(np.where(mean > 0, mean, np.nan)), 0 * error
+            ax.errorbar(sizes, mean, 2 * error, fmt=".-", color=colour, label=label)
+        ax.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
+        ax.set(title=title, xscale="log", xlabel="examples $m$")
+
+
+for name, runs, what in (("fig8", fig8, "a multilayer perceptron on digits"), ("fig9", fig9, "a transformer on a Markov text")):
+    with panels(
+        1, 4, name=name, height=2.3,
+        caption=f"Figure {name[3]}. The estimates of loss, gradient norm, noise and sharpness from samples of $m$ examples, for {what}, over their values on all data: means over samples with two standard errors. "
+        "Green: from the corrected squares. Orange: the curvature of fresh examples along the sample's eigenvector.",
+        alt="The printed gradient norm begins far above one and falls to it, the corrected one lies around one. The noise begins below one. The sharpness of the sample falls to one from above, that of fresh examples rises to it from below.",
+    ) as axes:  # fmt: skip
+        for run in runs:
+            draw_estimates(axes, run)
+            axes[0].set(ylabel="over that of all data")
+            axes[1].legend()
+            axes[3].legend()
+
+# %% tags=["hide-input"]
+for name, runs in (("fig8", fig8), ("fig9", fig9)):
+    for run in runs:
+        claims.measure(
+            f"{name}/gradient-too-large", {"": relative(run, "sample_gradient_norm")}, [run],
+            control={"": np.nan_to_num(corrected_norm(run))},
+        )  # fmt: skip
+        noise = of_size(run, "sample_noise") / of_size(run, "sample_noise")[-1].mean()
+        error = noise[0].std(ddof=1) / noise.shape[1] ** 0.5
+        claims.measure(f"{name}/noise-too-large", {"": noise[0].mean()}, [run], errors={"": error})
+        claims.measure(
+            f"{name}/sharpness-too-large", {"": relative(run, "sample_sharpness")}, [run],
+            control={"": relative(run, "fresh_sharpness", "sample_sharpness")[:-1]},
+        )  # fmt: skip
+
+# %% [markdown]
+# ## One trajectory, every sharpness
+#
+# *Ours.* What is called sharpness differs from paper to paper, and where the largest eigenvalue costs too much, something else takes its place. On one run of SGD: $\lambda_{\max}$ of all data; power iteration with a fresh minibatch for each product, as the authors'
+# code has it; *batch sharpness*, the curvature of a minibatch along its own gradient; *critical sharpness*, from a line search of a few forward passes; and the directional smoothness of the step.
+
+# %%
+(sharpnesses,) = collect(experiments["sharpnesses"])
+
+# %% tags=["hide-input"]
+measured = sharpnesses.trace.isel(step=np.flatnonzero(np.isfinite(sharpnesses.trace.sharpness.values)))
+KINDS = {
+    "sharpness": (r"$\lambda_{\max}$", "black"), "power_sharpness": ("power iteration", ORANGE),
+    "batch_sharpness": ("batch sharpness", VERMILION), "critical_sharpness": ("critical sharpness", BLUE),
+    "directional_smoothness": ("directional smoothness", GREEN),
+}  # fmt: skip
+with panels(
+    1, 1, name="sharpnesses", height=2.9,
+    caption=rf"Five measures of curvature on one run of SGD on digits at $\eta = {sharpnesses.step_size:g}$, $2/\eta = {2 / sharpnesses.step_size:g}$ being far above. Bars: two standard errors of the batch sharpness.",
+    alt="The largest eigenvalue is a smooth curve; power iteration scatters around it; batch sharpness lies above the critical sharpness, and directional smoothness is lowest and changes sign.",
+) as (ax,):  # fmt: skip
+    for name, (label, colour) in KINDS.items():
+        ax.plot(measured.step, measured[name], ".-", color=colour, label=label, linewidth=0.9, markersize=3)
+    ax.errorbar(measured.step, measured.batch_sharpness, 2 * measured.batch_sharpness_se, fmt="none", color=VERMILION, linewidth=0.6)
+    ax.set(xlabel="step", ylabel="curvature")
+    ax.legend(ncols=2)
+
+costs = {
+    "λ_max": (f"residual {measured.sharpness_residual.median():.1g}", f"{measured.products.mean():.0f} products of all data"),
+    "power iteration": (f"residual {measured.power_sharpness_residual.median():.1g}", f"10 products of {4 * batch_size} examples"),
+    "batch sharpness": (
+        f"relative standard error {(measured.batch_sharpness_se / measured.batch_sharpness).median():.1g}",
+        f"20 products of {batch_size} examples",
+    ),
+    "critical sharpness": (
+        f"relative error {(measured.critical_sharpness_error / measured.critical_sharpness).median():.1g}",
+        f"{measured.forward_passes.mean():.1f} forward passes of all data",
+    ),
+    "directional smoothness": ("exact", "two gradients of all data"),
+}  # fmt: skip
+display(HTML(pd.DataFrame({k: v for k, v in zip(("precision", "cost"), zip(*costs.values(), strict=True), strict=True)}, index=costs).to_html()))
+
+
+def jump(name):
+    """The median relative change between measurements that follow each other."""
+    values = measured[name].values
+    return np.median(abs(np.diff(values)) / abs(values[1:]))
+
+
+claims.measure(
+    "ours-sharpness/power-iteration-is-noisy", {"": jump("power_sharpness") / jump("sharpness")}, [sharpnesses],
+    control={"": jump("critical_sharpness") / jump("sharpness")},
+)  # fmt: skip
+over = {name: float((measured[name] / measured.critical_sharpness).median()) for name in ("batch_sharpness", "directional_smoothness")}
+claims.measure(
+    "ours-sharpness/batch-sharpness-is-larger", {"": over["batch_sharpness"]}, [sharpnesses],
+    control={"": over["directional_smoothness"]},
+)
+
+# %% [markdown]
+# ## Where we differ
+#
+# Figure 5's start is ours. The sizes of figures 8 and 9 are those of a laptop: samples of up to 640 examples, where the paper has $1.6\cdot10^5$ images and $9\cdot10^5$ tokens; what the estimators do depends on $m/N$ and on the ratio of noise to gradient, not on the size of the network.
+# Theorems 6 and 7 are run with the network of (8), which has no biases. Slips of the paper stand [on a page of their own](../book/errata.md).
+#
+# ## Try it
+#
+# `python -m eoslib run no_stationary_points -p 'step_sizes=[0.01, 0.041]' -o mine.ipynb`
+#
+# 1. At which step size do the bands of figure 5 grow together?
+# 2. Start the tent from blocks that triple instead of doubling. Between which two numbers do the averages swing?
+# 3. What does {eq}`zhang-corrected` say about $\eta$ if the gradient norm is to be halved, on a quadratic? And on the digits?
+#
+# ## Provenance
+
+# %%
+provenance(fig5, [balance], fig8, fig9, [sharpnesses])
