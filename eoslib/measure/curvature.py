@@ -56,7 +56,7 @@ class Spectrum:
 def top_eigenpairs(
     hvp: Callable[[Tensor], Tensor], start: Tensor, k: int = 1, tolerance: float = 3e-3, max_products: int = 300,
     eager: int | None = None, wanted: Wanted = "vectors", beyond: float = math.nan, spare: int = 0,
-    rough: Callable[[Tensor], Tensor] | None = None,
+    rough: Callable[[Tensor], Tensor] | None = None, within: Tensor | None = None, outside: float = math.nan,
 ) -> Spectrum:  # fmt: skip
     """The k largest algebraic eigenvalues of a symmetric operator, from the rows of `start`.
 
@@ -103,6 +103,10 @@ def top_eigenpairs(
         residuals = lengths[:k]
         next_ratio = (values[k] / values[k - 1]).item() if len(rows) > k else math.nan
         errors = residuals if wanted == "vectors" else _value_errors(values[:k], residuals, np.fmax(beyond, next_ratio))
+        if wanted == "values" and within is not None and len(rows) == k:
+            left = (residuals**2 - within**2).clamp(min=0).sqrt()
+            parts = _value_errors(values[:k], within, beyond) + _value_errors(values[:k], left, outside)
+            errors = torch.fmin(errors, parts)
         excess = errors / (tolerance * values[0].abs())
         small = len(rows) >= k and not bool((excess > 1).any())
         if small and spare and len(rows) < p and not (len(ritz) > k and lengths[k] <= SPARE * values[0].abs()):
@@ -166,22 +170,22 @@ class Cycle:
         """How many products a spare is worth: where the vectors leap, the next one may be on top a step later."""
         return 2 if self.continued else 8
 
-    def start(self, past: list[Tensor]) -> list[Tensor]:
-        """Blocks (k, p) to begin with, the best first, from the vectors (k, p) of the last measurements. Next to
-        continued vectors a residual is a better direction than any other."""
+    def start(self, past: list[Tensor]) -> Tensor:
+        """Vectors (k, p) to begin with, from those of the last measurements. Next to them a residual is a better
+        direction than any other that is known."""
         n = self.period
         if not self.continued:
-            return [past[-n] if len(past) >= n else past[0], past[-1]]
+            return past[-n] if len(past) >= n else past[0]
         if len(past) < self.memory:
-            return [past[-1]]
-        return [past[-1] + 2 * (past[-n] - past[-n - 1]) - (past[-2 * n] - past[-2 * n - 1])]
+            return past[-1]
+        return past[-1] + 2 * (past[-n] - past[-n - 1]) - (past[-2 * n] - past[-2 * n - 1])
 
 
 class SharpnessTracker(Stateful):
     """Measures the k top eigenpairs whenever the trajectory asks, starting from those of earlier measurements.
 
-    It begins with the vectors that `cycle` names; often they suffice. Next come the spare (the next eigenvector known)
-    and the last ones. Where the spare's eigenvalue is near the last one sought it belongs to the block from the
+    It begins with the vectors that `cycle` names; often they suffice. Next comes the spare, the next eigenvector known.
+    Where the spare's eigenvalue is near the last one sought it belongs to the block from the
     beginning, for two eigenvalues may change places between measurements; elsewhere it is used now and then.
 
     tolerance, wanted: see `top_eigenpairs`. audit_every: at each so many measurements a cold search is run
@@ -191,7 +195,7 @@ class SharpnessTracker(Stateful):
     """
 
     SPARE_EVERY = 5  # odd, for both phases: by each so many measurements the spare is used in any case, and found anew
-    carries = ("measurements", "missed", "beyond")
+    carries = ("measurements", "missed", "beyond", "outside")
 
     def __init__(
         self, k: int = 1, tolerance: float = 3e-3, wanted: Wanted = "vectors", cycle: Cycle = Cycle(2),
@@ -203,32 +207,33 @@ class SharpnessTracker(Stateful):
         self.past: list[Tensor] = []  # eigenvectors (k, p) of the last measurements
         self.spares: list[Tensor] = []  # with each the next one known (≤ 1, p)
         self.beyond = math.nan  # the largest λₖ₊₁/λₖ seen since the last audit
+        self.outside = math.nan  # the curvature over λₖ along the last residual that left the `Subspace`
 
     def track(
-        self, hvp: Callable[[Tensor], Tensor], like: Tensor, rough: Callable | None = None, again: bool = False
-    ) -> Spectrum:
+        self, hvp: Callable[[Tensor], Tensor], like: Tensor, rough: Callable | None = None, again: bool = False,
+        share: float = 1.0,
+    ) -> Spectrum:  # fmt: skip
         """The spectrum at the next point of the trajectory; `like` gives size, type and device. again: the point is
-        near the last one and takes its place in the cycle."""
-        found = []
+        near the last one and takes its place in the cycle. share: of the tolerance, to which it is found."""
+        found, tolerance = [], share * self.tolerance
         audited = not self.past or (self.audit_every is not None and self.measurements % self.audit_every == 0)
         if audited:  # a cold search knows no gap, and stops on the residuals
             cold = random_rows(self.k, like, self.seed + self.measurements)
-            found.append(top_eigenpairs(hvp, cold, self.k, self.tolerance, spare=20, rough=rough))
+            found.append(top_eigenpairs(hvp, cold, self.k, tolerance, spare=20, rough=rough))
         if self.past:
             due = self.measurements % self.SPARE_EVERY == 0
             past = [vectors.to(like) for vectors in self.past]  # a resumed state lies on the CPU
-            first, *others = past[-1:] if again else self.cycle.start(past)
+            first = past[-1] if again else self.cycle.start(past)
             spare = self.spares[-self.cycle.period :][0].to(like)
-            order = [first, spare, *others]  # so that the next spare is no worse than this one
             eager = self.k + (len(spare) > 0 and (due or self.beyond > NEAR))
             found.append(
                 top_eigenpairs(
-                    hvp, torch.cat(order), self.k, self.tolerance,
+                    hvp, torch.cat([first, spare]), self.k, tolerance,
                     eager=eager, wanted=self.wanted, beyond=self.beyond, spare=due * self.cycle.patience, rough=rough,
                 )
             )  # fmt: skip
         last = found[-1].values[0]
-        better = bool(found[0].values[0] > last + self.tolerance * last.abs())
+        better = bool(found[0].values[0] > last + tolerance * last.abs())
         spectrum = replace(found[0 if better else -1], products=sum(s.products for s in found))
         if self.past:  # signs are arbitrary: let them stay
             turned = torch.where((spectrum.vectors * past[-1]).sum(1, keepdim=True) < 0, -1, 1)
@@ -275,10 +280,15 @@ class SharpnessTracker(Stateful):
         inside = Subspace.of(point) if self.subspace else None
         if inside is None:
             return self.track(point.hvp, point.gradient, point.rough, again)
-        found = self.track(inside.hvp, inside.gradient, again=again)
-        return top_eigenpairs(
-            point.hvp, inside.lift(found.vectors), self.k, self.tolerance, wanted=self.wanted, beyond=self.beyond
-        )
+        outside = math.nan if self.measurements % self.SPARE_EVERY == 0 else self.outside  # now and then found anew
+        share = 0.7 if self.wanted == "values" else 1.0  # the errors inside and outside add up
+        found = self.track(inside.hvp, inside.gradient, again=again, share=share)
+        spectrum = top_eigenpairs(
+            point.hvp, inside.lift(found.vectors), self.k, self.tolerance,
+            wanted=self.wanted, beyond=self.beyond, within=found.residuals.double(), outside=outside,
+        )  # fmt: skip
+        self.outside = spectrum.beyond if math.isfinite(spectrum.beyond) else self.outside
+        return spectrum
 
     def measure(self, point, step_size: float) -> dict[str, float | list[float]]:
         """The observables that `Sharpness` labels, at an `objective.Expansion`; only if k > 1 all eigenvalues, and the

@@ -353,6 +353,20 @@ def test_a_value_is_found_to_its_tolerance_with_fewer_products_than_a_vector(k):
     assert spent["values"] < spent["vectors"]
 
 
+@pytest.mark.parametrize(("outside", "products"), [(0.1, 1), (0.999, 2)])
+def test_what_a_residual_has_outside_of_a_subspace_meets_other_eigenvalues(outside, products):
+    """Two close eigenvalues inside, small ones outside, weakly coupled: the value found inside errs by b²/(λ − c)."""
+    matrix = torch.diag(torch.tensor([1.0, 0.99, *np.linspace(0, 0.1, 8)], dtype=torch.float64))
+    matrix[0, 5] = matrix[5, 0] = 0.02
+    counted, start = Counted(matrix), torch.eye(10, dtype=torch.float64)[:1]
+    within = torch.zeros(1, dtype=torch.float64)
+    found = top_eigenpairs(
+        counted, start, 1, 1e-3, wanted="values", beyond=0.99, within=within, outside=outside
+    )  # fmt: skip
+    assert counted.products == products and found.converged
+    assert found.values[0].item() == pytest.approx(torch.linalg.eigvalsh(matrix)[-1].item(), rel=1e-3)
+
+
 def test_where_no_gap_is_known_a_residual_decides():
     """From one direction nothing is known of the others: (e₁ + e₂)/√2 has Rayleigh quotient 4.5 and residual ½."""
     diagonal = torch.tensor([5.0, 4, 0, 0], dtype=torch.float64)
@@ -400,12 +414,12 @@ def test_a_search_in_single_precision_comes_to_small_residuals():
 
 def test_a_cycle_begins_at_the_same_place():
     past = [torch.full((1, 3), float(x)) for x in (1, 10, 2, 12, 4)]
-    assert [block[0, 0].item() for block in Cycle(1).start(past)] == [4, 4]
-    assert [block[0, 0].item() for block in Cycle(2).start(past)] == [12, 4]
-    assert [block[0, 0].item() for block in Cycle(2).start(past[:1])] == [1, 1]
+    assert Cycle(1).start(past)[0, 0] == 4
+    assert Cycle(2).start(past)[0, 0] == 12
+    assert Cycle(2).start(past[:1])[0, 0] == 1
     # the steps at this place were 10 − 1 and 12 − 2: the next is 11
-    assert [block[0, 0].item() for block in Cycle(2, continued=True).start(past)] == [4 + 11]
-    assert [block[0, 0].item() for block in Cycle(2, continued=True).start(past[1:])] == [4]
+    assert Cycle(2, continued=True).start(past)[0, 0] == 4 + 11
+    assert Cycle(2, continued=True).start(past[1:])[0, 0] == 4
 
 
 def test_a_point_again_takes_the_place_of_the_last_one():
@@ -535,6 +549,15 @@ def test_a_search_in_the_subspace_spares_products(monkeypatch):
         assert row["sharpness"] == pytest.approx(expected, rel=1e-4)
         assert row["sharpness_residual"] <= 3e-3
         assert row["products"] <= 3
+
+
+def test_a_value_found_in_the_subspace_is_often_right_after_one_product(monkeypatch):
+    tracker, spent = SharpnessTracker(tolerance=1e-3, wanted="values"), []
+    for point, expected in descent_on_inputs(1.5 / np.arange(1, 61) ** 1.4, monkeypatch):
+        spectrum = tracker.at(point)
+        assert spectrum.converged and spectrum.values[0].item() == pytest.approx(expected, rel=1e-3)
+        spent.append(spectrum.products)
+    assert spent == [2, 1, 1, 1, 1, 2, 1, 1]  # now and then the curvature outside is found anew
 
 
 def test_where_the_subspace_holds_little_the_search_goes_on_outside(monkeypatch):
