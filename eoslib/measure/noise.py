@@ -74,11 +74,18 @@ def _linear(watched: _Watched, output, x, weight, bias=None):
 
 
 def _matmul(watched: _Watched, output, x, weight):
+    if weight.dim() != 2:
+        return []
     return watched.use(weight, output, lambda g: (watched.rows(x), watched.rows(g)))
 
 
-def _embedding(watched: _Watched, output, tokens, weight, *padding, **options):
-    return watched.use(weight, output, lambda g: (tokens.reshape(watched.n, -1), watched.rows(g)))
+def _embedding(
+    watched: _Watched, output, tokens, weight, padding_idx=None, max_norm=None, norm_type=2.0,
+    scale_grad_by_freq=False, sparse=False,
+):  # fmt: skip
+    if padding_idx is not None or max_norm is not None or scale_grad_by_freq:
+        return []
+    return watched.use(weight, output, lambda g: (tokens.reshape(watched.n, -1).long(), watched.rows(g)))
 
 
 def _conv2d(watched: _Watched, output, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -114,11 +121,13 @@ _RULES = {
 }  # fmt: skip
 
 
-def _square_norms(factors: Sequence[Any]) -> Tensor:
+def _square_norms(name: str, factors: Sequence[Any]) -> Tensor:
     """‖·‖² (n,) of each example's gradient of one parameter, from what all of its uses give, see `_Use`."""
     pairs = [f for f in factors if isinstance(f, tuple)]
     if not pairs:
         return sum(factors).flatten(1).square().sum(1)
+    if len(pairs) < len(factors):
+        raise NotImplementedError(f"no rule for per-example gradients of {name}, a matrix and a summand at once")
     tokens, dense = (
         [torch.cat(parts, 1) for parts in zip(*(f for f in pairs if f[0].is_floating_point() == kind), strict=True)]
         for kind in (False, True)
@@ -154,8 +163,9 @@ def _piece(objective: SupervisedObjective, theta: Tensor) -> tuple[Tensor, Tenso
     with torch.no_grad():
         for use, slope in zip(watched.uses, slopes[len(leaves) :], strict=True):
             factors[use.name].append(use.factors(slope))
-        squares = sum(_square_norms(found) for found in factors.values() if found) * n**2  # the loss is a mean over n
-    return value.detach(), torch.cat([slope.flatten() for slope in slopes[: len(leaves)]]), squares
+        squares = sum(_square_norms(name, found) for name, found in factors.items() if found)
+    gradient = torch.cat([slope.flatten() for slope in slopes[: len(leaves)]])
+    return value.detach(), gradient, n**2 * squares  # the loss is a mean over n
 
 
 def per_example(objective: SupervisedObjective, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -126,6 +126,26 @@ class Product(nn.Linear):
         return x @ (self.weight.T @ self.weight)
 
 
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3, padding_idx=0)
+
+    def forward(self, x):
+        return self.embedding(x).mean(1)
+
+
+class Twofold(nn.Module):
+    """A matrix that multiplies, and is added, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(5, 3))
+
+    def forward(self, x):
+        return (x @ self.weight)[:, None].expand(-1, 5, -1).add(self.weight).mean(1)
+
+
 class Mixing(nn.Linear):
     """Its examples see their mean."""
 
@@ -148,6 +168,10 @@ def test_what_has_no_rule_is_refused_by_name():
     for network, words in ((Squared(), "weight in pow"), (Product(5, 3), "weight in __get__")):
         with pytest.raises(NotImplementedError, match=f"no rule for per-example gradients of {words}"):
             per_example(*problem(network, features(5)))
+    with pytest.raises(NotImplementedError, match=r"no rule for .* embedding\.weight in embedding"):
+        per_example(*problem(Padded(), tokens()))
+    with pytest.raises(NotImplementedError, match="weight, a matrix and a summand at once"):
+        per_example(*problem(Twofold(), features(5)))
     batch = networks.resnet18((2, 8, 8), 3, widths=(4,), norm="batch", seed=0)
     with pytest.raises(ValueError, match="share batch statistics"):
         per_example(*problem(batch, features(128)))
