@@ -291,6 +291,7 @@ _TOP = _CUBE + 0.001 * _BETA  # f₂(3.1)
 _WELL = sorted(np.roots((200, -900, 1299, -600)).real)[1].item()
 
 _ORIGIN = ((0.0, 0.0),)
+_QUARTERS = tuple((x * np.pi / 2, y * np.pi / 2) for x, y in ((1, -1), (-1, 1), (3, 1), (1, 3), (-3, -1), (-1, -3)))
 _VALLEY = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))  # of the points with θ₁θ₂ = 0
 _M4 = (19 / 20) ** 0.5  # on x = y the gradient of f₄ vanishes where 1 − x² = 1/20
 
@@ -406,7 +407,7 @@ _ALL: tuple[Landscape, ...] = (
     ),
     Landscape(
         "sines", _of_point(lambda x, y: 100 * torch.sin(x) * torch.sin(y)),
-        ((np.pi / 2, -np.pi / 2), (-np.pi / 2, np.pi / 2)), _of_point(_everywhere(100)),
+        _QUARTERS, _of_point(_everywhere(100)),
         "Zhang et al. 2021, section 3", _writing(_sines_gradient),
     ),
     Piecewise(
