@@ -340,6 +340,15 @@ claims.measure(
 claims.measure("fig5/periodic", exponents(0.04), control=exponents(0.041))
 
 # %% [markdown]
+# ### Explore
+#
+# Choose a step size, 1 being $2/L$ and 2 the figure's $\eta = 0.04$, and click a start: where does gradient descent go from there, and what does its loss do?
+#
+# ```{basin-explorer} sines
+# The explorer needs JavaScript. {ref}`Figure 5 <fig-no_stationary_points-fig5>` above shows two step sizes.
+# ```
+
+# %% [markdown]
 # ## Convergence beyond stationary points (paper, section 4)
 #
 # ### Theorem 1: the change of a function vanishes on average
