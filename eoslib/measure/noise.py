@@ -218,7 +218,7 @@ def draw(n: int, examples: int | None, batch_size: int, generator: torch.Generat
 
 
 def sampled(objective: SupervisedObjective, theta: Tensor, minibatches: Sequence[Tensor]) -> dict[str, Estimate]:
-    """The quantities of (2) at θ, from minibatches (b,) of different examples, k in number, m = kb of all N.
+    """The quantities of (2) at θ, from k ≥ 2 minibatches (b,) of different examples, m = kb of all N.
 
     - sample_loss, sample_gradient_norm ‖ĝ‖, sample_noise: (2) as printed, on the sample. ‖ĝ‖ is too large, for
       E‖ĝ‖² = ‖∇L‖² + σ²/m · (N − m)/(N − 1), and the noise too small, by a share of 1/m.
@@ -279,9 +279,9 @@ class _Sums(NamedTuple):
     def statistics(self, b: int, n: int, shared: bool) -> dict[str, Any]:
         """See `sampled`; b examples in a minibatch, n in the data."""
         k, m = self.k, self.k * b
-        gradient = self.square / k**2
+        gradient = np.maximum(self.square, 0) / k**2  # what a block leaves may round below 0
         between = self.squares / k - gradient  # 1/k Σ‖g_B − ĝ‖²
-        noise = self.examples / k - gradient
+        noise = np.maximum(self.examples / k - gradient, 0)  # nan where examples have none
         unbiased = (n - 1) / n * noise * m / (m - 1)
         # one minibatch says nothing of others
         spread = between / np.where(np.asarray(k) > 1, k - 1, np.nan)

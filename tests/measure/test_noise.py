@@ -282,6 +282,16 @@ def test_a_thousand_resamples_have_the_bias_and_the_spread_that_are_stated(popul
     assert printed.mean() - square**0.5 > 10 * printed.std() / 1000**0.5
 
 
+def test_examples_that_are_all_alike_have_no_noise():
+    objective, theta = problem(networks.mlp(5, (6,), 3, "tanh", seed=0), features(5)[:1].repeat(12, 1))
+    objective.labels = torch.ones(12, dtype=torch.int64)
+    found = sampled(objective, theta, minibatches(8, 2, 0, 12))
+    assert found["noise_square"].value == pytest.approx(0, abs=1e-14)
+    assert found["sample_noise"].value == pytest.approx(0, abs=1e-7)
+    assert found["gradient_square"].value == pytest.approx(objective.gradient(theta).square().sum().item(), rel=1e-12)
+    assert all(estimate.standard_error == pytest.approx(0, abs=1e-7) for estimate in found.values())
+
+
 def test_examples_that_share_statistics_are_measured_by_minibatches():
     network = networks.resnet18((1, 4, 4), 3, widths=(4,), norm="batch", seed=0)
     objective, theta = problem(network, features(16))
