@@ -238,8 +238,8 @@ def draw_map(ax, run):
     """Draw a map, its colours averaged over blocks of pixels where there are more than the page can show."""
     codes = codes_of(run)
     k = max(1, len(codes) // 512)
-    n = len(codes) // k
-    blocks = RGB[codes[: n * k, : n * k]].reshape(n, k, n, k, 3).mean((1, 3))
+    end = len(codes) // k * k
+    blocks = sum(RGB[codes[i:end:k, j:end:k]] for i in range(k) for j in range(k)) / k**2
     ax.imshow(blocks, origin="lower", extent=run["box"], interpolation="nearest")
 
 
@@ -293,7 +293,7 @@ fig1_map = collect(experiments["fig1_map"])
 before = membership(fig1_path).outcome != Outcome.STABLE
 entered = int(before.sum())  # the iterates before the first in U_η, see the claim below
 with panels(
-    1, 2, name="fig1", height=2.8,
+    1, 2, name="fig1", height=2.8, runs=[fig1_path, *fig1_map],
     caption=rf"Figure 1. Gradient descent on $f_2$ at $\eta = {fig1_path.step_size:.3g}$. Left: its iterates over the map of starts, the line vermilion up to the "
     r"first iterate in $U_\eta$ and black from there. Right: the loss, which rises only before that; blue from there.",
     alt="Left, iterates zigzag across the minimum through the dark unstable region and end in the light stable region. "
@@ -333,7 +333,7 @@ by_name = {name: [run for run in fig2 if run["landscape"] == name] for name in l
 
 # %% tags=["hide-input"]
 with panels(
-    4, 1 + len(step_fractions), name="fig2", height=1.75,
+    4, 1 + len(step_fractions), name="fig2", height=1.75, runs=fig2,
     caption=r"Figure 2. Landscapes (contours, minimisers marked by stars) and maps of the starting points at growing step sizes, titles in units of $\eta_{\max}$. "
     "Each pixel is a start, coloured by what gradient descent does from its centre. Click a map to explore it below.",
     alt="Four rows of maps. At small step sizes the light stable set fills most of each box; as the step size grows "
@@ -437,7 +437,7 @@ claims.measure("fig2/axes-are-no-minima", {case(r): share(r, Outcome.DEGENERATE)
 # ### At the largest step size itself
 #
 # The condition (paper, (6)) excludes $\eta = \eta_{\max}$, and calls itself "a necessary condition for the GD trajectory convergence". We start from $32\times 32$ points
-# of each box and take 30,000 steps at $\eta_{\max}$ itself. Does any ever arrive? Let $u$ be the direction of the largest eigenvalue $\lambda$, and let $f$ be symmetric about it, as $f_3$ and $f_4$ are on $x = y$. Along $u$,
+# of the boxes of $f_3$ and $f_4$ and take 30,000 steps at $\eta_{\max}$ itself. Does any ever arrive? Let $u$ be the direction of the largest eigenvalue $\lambda$, and let $f$ be symmetric about it, as $f_3$ and $f_4$ are on $x = y$. Along $u$,
 # $F(s) = -s + as^2 + bs^3 + \dots$ with $a = -\eta f'''/2$ and $b = -\eta f''''/6$, and two steps give
 #
 # ```{math}
@@ -469,11 +469,9 @@ def at_the_largest(name, steps, starts=32):
 
 
 limit_steps = 30_000
-with np.errstate(over="ignore", invalid="ignore"):
-    at_largest = {name: at_the_largest(name, limit_steps) for name in largest}
-
-# %% tags=["hide-input"]
 rate = {"f3": 20, "f4": 80 / 19}  # c
+with np.errstate(over="ignore", invalid="ignore"):
+    at_largest = {name: at_the_largest(name, limit_steps) for name in rate}
 
 
 def scaled_distance(name, c):
@@ -510,7 +508,7 @@ fig3_map = collect(experiments["fig3_map"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="fig3", height=2.6,
+    1, 3, name="fig3", height=2.6, runs=[unstable_path, stable_path, *fig3_map],
     caption=rf"Figure 3. $f_4$ at $\eta = {fig3_step_size:g}$ from $(0.1, 2.5)$ and from $(1.5, 2)$. Left: both trajectories over the map of starts, vermilion up to the first "
     "iterate in $U_\\eta$ and black from there. Middle and right: their losses, blue from there.",
     alt="Left, one trajectory jumps across the map before it settles, the other walks to the minimum. Middle, the first loss rises to "
@@ -1142,7 +1140,7 @@ def dimension(run, of):
 
 # %% tags=["hide-input"]
 with panels(
-    2, 4, name="sizes", height=1.7, sharex=True,
+    2, 4, name="sizes", height=1.7, sharex=True, runs=sizes,
     caption=r"Ours: area in the box (top) and box-counting dimension of the boundary (bottom) of $U_\eta$ and $V_\eta$ against the step size, with two "
     "standard errors.",
     alt="The areas fall as the step size grows. The dimensions are near one at small step sizes and rise towards the largest.",

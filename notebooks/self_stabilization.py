@@ -45,68 +45,51 @@
 # ## The experiment in plain PyTorch
 #
 # Gradient descent $\theta \leftarrow \theta - \eta\nabla L(\theta)$ on a small network. Every fifth step we measure its sharpness $S$, with the eigenvector $u$ by power iteration,
-# and $\nabla S = \nabla^3L(u, u)$. Once the oscillation along $u$ has an amplitude $x$ that can be seen, two numbers, $x$ and $y$, the excess of $S$ over $2/\eta$, go on by
-# themselves, by the paper's rule $x \leftarrow -(1+\eta y)x$, $y \leftarrow y + \eta(\alpha - \frac\beta2x^2)$. They predict the blow-up and the fall of the sharpness. Copy the
+# and $\nabla S = \nabla^3L(u, u)$. At step 325, when an oscillation along $u$ can be seen, its amplitude $x$ and $y$, the excess of $S$ over $2/\eta$, go on by
+# themselves, by the paper's rule $x \leftarrow -(1+\eta y)x$, $y \leftarrow y + \eta(\alpha - \frac\beta2x^2)$. They predict how the sharpness falls below $2/\eta$. Copy the
 # cell into an empty notebook.
 
 # %% tags=["plain"]
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.autograd import grad
+from torch.nn import Linear
+from torch.nn.functional import linear, silu
 
 images, digits = load_digits(return_X_y=True)  # 1,797 images of 8 × 8 pixels
-images = np.concatenate([images[digits == 8][:170], images[digits == 9][:170]])
+images = np.concatenate([images[digits == digit][:170] for digit in (8, 9)])
 inputs = torch.tensor((images - images.mean()) / images.std()).float()
 targets = torch.tensor([-1.0, 1.0]).repeat_interleave(170)
-
 torch.manual_seed(0)
-network = nn.Sequential(
-    nn.Linear(64, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1)
-)
-for layer in network[::2]:
-    nn.init.zeros_(layer.bias)
-parameters = list(network.parameters())
-theta, eta = parameters_to_vector(parameters).detach(), 2 / 45
+layers = Linear(64, 24), Linear(24, 24), Linear(24, 1)
+theta = torch.cat([p for a in layers for p in (a.weight.flatten(), 0 * a.bias)]).detach()
 
-
-def gradient(value, graph=False):  # with its graph it can be differentiated again
-    parts = torch.autograd.grad(value, parameters, create_graph=graph, retain_graph=True)
-    return parameters_to_vector(parts)
-
-
-f, S, measured, u = [], [], [], torch.randn(len(theta))
+eta, f, S, u = 2 / 45, [], [], torch.randn(len(theta))
 for t in range(376):
-    vector_to_parameters(theta, parameters)
-    loss = ((network(inputs)[:, 0] - targets) ** 2).mean()
-    g = gradient(loss, graph=t % 5 == 0)  # ∇L(θ)
+    theta.requires_grad_()
+    A, a, B, b, C, c = theta.split([64 * 24, 24, 24 * 24, 24, 24, 1])
+    hidden = silu(linear(silu(linear(inputs, A.view(24, 64), a)), B.view(24, 24), b))
+    loss = ((linear(hidden, C.view(1, 24), c)[:, 0] - targets) ** 2).mean()
+    (g,) = grad(loss, theta, create_graph=t % 5 == 0)  # ∇L(θ)
     f.append(loss.item())
     if t % 5 == 0:
-        for _ in range(12):
-            Hu = gradient(g @ u)  # ∇²L(θ)u
+        for _ in range(12):  # power iteration
+            (Hu,) = grad(g @ u, theta, retain_graph=True)  # ∇²L(θ)u
             u = Hu / Hu.norm()
-        sharpness = u @ gradient(g @ u, graph=True)
-        S.append(sharpness.item())
-        nabla_S = gradient(sharpness)
-        perpendicular = nabla_S - (nabla_S @ u) * u
-        x = eta / 2 * (u @ g)
-        y = S[-1] - 2 / eta - (nabla_S @ u) * x  # in the middle of the oscillation
-        alpha, beta = -g @ perpendicular, perpendicular @ perpendicular
-        measured.append((t, abs(x).item(), y.item(), alpha.item(), beta.item()))
-    theta = theta - eta * g.detach()
-
-# The prediction starts beyond 2/η, once x is a tenth of δ = √(2α/β)
-seen = [y > 0 and x**2 > 2 * alpha / beta / 100 for t, x, y, alpha, beta in measured]
-measured = measured[seen.index(True) :]
-_, X, Y, alpha, beta = measured[0]
-delta = (2 * alpha / beta) ** 0.5
-print("   t    S·η/2  predicted   |x|/δ  predicted")
-for t, x, y, *_ in measured:
-    row = 1 + y * eta / 2, 1 + Y * eta / 2, x / delta, X / delta
-    print(f"{t:4}", *(f"{number:9.3f}" for number in row))
-    for _ in range(5):
-        X, Y = (1 + eta * Y) * X, Y + eta * (alpha - beta / 2 * X**2)
+        (Hu,) = grad(g @ u, theta, create_graph=True)
+        (nabla_S,) = grad(u @ Hu, theta)
+        S.append((u @ Hu).item())
+        g, slope = g.detach(), nabla_S @ u
+        y_here = S[-1] - 2 / eta - slope * eta / 2 * (u @ g)  # in the middle of the oscillation
+    if t == 325:  # from here on x and y go on by themselves
+        x, y, across = eta / 2 * (u @ g), y_here, nabla_S - slope * u
+        alpha, beta = -g @ across, across @ across
+    if t >= 325:
+        if t % 5 == 0:
+            print(f"t = {t}: S·η/2 is {1 + y_here * eta / 2:.3f}, predicted {1 + y * eta / 2:.3f}")
+        x, y = -(1 + eta * y) * x, y + eta * (alpha - beta / 2 * x**2)
+    theta = theta.detach() - eta * g
 
 # %% [markdown]
 # The library's run of the same experiment, number by number:
@@ -467,7 +450,7 @@ fig1 = collect(experiments["fig1"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="fig1",
+    1, 2, name="fig1", runs=fig1,
     caption=r"Figure 1. Training loss (left) and sharpness (right) of gradient descent. The dashed line is $2/\eta$, the dotted one the first measurement "
     "that reaches it.",
     alt="The sharpness rises to the dashed line and from there on stays close to it. The loss falls, at first smoothly and then with small bumps.",
@@ -877,24 +860,25 @@ def first_cycle(run):
 
 
 def draw_dynamics(runs, name, text):
-    """A figure for each run: the first cycle, and all tracked steps."""
-    for i, run in enumerate(runs, start=1):
+    """A figure for every two runs: of each the first cycle, and all tracked steps."""
+    for i in range(0, len(runs), 2):
+        pair = runs[i : i + 2]
         with panels(
-            len(QUANTITIES), 2, name=f"{name}-{i}", height=1.25, sharex="col",
-            caption=f"{text}, {label(run)}. Dotted in grey: $2/\\eta$, and $\\delta$ beside $|x|$. Sharpness is averaged over two steps.",
+            len(QUANTITIES), 2 * len(pair), name=f"{name}-{i // 2 + 1}", height=1.25, sharex="col", runs=pair,
+            caption=f"{text}, {' and '.join(map(label, pair))}. Dotted in grey: $2/\\eta$, and $\\delta$ beside $|x|$. Sharpness is averaged over two steps.",
             alt="Loss, sharpness, distance, x and y against step. Where a prediction is good, its broken line covers that of gradient descent.",
         ) as axes:  # fmt: skip
-            left, right = np.reshape(axes, (-1, 2)).T
-            draw_run(left, run, first_cycle(run))
-            draw_run(right, run, after(run))
-            for ax, text_of_axis in zip(left, QUANTITIES.values(), strict=True):
-                ax.set(ylabel=text_of_axis)
-            for column, title in ((left, "first cycle"), (right, "all tracked steps")):
-                column[0].set(title=title)
+            columns = np.reshape(axes, (len(QUANTITIES), -1)).T
+            shown = [(run, part) for run in pair for part in ((first_cycle(run), "first cycle"), (after(run), "all tracked steps"))]
+            for column, (run, (trace, part)) in zip(columns, shown, strict=True):
+                draw_run(column, run, trace)
+                column[0].set(title=f"{label(run)}\n{part}")
                 column[-1].set(xlabel="step $t$")
-            handles, _ = left[0].get_legend_handles_labels()
-            left[0].figure.legend(handles=handles, loc="outside upper center")
-            left[0].figure.align_ylabels()
+            for ax, quantity in zip(columns[0], QUANTITIES.values(), strict=True):
+                ax.set(ylabel=quantity)
+            handles, _ = axes[0].get_legend_handles_labels()
+            axes[0].figure.legend(handles=handles, loc="outside upper center")
+            axes[0].figure.align_ylabels()
 
 
 draw_dynamics(fig4, "fig4", f"Figure 4 and appendix G, {NETWORKS[architecture]}")
@@ -904,9 +888,6 @@ cnn, transformer = unstable(collect(experiments["cnn"])), unstable(collect(exper
 draw_dynamics(cnn, "fig4-cnn", "Figure 4, convolutional network")
 draw_dynamics(transformer, "fig4-transformer", "Figure 4, transformer")
 fig4 = [*fig4, *cnn, *transformer]
-
-# %% [markdown]
-# **In step or not.** Every blow-up of gradient descent and of the two predictions.
 
 # %% tags=["hide-input", "gallery"]
 
@@ -925,7 +906,7 @@ def listed(run, variable):
 
 def extent(values, digits):
     """Smallest and largest of them, in words."""
-    return f"{float(values.min()):.{digits}f} to {float(values.max()):.{digits}f}"
+    return f"{float(values.min()):.{digits}f} to {float(values.max()):.{digits}f}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def show_blow_ups(runs):
@@ -946,10 +927,6 @@ def show_blow_ups(runs):
 
 show_blow_ups(fig4)
 
-# %% [markdown]
-# **What it cost.** All of a step, that is gradient descent with its sharpness, the constrained trajectory with an eigenvector for each expansion, the flows and both predictions, in Hessian-vector products (a gradient and its
-# graph come on top at every point); and how accurate the eigenvectors at $\theta^\dagger$ are.
-
 # %% tags=["hide-input", "gallery"]
 show(
     [
@@ -962,7 +939,8 @@ show(
         }
         for run in fig4
     ],
-    "What it cost.",
+    "What a step costs in Hessian-vector products, of gradient descent with its sharpness, the constrained trajectory, the flows and both predictions "
+    "together (a gradient and its graph come on top at every point); and how accurate the eigenvectors at θ† are.",
 )
 
 # %% tags=["hide-input", "gallery"]
@@ -1099,40 +1077,43 @@ def transported(v, u, u_next):
     return rest - u_next * (u_next @ rest) + x * u_next
 
 
-def theorem_1_errors(s, cubic_terms=True):
-    """ε, and the largest errors of loss, sharpness and deviation at t ≤ 1/ε, from x = δ/2; without the cubic terms the
-    prediction is v ← v − η∇²L v."""
+def theorem_1_errors(s):
+    """ε, and the largest errors of loss, sharpness and deviation at t ≤ 1/ε, from x = δ/2, (2, 3): of the prediction, and
+    of v ← v − η∇²L v, which lacks the cubic terms."""
     objective, errors, before = Objective(lambda theta: polynomial(theta, s)), [], None
     hessian = torch.func.hessian(objective.f)
     for t, cubic in enumerate(constrained_trajectory(objective)):
         if t == 0:
-            v, epsilon = cubic.delta_square.sqrt() / 2 * cubic.u, cubic.epsilon.item()
-            theta = cubic.point.theta + v
+            start, epsilon = cubic.delta_square.sqrt() / 2 * cubic.u, cubic.epsilon.item()
+            theta, deviations = cubic.point.theta + start, (start, start)
         elif t > 1 / epsilon:
             return epsilon, np.max(errors, 0)
         else:
-            v = transported(v, before.u, cubic.u)  # equation (6)
-        x, y = cubic.coordinates(v)
+            deviations = [transported(v, before.u, cubic.u) for v in deviations]  # equation (6)
+        loss, sharpness = objective.value(theta), torch.linalg.eigvalsh(hessian(theta))[-1]
+        predicted = [(*cubic.coordinates(v), v) for v in deviations]
         errors.append(
-            (
-                abs(objective.value(theta) - cubic.point.value - x**2).item(),
-                abs(torch.linalg.eigvalsh(hessian(theta))[-1] - 2 - y - cubic.slope * x).item(),
-                (theta - cubic.point.theta - v).norm().item(),
-            )
+            [
+                (
+                    abs(loss - cubic.point.value - x**2).item(),
+                    abs(sharpness - 2 - y - cubic.slope * x).item(),
+                    (theta - cubic.point.theta - v).norm().item(),
+                )
+                for x, y, v in predicted
+            ]
         )
-        v, before = cubic.predict(v) if cubic_terms else v - cubic.point.hvp(v), cubic
+        with_cubic_terms, without = deviations
+        deviations, before = (cubic.predict(with_cubic_terms), without - cubic.point.hvp(without)), cubic
         theta = theta - objective.gradient(theta)
 
 
-def scaling(powers, **rest):
-    """ε (n,), the errors (n, 3), and their exponents, at s = 0.2 · 4⁻ⁱ: the theorem is one of small ε, so that they are
-    fitted to the three smallest."""
-    epsilons, errors = map(np.array, zip(*(theorem_1_errors(0.2 * 4.0**-i, **rest) for i in powers), strict=True))
-    return epsilons, errors, np.polyfit(np.log(epsilons[-3:]), np.log(errors[-3:]), 1)[0]
-
-
-epsilons, thm1_errors, exponents = scaling(range(1, 6))
-*_, exponents_without = scaling(range(3, 6), cubic_terms=False)
+# at s = 0.2 · 4⁻ⁱ: ε (5,), the errors (5, 3) and, without the cubic terms, (5, 3)
+epsilons, both = zip(*(theorem_1_errors(0.2 * 4.0**-i) for i in range(1, 6)), strict=True)
+thm1_errors, errors_without = np.swapaxes(both, 0, 1)
+# the theorem is one of small ε, so that the exponents are fitted to the three smallest
+exponents, exponents_without = (
+    np.polyfit(np.log(epsilons[-3:]), np.log(errors[-3:]), 1)[0] for errors in (thm1_errors, errors_without)
+)
 
 # %% tags=["hide-input"]
 with panels(
@@ -1145,7 +1126,7 @@ with panels(
     ):
         ax.loglog(epsilons, values, "o-", color=colour, label=text)
     for power, column in ((3, 0), (2, 1)):
-        ax.loglog(epsilons, thm1_errors[-1, column] * (epsilons / epsilons[-1]) ** power, ":", color="0.5")
+        ax.loglog(epsilons, thm1_errors[-1, column] * (np.array(epsilons) / epsilons[-1]) ** power, ":", color="0.5")
     ax.set(xlabel=r"$\varepsilon$", ylabel="largest error")
     ax.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2], ["0.01", "0.02", "0.05", "0.1", "0.2"])
     ax.minorticks_off()
@@ -1279,7 +1260,7 @@ PANELS = {
     "second_order_ratio_v": r"second order, $v^\perp$",
 }  # fmt: skip
 with panels(
-    4, 2, name="appE", height=1.65, sharex=True,
+    4, 2, name="appE", height=1.65, sharex=True, runs=appe,
     caption="Appendix E. The quantities that the assumptions bound, along the constrained trajectory of each setting, against the step from the onset on. "
     r"The alignment is $-\nabla L\cdot\nabla S^\perp/\|\nabla L\|\|\nabla S^\perp\|$, the last three are $\|\nabla^3L(v^\perp,v^\perp)\|/\rho_3\|v^\perp\|^2$, "
     r"$\|\nabla^3L(\nabla L,\nabla L)\|/\rho_3\|\nabla L\|^2$ and $|v^\perp\cdot\nabla^2L\,v^\perp|/S\|v^\perp\|^2$. Where the axis is logarithmic, what is negative is left out. The dotted line is 1.",
@@ -1341,10 +1322,10 @@ claims.measure(
 # spirals *into* the fixed point, for a super-quadratic one *away* from it, and for $c = 0$, the paper's simplified dynamics, it circles. So a limit below $2/\eta$ can be seen, and one above only until the spiral has grown.
 
 # %% tags=["hide-input"]
-draw_dynamics(appf, "appF", "Appendix G, a setting in which the plain predictions fail")
+draw_dynamics(appf, "appF", "Appendix G, where the plain predictions fail")
 
 with panels(
-    1, max(len(appf), 1), name="appF-limit", height=2.2,
+    1, max(len(appf), 1), name="appF-limit", height=2.2, runs=appf,
     caption=r"Appendix F.2. Sharpness, averaged over two steps, and its limit {eq}`damian-limit` in units of $2/\eta$.",
     alt="After its blow-up the sharpness comes back from far below one; the points of the limit lie on a smooth line near one.",
 ) as axes:  # fmt: skip
@@ -1461,7 +1442,7 @@ def largest_epsilon(run):
 
 
 with panels(
-    1, 2, name="errors", height=2.7, sharex=True, sharey=True,
+    1, 2, name="errors", height=2.7, sharex=True, sharey=True, runs=foretold,
     caption=r"Ours: the error of the predicted sharpness in the first cycle, relative to the fluctuation, against the largest $\varepsilon$; plain (left) and generalised (right). Filled: squared error; open: logistic loss. "
     f"Dashed: 0.2, the bound of the claims. Errors above {WORST:g}, and diverging predictions, are drawn at {WORST:g}.",
     alt="The errors grow with epsilon. Those of the generalised predictions are mostly smaller, above all where the plain ones diverge.",
@@ -1531,7 +1512,7 @@ scheduled = [r for r in fig6 if r["schedule"]["name"] != "constant"]
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="fig6", height=2.4,
+    1, 3, name="fig6", height=2.4, runs=fig6,
     caption=r"Figure 6. Training loss, held-out accuracy and sharpness (dashed: $2/\eta$) of a residual network at several step sizes, and with $\eta_t = 1/S(\theta_t)$ (grey).",
     alt="The loss falls faster for larger step sizes, with spikes, and slowest and smoothly with the schedule, whose sharpness keeps rising. That of the constant step sizes swings around two over the step size or above it.",
 ) as (left, middle, right):  # fmt: skip
@@ -1601,7 +1582,7 @@ def crossings(run):
 
 
 with panels(
-    1, 2, name="fig5", height=2.4,
+    1, 2, name="fig5", height=2.4, runs=[*fig5, *several_runs],
     caption=rf"Left, figure 5: the top eigenvalues along gradient descent; vertical lines mark where each reaches $2/\eta$. Right, ours: distance of gradient descent and of gradient flow from the trajectory on which {several} eigenvalues are constrained.",
     alt="Left, eigenvalues rise and reach the threshold one after another, the first with large oscillations. Right, gradient flow moves away from the constrained trajectory; gradient descent leaves it in its blow-up and then comes back towards it.",
 ) as (left, right):  # fmt: skip
@@ -1902,7 +1883,7 @@ def averaged(values):
 
 
 with panels(
-    max(len(fig4), 1), 3, name="central", height=1.7,
+    max(len(fig4), 1), 3, name="central", height=1.7, runs=fig4,
     caption=f"Ours: gradient descent averaged over {WINDOW} steps (blue, each step in light blue), the central flow (vermilion, dashed) and the constrained trajectory (green). Loss, sharpness "
     r"in units of $2/\eta$, and the mean square of $x$ beside the flow's $\sigma^2$.",
     alt="In each row the curves of gradient descent swing about the smooth dashed line of the central flow: the sharpness rises above one and falls below it in a peak of loss and of x squared. The constrained trajectory's loss lies just below that of the flow.",

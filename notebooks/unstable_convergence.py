@@ -406,7 +406,7 @@ ex1 = collect(experiments["ex1"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="ex1", sharex=True, sharey=True, height=2.2,
+    1, 3, name="ex1", sharex=True, sharey=True, height=2.2, runs=ex1,
     caption=r"Example 1. Gradient descent on $20\theta_1^2+\theta_2^2$ from $(1, 1)$ at three step sizes around $2/40$, "
     "over the function's contours; the colour of the points runs from the first iterate (light) to the last (dark).",
     alt="Three panels of iterates on elliptic contours. At 2/41 they zigzag into the origin, at 2/40 they jump "
@@ -467,7 +467,7 @@ limit_sharpness = landscapes.get("tanh_neuron").sharpness(theta[arrived])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="thm1",
+    1, 2, name="thm1", runs=[neuron],
     caption=r"Theorem 1. Tanh neuron from random starts in $[-3, 3]^2$ at $\eta = 2/4$. Left: starts (grey) and limits "
     r"(blue). Right: the sharpness of the limits; the dashed line is $2/\eta$.",
     alt="Left, the limits lie on the two axes. Right, the histogram of their sharpness ends at the line 2/eta.",
@@ -544,7 +544,7 @@ ex2 = collect(experiments["ex2"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="ex2",
+    1, 2, name="ex2", runs=ex2[:2],
     caption=r"Example 2. Loss along gradient descent at $\eta = 2/39$ on the quadratic and on its $\tanh$ (left), and "
     r"$|\theta_1|$ (right), which grows without bound on the one and settles at a finite amplitude on the other.",
     alt="Loss and distance against iteration, logarithmic. The quadratic's curves rise exponentially, those of the "
@@ -593,7 +593,7 @@ def sharpness(run):
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="ex3",
+    1, 2, name="ex3", runs=ex3[:2],
     caption=r"Example 3. Left: iterates of the tanh neuron in the plane of its two weights, from light to dark; the dashed "
     r"lines mark where the valley $\theta_2 = 0$ has sharpness $2/\eta$. Right: the loss of both neurons.",
     alt="Left, iterates bounce across the valley and move along it until they stop at the line of sharpness 2/eta. "
@@ -646,7 +646,7 @@ exp1 = collect(experiments["exp1"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="exp1",
+    1, 2, name="exp1", runs=exp1,
     caption="Experiment 1. Loss (left) and sharpness (right) of networks without activation, with tanh and with ReLU, one "
     r"line for each seed; the dashed line is $2/\eta$. A curve that leaves the frame and ends is one whose loss overflowed.",
     alt="Training loss and sharpness against iteration for three networks and several seeds, with a line at 2/eta.",
@@ -710,7 +710,7 @@ def deep_case(run):
 # %% tags=["hide-input"]
 fig1 = [run for run in exp6 if depth(run) == exp6_depths[0]]
 with panels(
-    1, 2, name="fig1",
+    1, 2, name="fig1", runs=fig1,
     caption="Figure 1. Loss (left) and sharpness (right) of the ReLU network at several step sizes; dashed: $2/\\eta$ in each run's colour.",
     alt="Left, the loss falls with oscillations at every step size. Right, the sharpness rises to 2/eta and beyond.",
 ) as (left, right):  # fmt: skip
@@ -783,7 +783,7 @@ remark3 = collect(experiments["remark3"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="exp3", height=2.2,
+    1, 3, name="exp3", height=2.2, runs=first_seed(exp3),
     caption=r"Experiment 3, the unstable regime: loss, relative progress and sharpness of the same runs at three step sizes. "
     r"Dashed: $\mathrm{RP} = 0$, and $2/\eta$ in each run's colour.",
     alt="Loss falls with oscillations; relative progress sits at minus one and then jumps to a band around zero; "
@@ -892,7 +892,7 @@ claims.measure(
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="exp2",
+    1, 2, name="exp2", runs=exp2,
     caption="Experiment 2, the stable regime: loss and relative progress at three small step sizes.",
     alt="Loss falls smoothly; relative progress stays just above minus one throughout.",
 ) as (left, right):  # fmt: skip
@@ -924,7 +924,7 @@ claims.measure(
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="exp4",
+    1, 2, name="exp4", runs=[*exp2, *first_seed(exp3)],
     caption=r"Experiment 4. Directional smoothness $L(\theta^t; \eta\nabla f(\theta^t))$ in the stable regime (left) and in the unstable one "
     r"(right), where the dashed lines are $2/\eta$ of each run.",
     alt="Left, directional smoothness stays close to zero. Right, it starts near zero and then oscillates around 2/eta.",
@@ -998,7 +998,7 @@ def relation5_gap(run, trace):
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="eq5",
+    1, 2, name="eq5", runs=[*exp2, *first_seed(exp3)],
     caption=r"Relation (5). Left: relative progress against $-1 + \frac{\eta}{2}L(\theta;\eta\nabla f)$ at every iteration of the runs of "
     r"experiments 2 and 3; on the dashed diagonal the relation is exact. Right: their difference along the unstable runs.",
     alt="Points cluster on the diagonal, from minus one to beyond zero. The difference is zero before the onset and "
@@ -1037,7 +1037,7 @@ exp5 = collect(experiments["exp5"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 1, name="exp5",
+    1, 1, name="exp5", runs=exp5,
     caption=r"Experiment 5. Mean (line) and standard deviation (band) of $L(\theta^t;\eta\tau\nabla f(\theta^t))$ over $\tau$ along the step; "
     r"the dashed line is $2/\eta$.",
     alt="The mean is near zero, then jumps to 2/eta and stays about there; the band is narrow except at the jump.",
@@ -1066,7 +1066,7 @@ claims.measure("exp5/hardly-varies", {case(r): variation(r) for r in exp5}, exp5
 
 # %% tags=["hide-input"]
 with panels(
-    len(exp6_depths), 3, name="exp6", height=1.8,
+    len(exp6_depths), 3, name="exp6", height=1.8, runs=exp6,
     caption="Experiment 6. Loss, relative progress and directional smoothness of ReLU networks; one row for each depth. "
     r"Dashed: $0$, and $2/\eta$ in each run's colour.",
     alt="In both rows the loss falls with oscillations, relative progress rises from minus one to scatter around zero, "
@@ -1128,7 +1128,7 @@ def weighted_average(run):
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="cor1",
+    1, 2, name="cor1", runs=[*cor1, *first_seed(exp3)],
     caption=r"Corollary 1 (left): the largest sharpness measured on the step from $\theta^t$ to $\theta^{t+1}$ (blue) lies above "
     r"$\frac{2}{\eta}(\mathrm{RP}+1)$ (orange). Right: alignment of the gradient with the top eigenvector, in the runs of experiment 3.",
     alt="Left, the sharpness curve stays above the bound throughout. Right, the alignment is small at first and larger "
@@ -1206,7 +1206,7 @@ spectrum = collect(experiments["spectrum"])
 
 # %% tags=["hide-input"]
 with panels(
-    1, 2, name="spectrum",
+    1, 2, name="spectrum", runs=spectrum,
     caption=r"Ours. Left: the top eigenvalues of the Hessian; the dashed line is $2/\eta$. Right: alignment of the gradient with the top eigenvector, and "
     r"with the span of all measured eigenvectors whose eigenvalue is at least $2/\eta$.",
     alt="Left, several eigenvalues rise and pass 2/eta one after another. Right, the alignment with the span lies above that with the "
@@ -1268,7 +1268,7 @@ def draw_sides(ax, trace):
 
 # %% tags=["hide-input"]
 with panels(
-    2, max(len(exp8), 1), name="exp8", height=1.7, sharex=True,
+    2, max(len(exp8), 1), name="exp8", height=1.7, sharex=True, runs=exp8,
     caption="Experiments 7 and 8, SGD on the ReLU network: full-batch loss (top), and both sides of (6) (bottom), "
     "at the beginning of each epoch; bands are two standard errors.",
     alt="Top, the loss over the epochs for each step size. Bottom, the two sides of relation 6 with their error bands.",
@@ -1317,7 +1317,7 @@ for name, runs in (("exp8", exp8), ("exp9", exp9)):
 
 # %% tags=["hide-input"]
 with panels(
-    1, max(len(exp9), 1), name="exp9", height=1.9,
+    1, max(len(exp9), 1), name="exp9", height=1.9, runs=exp9,
     caption="Experiment 9 (the paper's appendix D): both sides of (6) for the tanh network; bands are two standard errors.",
     alt="The two sides of relation 6 against epoch, one panel for each step size.",
 ) as axes:  # fmt: skip
@@ -1363,7 +1363,7 @@ def sixth_to_half(run):
 
 # %% tags=["hide-input"]
 with panels(
-    1, 3, name="adaptive", height=2.2,
+    1, 3, name="adaptive", height=2.2, runs=adaptive_runs,
     caption="Ours: full-batch RMSProp and Adam. Relative progress and directional smoothness in the metric of the preconditioner, and "
     "preconditioned sharpness over its limit for a quadratic.",
     alt="Relative progress, directional smoothness and preconditioned sharpness of RMSProp and Adam against iteration.",

@@ -35,6 +35,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
 
@@ -293,8 +294,8 @@ def merged(chapter: Chapter):
     executed = chapter.notebook()
     stored = iter(presets.code_cells(executed)) if executed else None
     reasons = claims.footnotes(chapter.verdicts)
-    cells = []
-    for cell in page.cells:
+    cells, silent = [], ""
+    for cell, following in zip_longest(page.cells, page.cells[1:]):
         if cell.cell_type != "code" or stored is None:
             cells.append(cell)
             continue
@@ -306,6 +307,12 @@ def merged(chapter: Chapter):
         outputs = with_footnotes(next(stored).outputs, reasons)
         if isinstance(chapter, GalleryPage):  # without the verdicts that its settings have nothing to say about
             outputs = [o for o in outputs if verdict_of(o) != "not run"]
+        if is_hidden(cell):
+            cell.source = silent + cell.source
+            # code that shows nothing is read with that which follows at once: one word to click instead of two
+            silent = f"{cell.source}\n\n\n" if not outputs and following and is_hidden(following) else ""
+            if silent:
+                continue
         cells += split_at_figures(cell, outputs, chapter, executed.metadata["eoslib"])
     if isinstance(chapter, GalleryPage):
         shown = [c for c in cells if c.get("outputs") or "injected-parameters" in c.metadata.get("tags", [])]
@@ -321,6 +328,11 @@ def merged(chapter: Chapter):
         if key in ("kernelspec", "language_info")
     }
     return page
+
+
+def is_hidden(cell) -> bool:
+    """Whether a page folds away the code of a cell."""
+    return "hide-input" in cell.metadata.get("tags", [])
 
 
 def verdict_of(output) -> str | None:
@@ -351,7 +363,7 @@ def split_at_figures(cell, outputs: list, chapter: Chapter, ran: dict) -> list:
     anyway stands there only. ran: what the executed notebook says of its execution.
     """
     drawn = [f"{MIME}figure+json" in output.get("data", {}) for output in outputs]
-    code = cell.source if any(drawn) and "hide-input" in cell.metadata.get("tags", []) else None
+    code = cell.source if any(drawn) and is_hidden(cell) else None
     cells = [] if code else [cell]
     for output, is_figure in zip(outputs, drawn, strict=True):
         data = output.get("data", {})
@@ -364,7 +376,7 @@ def split_at_figures(cell, outputs: list, chapter: Chapter, ran: dict) -> list:
             label = f"{chapter.name}-{figure['name']}"
             files = {"png", *figure["files"]}
             footer = render(
-                TEMPLATES / "figure-footer.html", stem=f"figures/{label}", files=files, ran=ran,
+                TEMPLATES / "figure-footer.html", stem=f"figures/{label}", files=files, ran=ran, runs=figure["runs"],
                 code=code and highlight(code, PythonLexer(), HtmlFormatter()), command=rerun(chapter),
             )  # fmt: skip
             caption = f"{figure['caption']}\n\n`````{{raw}} html\n{footer}\n`````"  # raw, or an empty line would end it

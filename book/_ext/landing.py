@@ -30,7 +30,8 @@ MEANINGS = {
     claims.REPRODUCED: "every case that was measured (every step size, every seed) meets the criterion",
     claims.PARTLY: "some cases do",
     claims.NOT_REPRODUCED: "none does; published like any other result, with what was tried",
-    claims.UNDECIDED: "a bound lies within two standard errors of the value, and the verdict hangs on it",
+    claims.UNDECIDED: "a bound lies within two standard errors of the value and the verdict hangs on it, or fewer "
+    "cases were run than the claim asks for",
     claims.NOT_JUDGED: "it was measured, but this preset is no test of it",
     claims.NOT_RUN: "it needs data or time that this preset does not have",
 }

@@ -34,7 +34,7 @@ def inline(tex: str) -> str:
 
 def displayed(tex: str) -> str:
     """The height of a formula with its margins, about, as seen on this book's pages; as a style."""
-    return f"--tall: {11 + 5 * tex.count(chr(92) * 2) + 4 * bool(re.search('frac|sum|int|prod', tex))}ex"
+    return f"--tall: {3 + 3 * tex.count(chr(92) * 2) + 3 * bool(re.search('frac|sum|int|prod', tex))}ex"
 
 
 def with_style(render, style):

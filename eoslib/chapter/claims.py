@@ -19,6 +19,9 @@ The scale says what a verdict stands for: `exact` is a theorem, an identity or a
 `paper` the paper's own data, model and size; `reduced` the same kind, smaller; `toy` something else that shows the same
 phenomenon. The page words a verdict by its scale.
 
+A verdict is `undecided` while the bound lies within two standard errors of what was measured, or fewer cases were run
+than the claim wants (`samples: 3`, seeds above all).
+
 The control is a case for which the statement is false; it differs from the claim's own cases in what the statement
 names and in nothing else. At `quick` it is measured by the same code and must fail the criterion, else the build fails:
 a claim that nothing can fail is none. Where there is no such case the claim says why, `control: none – <why>`.
@@ -66,8 +69,9 @@ Scale = Literal[tuple(SCALES)] | dict[Literal[PRESETS], Literal[tuple(SCALES)]]
 
 class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
     """One claim of the ledger; `criteria` maps a preset to one criterion, e.g. {"at_most": 0.1}. scale: one for all
-    presets, or preset → scale. control: what must fail the criterion, or "none – <why>". amended: preset → why its
-    criterion was changed after a run was recorded. ours: a claim beyond the paper."""
+    presets, or preset → scale. samples: so many cases the criterion asks for. control: what must fail the criterion, or
+    "none – <why>". amended: preset → why its criterion was changed after a run was recorded. ours: a claim beyond the
+    paper."""
 
     id: str
     where: str
@@ -75,6 +79,7 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
     quantity: str
     criteria: dict[Literal[PRESETS], Criterion]
     scale: Scale
+    samples: pydantic.PositiveInt = 1
     paper_value: str | None = None
     control: str | None = None
     amended: dict[Literal[PRESETS], str] = {}
@@ -82,7 +87,9 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
 
     def criterion(self, preset: str) -> str | None:
         """The criterion in words, or None if the claim cannot be judged at this preset."""
-        return criteria.words(self.criteria[preset]) if preset in self.criteria else None
+        if preset not in self.criteria:
+            return None
+        return criteria.words(self.criteria[preset]) + (f", in {self.samples} cases" if self.samples > 1 else "")
 
     def scale_at(self, preset: str) -> str | None:
         """What a verdict at this preset stands for; None if it cannot be judged there."""
@@ -91,9 +98,11 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
     def judge(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float] | None = None) -> str:
         """The verdict on measured cases (label → value): all, some or none of them meet the criterion. A nan meets
         none. errors: label → standard error; it is undecided while a bound lies within two of them and the verdict
-        hangs on it."""
+        hangs on it, and while there are too few cases."""
         if not cases or preset not in self.criteria:
             return NOT_JUDGED if cases else NOT_RUN
+        if len(cases) < self.samples:
+            return UNDECIDED
         criterion, errors = self.criteria[preset], errors or {}
         verdicts = _verdicts(
             criteria.outcomes(criterion, case, errors[label]) if label in errors else {criteria.met(criterion, case)}
@@ -115,7 +124,7 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
     def possible(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float]) -> set[str]:
         """The verdicts that another kind of machine may reach: a case near its bound may fall on either side."""
         here = {self.judge(preset, cases, errors)}
-        if not cases or preset not in self.criteria:
+        if len(cases) < self.samples or preset not in self.criteria:
             return here
         outcomes = (criteria.outcomes(self.criteria[preset], x, errors.get(label)) for label, x in cases.items())
         return here | _verdicts(outcomes)
@@ -177,12 +186,14 @@ class Ledger:
         if control and (claim.control or UNCONTROLLED).startswith(UNCONTROLLED):
             raise ClaimError(f"{claim.id}: a control was measured that the ledger does not name")
         shown = {label: as_json(case) for label, case in cases.items()}
+        if self.preset in claim.criteria and 0 < len(cases) < claim.samples:
+            note = " ".join(filter(None, [f"{len(cases)} of {claim.samples} samples.", note]))
         numbers = [x for x in shown.values() if isinstance(x, float | int) and not isinstance(x, bool)]  # all finite
         missed = [
             label for label, x in cases.items()
             if self.preset in claim.criteria and not criteria.met(claim.criteria[self.preset], x)
         ]  # fmt: skip
-        return claim.model_dump(exclude={"criteria"}) | {
+        return claim.model_dump(exclude={"criteria", "samples"}) | {
             "preset": self.preset,
             "scale": claim.scale_at(self.preset),
             "verdict": claim.judge(self.preset, cases, errors),

@@ -18,7 +18,7 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,6 +29,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
+
+from eoslib.store import Run
 
 MIME = "application/vnd.eoslib.figure+json"
 
@@ -50,13 +52,15 @@ STYLE = {
 
 @contextlib.contextmanager
 def panels(
-    rows: int, columns: int, *, name: str, caption: str, alt: str, height: float = 2.5, **options
-) -> Iterator[list[Axes]]:
+    rows: int, columns: int, *, name: str, caption: str, alt: str, height: float = 2.5, runs: Sequence[Run] = (),
+    **options,
+) -> Iterator[list[Axes]]:  # fmt: skip
     """Axes of a rows × columns figure, shown with its caption at the end of the block.
 
     name: its label on the page, fig-<chapter>-<name>. caption: MyST markdown that can be read alone. alt: what a
-    reader who cannot see it should know. height: of a row, in inches of 96 pixels. options: of `plt.subplots`. A
-    figure in which nothing was drawn, because nothing was run, is not shown.
+    reader who cannot see it should know. height: of a row, in inches of 96 pixels. runs: whose values it shows, which
+    its footer lists. options: of `plt.subplots`. A figure in which nothing was drawn, because nothing was run, is not
+    shown.
     """
     from IPython.display import display
 
@@ -70,7 +74,9 @@ def panels(
             if any(ax.has_data() for ax in axes):
                 png, files = drawn(figure, axes, columns, name)
                 shown = {"image/png": base64.b64encode(png).decode(), "text/plain": caption}
+                seconds = {run.key: run.manifest["wall_seconds"] for run in runs}
                 shown[MIME] = {"name": name, "caption": caption, "alt": alt, "thumbnail": thumbnail(png), **files}
+                shown[MIME]["runs"] = seconds
                 display(shown, metadata={"image/png": {"alt": alt}}, raw=True)
         finally:
             plt.close(figure)
@@ -153,10 +159,17 @@ def lay_out(figure: Figure) -> None:
 
 
 def stack(figure: Figure, axes: list[Axes], columns: int) -> None:
-    """Lay a figure out anew for a phone: one panel to a row, or of a grid half as many as before, two at least."""
+    """Lay a figure out anew for a phone: one panel to a row, or of a grid half as many as before, two at least. Columns
+    whose panels share their x axis stay whole, those that find no place beside the first below them."""
     rows = [axes[i : i + columns] for i in range(0, len(axes), columns)]
     across = max(columns // 2, 2) if len(rows) > 1 and columns % 2 == 0 else 1
-    if across != columns:
+    if across != columns and len(rows) > 1 and axes[0].get_shared_x_axes().joined(axes[0], axes[columns]):
+        for row in rows:
+            for ax in row[::across]:
+                ax.set_ylabel(ax.get_ylabel() or row[0].get_ylabel())
+                ax.tick_params(labelleft=True)
+        axes = [ax for first in range(0, columns, across) for row in rows for ax in row[first : first + across]]
+    elif across != columns:
         for row in rows:
             for top, bottom, ax in zip(rows[0], rows[-1], row, strict=True):
                 ax.set_title(ax.get_title() or top.get_title())

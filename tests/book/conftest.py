@@ -1,15 +1,26 @@
-"""The site, built once for all tests and workers, and the browser to look at it with."""
+"""The site, built once for all tests and workers, and the browser to look at it with.
+
+Reading a page takes seconds, so that the tests that only look at it share one reading of it for each screen:
+
+    @reading(CHAPTERS, "phone")
+    def test_…(read):
+        read.page.evaluate(…)
+"""
 
 import functools
 import http.server
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import browser  # tests/browser.py
 import pytest
 from filelock import FileLock
+from pages import SCREENS, TYPESET, watched
+from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
@@ -57,3 +68,59 @@ def browser_type_launch_args(browser_type_launch_args) -> dict:
     off = ("gpu", "background-networking", "component-update", "sync", "quic")
     arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{feature}" for feature in off)]
     return browser_type_launch_args | {"executable_path": executable, "args": arguments}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Tests of one page on one screen follow one another, whatever the file."""
+    items.sort(key=lambda item: item.callspec.params.get("read", ()) if hasattr(item, "callspec") else ())
+
+
+@dataclass
+class Read:
+    """A page of the site that was read to its end on a screen. asked: the addresses that it asked for; shifts: the
+    layout shifts; grown: by how many pixels it became higher as its figures came."""
+
+    docname: str
+    screen: str
+    page: Page
+    asked: list[str]
+    shifts: list
+    grown: float
+
+
+SHIFTS = """
+    window.shifts = [];
+    new PerformanceObserver(list => {
+      for (const entry of list.getEntries())
+        if (!entry.hadRecentInput && entry.sources.some(s => !s.node?.parentElement?.closest(".bd-sidebar-secondary")))
+          shifts.push([entry.value, ...entry.sources.map(s => s.node?.outerHTML?.slice(0, 80) ?? s.node?.nodeName)]);
+    }).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+@pytest.fixture(scope="session")
+def read(request, served, browser) -> Iterator[Read]:
+    """The page and screen that `pages.reading` gives the test; it is left as it was found. Once no test needs it any
+    more, complains of errors and of failed or foreign requests."""
+    docname, screen = request.param
+    context = browser.new_context(viewport=SCREENS[screen], is_mobile=screen == "phone", has_touch=screen == "phone")
+    page, asked = context.new_page(), []
+    complaints = watched(page, served)
+    page.on("request", lambda request: asked.append(request.url))
+    page.add_init_script(SHIFTS)
+    page.goto(f"{served}/{docname}.html", wait_until="networkidle")
+    page.wait_for_function(TYPESET)
+    before = page.evaluate("document.documentElement.scrollHeight")
+    for _ in range(200):  # a screen at a time, so that all of it is loaded
+        if page.evaluate("() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2"):
+            break
+        page.evaluate("() => scrollBy({ top: innerHeight, behavior: 'instant' })")
+        page.wait_for_timeout(30)
+    page.wait_for_load_state("networkidle")
+    shifts = sorted(page.evaluate("shifts"), reverse=True)
+    grown = page.evaluate("document.documentElement.scrollHeight") - before
+    page.evaluate("() => scrollTo({ top: 0, behavior: 'instant' })")
+    yield Read(docname, screen, page, list(asked), shifts, grown)
+    context.close()
+    assert complaints == []

@@ -1,6 +1,8 @@
 """What the build extension does on changes, errors and presets, on a miniature book of two small notebooks."""
 
+import atexit
 import csv
+import functools
 import json
 import os
 import re
@@ -70,6 +72,7 @@ SVG = base64.b64encode(gzip.compress(b'<svg xmlns="http://www.w3.org/2000/svg" v
 def figure(name):
     shown = {"name": name, "caption": f"Caption of **{name}**, $\\\\eta$.", "alt": f"Alt of {name}."}
     shown |= {"thumbnail": PIXEL, "wide": [400, 200], "narrow": [300, 250], "files": {"svg": SVG, "narrow.svg": SVG}}
+    shown["runs"] = {"exp1-0123": 2.5} if name == "one" else {}
     shown["links"] = {"wide": [{"url": "#there", "label": "There", "place": {"left": 12.5, "top": 3}}], "narrow": []}
     display({"image/png": PIXEL, "text/plain": "-", "application/vnd.eoslib.figure+json": shown}, raw=True)
 
@@ -123,6 +126,15 @@ text: |
 """
 
 
+@functools.cache
+def running_builder() -> subprocess.Popen:
+    """A process of builder.py, until this one ends."""
+    command = [sys.executable, Path(__file__).with_name("builder.py")]
+    builder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(builder.communicate)  # closes its input, and waits
+    return builder
+
+
 class Book:
     """A small book in a folder of its own, with this checkout's library, extension and configuration."""
 
@@ -147,18 +159,25 @@ class Book:
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             (root / file).write_text(text)
 
-    def run(self, *command, **environment) -> subprocess.CompletedProcess:
+    def environment(self, **more) -> dict[str, str]:
+        """That of the tests, without what they say of runs and presets."""
         unset = {"EOSLIB_PRESET", "COMPUTE", "EOSLIB_RUNS", "EOSLIB_RECORDED", "PYTHONPATH"}
-        clean = {name: value for name, value in os.environ.items() if name not in unset}
+        return {name: value for name, value in os.environ.items() if name not in unset} | more
+
+    def run(self, *command) -> subprocess.CompletedProcess:
         return subprocess.run(
-            command, cwd=self.root, env=clean | environment, capture_output=True, text=True, timeout=300
+            command, cwd=self.root, env=self.environment(), capture_output=True, text=True, timeout=300
         )
 
     def build(self, succeeds: bool = True, **environment) -> str:
-        """Build; everything it printed, without colours."""
-        done = self.run(Path(sys.executable).with_name("jupyter-book"), "build", ".", **environment)
-        printed = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
-        assert (done.returncode == 0) == succeeds, f"exit status {done.returncode}\n{printed}"
+        """``jupyter-book build .``; everything it printed, without colours."""
+        output = self.root / "build.log"
+        order = {"root": str(self.root), "environment": self.environment(**environment), "output": str(output)}
+        builder = running_builder()
+        print(json.dumps(order), file=builder.stdin, flush=True)
+        status = int(builder.stdout.readline())
+        printed = re.sub(r"\x1b\[[\d;]*m", "", output.read_text())
+        assert (status == 0) == succeeds, f"exit status {status}\n{printed}"
         return printed
 
     def fails(self, **environment) -> str:
@@ -361,13 +380,16 @@ def test_what_stands_under_a_figure(book):
         link = figure.find(class_="eos-wide")
         assert (link["href"], link["aria-label"], link["style"]) == ("#there", "There", "left: 12.5%; top: 3%; ")
         footer = figure.find(class_="eos-footer")
-        code, command = footer.find_all("details")
+        code, command, *runs = footer.find_all("details")
         assert "ledger.measure(" in code.get_text() and "\n\n\ndef figure(name):" in code.get_text()
         assert command.find("pre").get_text() == "python -m eoslib run first --preset quick"
         assert [link["href"] for link in footer.find_all("a")] == [f"{stem}.svg", f"{stem}.png"]
         for suffix in ("svg", "narrow.svg", "png"):
             assert (folder / f"{stem}.{suffix}").stat().st_size > 50
-        assert footer.find_all("span")[-1].get_text().startswith("preset quick, notebook executed in ")
+        if name == "one":
+            assert runs[0].get_text(" ", strip=True) == "preset quick, 1 run, 2 s exp1-0123 (2.5 s)"
+        else:
+            assert footer.find("span").get_text() == "preset quick, computed in the notebook"
     # which stands there and nowhere else
     assert "ledger.measure(" not in "".join(cell.get_text() for cell in article.find_all(class_="cell_input"))
 

@@ -5,8 +5,8 @@ import io
 import re
 
 import pytest
+from pages import NOTEBOOKS, SCREENS, reading
 from PIL import Image
-from test_site import CHAPTERS, SCREENS, TYPESET
 
 pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
 
@@ -24,16 +24,13 @@ def shown_figures(page) -> list[dict]:
     )
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("docname", CHAPTERS)
-def test_text_in_figures_is_at_least_11_pixels_high(served, site, new_context, docname, screen):
-    page = new_context(viewport=SCREENS[screen]).new_page()
-    page.goto(f"{served}/{docname}.html")
-    figures = shown_figures(page)
+@reading(NOTEBOOKS)
+def test_text_in_figures_is_at_least_11_pixels_high(read, served, site):
+    figures = shown_figures(read.page)
     assert figures
     for figure in figures:
         path = figure["file"].removeprefix(f"{served}/")
-        assert path.endswith(".narrow.svg" if screen == "phone" else ".svg")
+        assert path.endswith(".narrow.svg" if read.screen == "phone" else ".svg")
         assert figure["width"] <= figure["room"] + 0.5
         # matplotlib draws the outlines of letters at 100 points and scales them
         points = [100 * float(scale) for scale in re.findall(r"scale\((0\.\d+) -\1\)", (site / path).read_text())]
@@ -41,31 +38,23 @@ def test_text_in_figures_is_at_least_11_pixels_high(served, site, new_context, d
         assert points and min(points) * on_screen >= 11, path
 
 
-@pytest.mark.parametrize("docname", CHAPTERS)
-def test_figures_have_no_ground_of_their_own(served, new_context, docname):
-    for scheme in ("light", "dark"):
-        page = new_context(viewport=SCREENS["wide"], color_scheme=scheme).new_page()
-        page.goto(f"{served}/{docname}.html")
-        shown_figures(page)
-        for link in page.locator(".eos-enlarge").all()[:3]:
+@reading(NOTEBOOKS, "wide")
+def test_figures_have_no_ground_of_their_own(read):
+    for scheme in ("dark", "light"):
+        read.page.emulate_media(color_scheme=scheme)
+        shown_figures(read.page)
+        for link in read.page.locator(".eos-enlarge").all()[:3]:
             picture = Image.open(io.BytesIO(link.screenshot())).convert("RGB")
-            ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            ground = read.page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert picture.getpixel((0, 0)) == tuple(map(int, re.findall(r"\d+", ground)[:3]))
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("docname", CHAPTERS)
-def test_the_page_does_not_shift_while_its_figures_come(served, new_context, docname, screen):
-    page = new_context(viewport=SCREENS[screen]).new_page()
-    page.goto(f"{served}/{docname}.html", wait_until="networkidle")
-    page.wait_for_function(TYPESET)
-    before = page.evaluate("document.documentElement.scrollHeight")
-    shown_figures(page)
-    # but for fractions of a pixel
-    assert page.evaluate("document.documentElement.scrollHeight") == pytest.approx(before, abs=3)
+@reading(NOTEBOOKS)
+def test_the_page_does_not_shift_while_its_figures_come(read):
+    assert read.grown == pytest.approx(0, abs=3)  # but for fractions of a pixel
 
 
-@pytest.mark.parametrize("docname", CHAPTERS)
+@pytest.mark.parametrize("docname", NOTEBOOKS)
 def test_the_figures_of_a_chapter_are_light(site, docname):
     chapter = site / docname
     files = set(chapter.parent.glob(f"figures/{chapter.name}-*.svg"))
@@ -77,7 +66,7 @@ def test_the_figures_of_a_chapter_are_light(site, docname):
 
 def test_a_click_enlarges_a_figure_and_escape_closes_it(served, new_context):
     page = new_context(viewport=SCREENS["wide"]).new_page()
-    page.goto(f"{served}/{CHAPTERS[0]}.html")
+    page.goto(f"{served}/{NOTEBOOKS[0]}.html")
     link = page.locator(".eos-enlarge").first
     width = link.locator("img:visible").bounding_box()["width"]
     link.focus()
@@ -91,7 +80,7 @@ def test_a_click_enlarges_a_figure_and_escape_closes_it(served, new_context):
 
 def test_code_is_one_click_away(served, new_context):
     page = new_context(viewport=SCREENS["wide"]).new_page()
-    page.goto(f"{served}/{CHAPTERS[0]}.html")
+    page.goto(f"{served}/{NOTEBOOKS[0]}.html")
     figure = page.locator("figure:has(.eos-enlarge)").first
     code = figure.locator("details").first
     assert not code.locator("pre").is_visible()

@@ -6,50 +6,35 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
-import yaml
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-
-ROOT = Path(__file__).resolve().parents[2]
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
-CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+from pages import CHAPTERS, NOTEBOOKS, PAGES, PHONE, TYPESET, reading, watched
 
 # of pytest-playwright's own fixture base_url
 pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
 
-PHONE = {"width": 390, "height": 844}
-SCREENS = {"wide": {"width": 1400, "height": 900}, "phone": PHONE}
 DESKTOP = {"width": 1280, "height": 900}
-# A page that has mathematics sets `MathJax`, with its options, before the script that typesets has come.
-TYPESET = "() => !window.MathJax || MathJax.startup?.promise?.then(() => true)"
 
 
 @pytest.fixture
 def visit(served, new_context):
-    """Open a page and wait for its mathematics; at the end, complain of errors and failed or foreign requests."""
+    """Open a page anew, to use it, and wait for its mathematics; at the end, nothing may be complained of."""
     complaints = []
 
     def open_page(docname: str, **options):
         page = new_context(**options).new_page()
-        page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(f"console: {m.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        own = (served, f"blob:{served}", "data:")
-        page.on("request", lambda r: r.url.startswith(own) or complaints.append(f"asks {r.url}"))
-        page.on("requestfailed", lambda r: complaints.append(f"failed: {r.url}"))
-        page.on("response", lambda r: r.status >= 400 and complaints.append(f"{r.status}: {r.url}"))
+        complaints.append(watched(page, served))
         page.goto(f"{served}/{docname}.html", wait_until="networkidle")
         page.wait_for_function(TYPESET)
         return page
 
     yield open_page
-    assert complaints == []
+    assert not any(complaints), complaints
 
 
-@pytest.mark.parametrize("docname", PAGES)
-def test_a_page_is_whole(visit, docname):
-    page = visit(docname, viewport=DESKTOP)
-    article = page.locator("article.bd-article")
+@reading(PAGES, "wide")
+def test_a_page_is_whole(read):
+    article = read.page.locator("article.bd-article")
     text = article.inner_text()
     assert len(text) > 100
     assert "Traceback (most recent call last)" not in text and article.locator(".traceback").count() == 0
@@ -61,28 +46,27 @@ def test_a_page_is_whole(visit, docname):
         assert (image.get_attribute("alt") or "").strip(), "an image without alternative text"
         image.evaluate("i => { i.loading = 'eager'; }")
         assert image.evaluate("i => i.decode().then(() => i.naturalWidth > 0)"), "an image that does not load"
-    if docname in CHAPTERS:
+    if read.docname in NOTEBOOKS:
         assert mathematics > 0 and article.locator("figure img").count() > 0
         assert article.locator("figure").count() == article.locator("figure figcaption").count()
         assert article.locator(".eos-claim").count() > 0
-        assert article.locator(f"a[download][href='{docname.rpartition('/')[2]}.ipynb']").count() >= 1
+        assert article.locator(f"a[download][href='{read.docname.rpartition('/')[2]}.ipynb']").count() >= 1
 
 
-@pytest.mark.parametrize("docname", PAGES)
-@pytest.mark.parametrize("screen", ["light", "dark", "phone"])
-def test_a_page_is_accessible(visit, docname, screen):
-    scheme = "dark" if screen == "dark" else "light"
-    page = visit(docname, viewport=PHONE if screen == "phone" else DESKTOP, color_scheme=scheme)
-    assert page.evaluate("document.documentElement.dataset.theme") == scheme
-    # without preload, since axe would ask for stylesheets at wrong addresses
-    found = Axe().run(page, options={"preload": False}).response["violations"]
-    assert [(v["id"], v["impact"], [n["target"] for n in v["nodes"]]) for v in found] == []
+@reading(PAGES)
+def test_a_page_is_accessible(read):
+    for scheme in ("light", "dark") if read.screen == "wide" else ("light",):
+        read.page.emulate_media(color_scheme=scheme)
+        assert read.page.evaluate("document.documentElement.dataset.theme") == scheme
+        # without preload, since axe would ask for stylesheets at wrong addresses
+        found = Axe().run(read.page, options={"preload": False}).response["violations"]
+        read.page.emulate_media(color_scheme="light")
+        assert [(v["id"], v["impact"], [n["target"] for n in v["nodes"]]) for v in found] == []
 
 
-@pytest.mark.parametrize("docname", PAGES)
-def test_a_page_fits_a_phone(visit, docname):
-    page = visit(docname, viewport=PHONE, has_touch=True, is_mobile=True)
-    wide = page.evaluate(
+@reading(PAGES, "phone")
+def test_a_page_fits_a_phone(read):
+    wide = read.page.evaluate(
         """() => {
           const width = document.documentElement.clientWidth;
           const scrolls = e => e && e !== document.body &&
@@ -193,10 +177,9 @@ def test_the_landing_page_is_still_where_that_is_preferred(visit):
 
 def test_the_landing_page_has_a_card_for_each_chapter(visit):
     page = visit("book/intro", viewport=DESKTOP)
-    chapters = [docname for docname in CHAPTERS if not docname.startswith("notebooks/gallery/")]
     links = page.locator(".eos-card h3 a")
-    assert [link.get_attribute("href") for link in links.all()] == [f"../{docname}.html" for docname in chapters]
-    for docname, card in zip(chapters, page.locator(".eos-card").all(), strict=True):
+    assert [link.get_attribute("href") for link in links.all()] == [f"../{docname}.html" for docname in CHAPTERS]
+    for docname, card in zip(CHAPTERS, page.locator(".eos-card").all(), strict=True):
         assert card.locator(".eos-bar li").count() > 0
         title = visit(docname).locator("article h1").evaluate("h => h.firstChild.textContent")
         assert card.locator("h3").inner_text() == title

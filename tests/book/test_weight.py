@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from fontTools.ttLib import TTFont
-from test_site import CHAPTERS, PAGES, ROOT, SCREENS, TYPESET
+from pages import NOTEBOOKS, PAGES, ROOT, reading
 
 sys.path.insert(0, str(ROOT / "book/_ext"))
 import light_assets
@@ -25,69 +25,45 @@ def sent(file: Path) -> int:
     return min(len(whole), len(gzip.compress(whole)))
 
 
-def scroll_through(page) -> None:
-    """Read a page to its end, a screen at a time, so that all of it is loaded."""
-    for _ in range(200):
-        if page.evaluate("() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2"):
-            break
-        page.evaluate("() => scrollBy({ top: innerHeight, behavior: 'instant' })")
-        page.wait_for_timeout(30)
-    page.wait_for_load_state("networkidle")
-
-
-@pytest.mark.parametrize("docname", CHAPTERS)
-def test_a_chapter_is_light(site, served, page, docname):
+@reading(NOTEBOOKS, "wide")
+def test_a_chapter_is_light(read, site, served):
     """1 MB with the first figure, 3 MB with all of them."""
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(f"{served}/{docname}.html", wait_until="networkidle")
-    page.wait_for_function(TYPESET)
-    scroll_through(page)
-    files = {urlsplit(url).path.lstrip("/") for url in asked if url.startswith(served)}
+    files = {urlsplit(url).path.lstrip("/") for url in read.asked if url.startswith(served)}
     sizes = {name: sent(site / name) for name in files if (site / name).is_file()}
-    first = urlsplit(page.locator("article figure img:visible").first.evaluate("i => i.currentSrc")).path.lstrip("/")
+    image = read.page.locator("article figure img:visible").first
+    first = urlsplit(image.evaluate("i => i.currentSrc")).path.lstrip("/")
     pictures = {name for name in sizes if name.endswith((".png", ".svg", ".jpg", ".webp"))}
     before = sum(size for name, size in sizes.items() if name not in pictures) + sizes[first]
     heaviest = sorted(((size // KB, name) for name, size in sizes.items()), reverse=True)[:8]
-    print(docname, "first figure:", before // KB, "kB; all:", sum(sizes.values()) // KB, "kB;", heaviest)
-    assert f"{docname}.html" in sizes and len(sizes) > 10
+    print(read.docname, "first figure:", before // KB, "kB; all:", sum(sizes.values()) // KB, "kB;", heaviest)
+    assert f"{read.docname}.html" in sizes and len(sizes) > 10
     assert before <= 1000 * KB, heaviest
     assert sum(sizes.values()) <= 3000 * KB, heaviest
 
 
-SHIFTS = """
-    window.shifts = [];
-    new PerformanceObserver(list => {
-      for (const entry of list.getEntries())
-        if (!entry.hadRecentInput && entry.sources.some(s => !s.node?.parentElement?.closest(".bd-sidebar-secondary")))
-          shifts.push([entry.value, ...entry.sources.map(s => s.node?.outerHTML?.slice(0, 80) ?? s.node?.nodeName)]);
-    }).observe({ type: "layout-shift", buffered: true });
-"""
-
-
-@pytest.mark.parametrize("docname", PAGES)
-@pytest.mark.parametrize("screen", SCREENS)
-def test_a_page_does_not_jump(served, new_context, docname, screen):
+@reading(PAGES)
+def test_a_page_does_not_jump(read):
     """The sum of all layout shifts, from the first paint to the end of the page; not of the list of contents beside it,
     which opens where one reads."""
-    page = new_context(viewport=SCREENS[screen]).new_page()
-    page.add_init_script(SHIFTS)
-    page.goto(f"{served}/{docname}.html", wait_until="networkidle")
-    page.wait_for_function(TYPESET)
-    scroll_through(page)
-    shifts = sorted(page.evaluate("shifts"), reverse=True)
-    total = sum(shift[0] for shift in shifts)
-    print(docname, screen, f"layout shift: {total:.4f}")
-    assert total <= 0.05, shifts[:5]
+    total = sum(shift[0] for shift in read.shifts)
+    print(read.docname, read.screen, f"layout shift: {total:.4f}")
+    assert total <= 0.05, read.shifts[:5]
 
 
-@pytest.mark.parametrize("docname", PAGES)
-def test_nothing_of_a_page_is_cut_off_on_paper(served, new_context, docname):
-    page = new_context(viewport={"width": 718, "height": 1000}, color_scheme="dark").new_page()
-    page.goto(f"{served}/{docname}.html", wait_until="networkidle")
-    page.wait_for_function(TYPESET)
-    page.emulate_media(media="print")
-    cut = page.evaluate(
+@pytest.fixture
+def paper(read):
+    """The page as a printer gets it, from a dark screen."""
+    screen = read.page.viewport_size
+    read.page.set_viewport_size({"width": 718, "height": 1000})
+    read.page.emulate_media(media="print", color_scheme="dark")
+    yield read.page
+    read.page.emulate_media(media="screen", color_scheme="light")
+    read.page.set_viewport_size(screen)
+
+
+@reading(PAGES, "wide")
+def test_nothing_of_a_page_is_cut_off_on_paper(paper):
+    cut = paper.evaluate(
         """() => {
           const edge = document.documentElement.clientWidth + 1, seen = e => e.checkVisibility() && e.clientWidth;
           return [...document.querySelectorAll("article :not(mjx-assistive-mml, mjx-assistive-mml *)")]
@@ -97,25 +73,24 @@ def test_nothing_of_a_page_is_cut_off_on_paper(served, new_context, docname):
         }"""
     )
     assert cut == []
-    clickable = page.locator(
+    clickable = paper.locator(
         ".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer, #jb-print-docs-body, "
         "article button, article select, details.hide > summary"
     )
     assert [e.evaluate("e => e.outerHTML.slice(0, 120)") for e in clickable.all() if e.is_visible()] == []
 
 
-@pytest.mark.parametrize("docname", CHAPTERS)
-def test_a_chapter_fits_25_sheets(served, new_context, docname):
+@reading(NOTEBOOKS, "wide")
+def test_a_chapter_fits_25_sheets(read):
     """Also from a dark screen, in the light colours, whose background is white: the paper's."""
-    page = new_context(color_scheme="dark", viewport=SCREENS["wide"]).new_page()
-    page.goto(f"{served}/{docname}.html", wait_until="networkidle")
-    page.wait_for_function(TYPESET)
-    scroll_through(page)
+    page = read.page
+    page.emulate_media(color_scheme="dark")
     page.evaluate("""() => { onbeforeprint = () => { window.theme = document.documentElement.dataset.theme; }; }""")
     sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", page.pdf(format="A4")))
-    print(docname, "sheets:", sheets)
+    print(read.docname, "sheets:", sheets)
     assert page.evaluate("theme") == "light"
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.emulate_media(color_scheme="light")
     assert 0 < sheets <= 25
 
 
@@ -127,11 +102,9 @@ def test_the_theme_brings_only_what_is_used(site):
     assert fonts and sum(file.stat().st_size for file in fonts if "webfonts" in file.parts) < 20 * KB
 
 
-@pytest.mark.parametrize("docname", PAGES)
-def test_every_icon_is_in_the_fonts(site, served, new_context, docname):
-    page = new_context(viewport=SCREENS["phone"]).new_page()
-    page.goto(f"{served}/{docname}.html", wait_until="networkidle")
-    glyphs = page.locator("[class*='fa-']").evaluate_all(
+@reading(PAGES, "phone")
+def test_every_icon_is_in_the_fonts(read, site):
+    glyphs = read.page.locator("[class*='fa-']").evaluate_all(
         """all => all.map(e => [e.className, getComputedStyle(e, "::before").content.replaceAll('"', "")])"""
     )
     drawn = set().union(*(TTFont(font).getBestCmap() for font in site.glob("_static/vendor/fontawesome/webfonts/*")))

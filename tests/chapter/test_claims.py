@@ -133,6 +133,23 @@ def test_a_verdict_that_hangs_on_chance_is_undecided(cases, errors, expected):
     assert {REPRODUCED, NOT_REPRODUCED} <= claim({"at_most": 1}).possible("quick", {"": 0.9}, {"": 1.0})
 
 
+def test_a_verdict_on_fewer_samples_than_asked_for_is_undecided(notebooks):
+    write(notebooks / "claims" / "test.yaml", ENTRY | {"samples": 3})
+    ledger = Ledger("test", "quick")
+
+    def verdict(*cases, **rest):
+        return ledger.verdict("exp3/rp-near-zero", {f"seed {i}": case for i, case in enumerate(cases)}, **rest)
+
+    few = verdict(0.0, 0.5, note="Small data.")
+    assert few["verdict"] == UNDECIDED and few["note"] == "2 of 3 samples. Small data."
+    assert few["criterion"].endswith(", in 3 cases") and "2 of 3 samples" in claims.row(few)
+    assert verdict()["verdict"] == NOT_RUN
+    enough = verdict(0.0, 0.01, 0.5)
+    assert enough["verdict"] == PARTLY and enough["note"] is None
+    assert ledger.claims["ahn2022/exp3/rp-near-zero"].possible("quick", {"": 0.1}, {}) == {UNDECIDED}
+    assert "samples" not in enough
+
+
 @pytest.mark.parametrize(
     ("scale", "expected"),
     [

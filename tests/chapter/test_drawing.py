@@ -21,6 +21,7 @@ from PIL import Image
 
 from eoslib.chapter import figures
 from eoslib.chapter.figures import panels, step_size_label
+from eoslib.store import Run
 
 WORDS = {"name": "exp3", "caption": "RP of *three* runs at $2/60$.", "alt": "Three curves settle at zero."}
 
@@ -39,6 +40,14 @@ def test_a_figure_is_shown_once_with_name_caption_and_alternative_text(shown):
     assert png.startswith(b"\x89PNG")
     width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
     assert (width, height) == (1440, 480)  # twice the pixels of the page's column
+
+
+def test_a_figure_names_the_runs_that_it_shows(shown):
+    runs = [Run({}, None, {"key": key, "wall_seconds": seconds}) for key, seconds in (("exp3-a", 2.5), ("exp3-b", 4.0))]
+    for these in (runs, ()):
+        with panels(1, 1, **WORDS, runs=these) as (ax,):
+            ax.plot([1, 2], [3, 4])
+    assert [output["data"][figures.MIME]["runs"] for output in shown] == [{"exp3-a": 2.5, "exp3-b": 4.0}, {}]
 
 
 def test_a_figure_has_a_thumbnail_of_its_shape(shown):
@@ -114,8 +123,26 @@ def test_panels_stack(shown, rows, columns, across):
     assert len({round(x / 40) for x, _ in corners}) == across
 
 
+def test_columns_that_share_their_axis_stay_whole():
+    figure, axes = plt.subplots(2, 4, sharex="col", squeeze=False, figsize=(7.5, 4))
+    axes = list(axes.flat)
+    axes[0].set_ylabel("above")
+    axes[4].set_ylabel("below")
+    for i in range(4):
+        axes[i].set_title(f"title {i}")
+        axes[4 + i].set_xlabel(f"x {i}")
+    figures.stack(figure, axes, 4)
+    places = [ax.get_subplotspec() for ax in axes]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+        (0, 0), (0, 1), (2, 0), (2, 1), (1, 0), (1, 1), (3, 0), (3, 1)
+    ]  # fmt: skip
+    assert [ax.get_title() for ax in axes[4:]] == [""] * 4 and [ax.get_xlabel() for ax in axes[:4]] == [""] * 4
+    assert [ax.get_ylabel() for ax in axes] == ["above", "", "above", "", "below", "", "below", ""]
+    plt.close(figure)
+
+
 def test_stacked_panels_have_the_labels_that_they_shared():
-    figure, axes = plt.subplots(2, 3, sharex=True, squeeze=False)
+    figure, axes = plt.subplots(2, 3, squeeze=False)
     axes = list(axes.flat)
     for i in range(3):
         axes[i].set_title(f"title {i}")
