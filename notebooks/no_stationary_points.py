@@ -89,7 +89,10 @@ print("largest difference of a loss:", (losses - library).abs().max().item())
 #
 # ```{math}
 # :label: zhang-average
-# \mu_n = \frac1n\sum_{t=1}^n \delta_{\theta_t}, \qquad \mu_n(\varphi) = \frac1n\sum_{t=1}^n\varphi(\theta_t),
+# \begin{aligned}
+# \mu_n &= \frac1n\sum_{t=1}^n \delta_{\theta_t},\\
+# \mu_n(\varphi) &= \frac1n\sum_{t=1}^n\varphi(\theta_t),
+# \end{aligned}
 # ```
 #
 # and at four quantities (paper, (2)): the loss $L$, the gradient norm $\|\nabla L\|$, the *noise* $\sigma = \big(\tfrac1N\sum_i\|\nabla L - \nabla\ell_i\|^2\big)^{1/2}$ of single examples, and the
@@ -234,10 +237,10 @@ with panels(
         for ax, part in zip(row, (slice(None), slice(-500, None)), strict=False):
             ax.scatter(*theta[part].T, c=run.trace.step[part], s=3, cmap="viridis", linewidths=0)
             ax.set(title=rf"$\eta = {run.step_size:g}$" + ("" if part.start is None else ", last 500"))
-        for ax, values, title in zip(row[2:], (run.trace.loss, run.trace.gradient_norm), ("loss", "gradient norm"), strict=True):
+        for ax, values, label in zip(row[2:], (run.trace.loss, run.trace.gradient_norm), ("loss", "gradient norm"), strict=True):
             ax.plot(run.trace.step, values, color=BLUE, linewidth=0.6)
             ax.plot(run.trace.step, time_averages(values.values), color=VERMILION)
-            ax.set(title=title)
+            ax.set(ylabel=label)
     for i, ax in enumerate(axes[4:]):
         ax.set(xlabel=(r"$\theta_1$", r"$\theta_1$", "step", "step")[i])
     for ax in (axes[0], axes[4]):
@@ -248,7 +251,10 @@ with panels(
 #
 # ```{math}
 # :label: zhang-circle
-# u \mapsto u - 100\eta\sin u, \qquad v \mapsto v + 100\eta\sin v .
+# \begin{aligned}
+# u &\mapsto u - 100\eta\sin u,\\
+# v &\mapsto v + 100\eta\sin v .
+# \end{aligned}
 # ```
 #
 # Each is one and the same map of the circle, with $100\eta = 4$ here. In the end it runs through twelve narrow bands in a fixed order, so that to the eye the orbit is periodic, with period twelve. But
@@ -400,8 +406,10 @@ claims.measure("thm1/deterministic", {"s = 0": slope(thm1[0.0])}, control=noisy)
 #
 # ```{math}
 # :label: zhang-tent
-# f(\theta) = \begin{cases} -\tfrac12\theta^2 & \theta < \tfrac12\\ \tfrac32(\theta-\tfrac23)^2 - \tfrac16 & \theta\ge\tfrac12\end{cases}
-# \qquad \theta - f'(\theta) = \begin{cases} 2\theta\\ 2-2\theta\end{cases}
+# \begin{aligned}
+# f(\theta) &= \begin{cases} -\tfrac12\theta^2 & \theta < \tfrac12\\ \tfrac32(\theta-\tfrac23)^2 - \tfrac16 & \theta\ge\tfrac12\end{cases}\\
+# \theta - f'(\theta) &= \begin{cases} 2\theta\\ 2-2\theta\end{cases}
+# \end{aligned}
 # ```
 #
 # $|f'|\le1$ on $[0,1]$, $f'$ is continuous, and gradient descent with $\eta=1$ is the tent map, which takes $[0,1]$ to itself. $M_t - M_{t-1} = (f(\theta_{t+n-1})-f(\theta_{t-1}))/n$, and from
@@ -449,7 +457,10 @@ claims.measure(
 #
 # ```{math}
 # :label: zhang-lingering
-# (\alpha, \delta) \mapsto \big(\alpha + \tfrac12(\sin^2\alpha+\delta^2),\ \delta\,e^{-a\sin^4\alpha}\big),
+# \begin{aligned}
+# \alpha &\mapsto \alpha + \tfrac12(\sin^2\alpha+\delta^2),\\
+# \delta &\mapsto \delta\,e^{-a\sin^4\alpha},
+# \end{aligned}
 # ```
 #
 # passes $\alpha = 0$ and $\alpha = \pi$ in turn, and is slow there: each passage takes about $2\pi/\delta$ steps. On the way $\delta$ falls by a factor, here 3. So each stay is three times as long as the one before, and the average of
@@ -715,7 +726,10 @@ claims.measure(
 #
 # ```{math}
 # :label: zhang-bias
-# \mathbb E\|\hat g\|^2 = \|\nabla L\|^2 + \frac{\sigma^2}{m}\cdot\frac{N-m}{N-1}, \qquad \mathbb E\,\hat\sigma^2 = \sigma^2\,\frac{m-1}{m}\cdot\frac N{N-1} .
+# \begin{aligned}
+# \mathbb E\|\hat g\|^2 &= \|\nabla L\|^2 + \frac{\sigma^2}{m}\cdot\frac{N-m}{N-1},\\
+# \mathbb E\,\hat\sigma^2 &= \sigma^2\,\frac{m-1}{m}\cdot\frac N{N-1} .
+# \end{aligned}
 # ```
 #
 # The second formula says that the noise is *under*estimated, and the square root adds to it: for the noise the sentence has the wrong sign. Of the sharpness no unbiased estimate exists, but a bracket does: the sample's top eigenvector on fresh
