@@ -2,8 +2,8 @@
 
 Network 3072-200-200-10 (tanh) with 5,000 examples: CIFAR-10 if it is here, else power-law data of the same shape. The
 sharpness is tracked past the onset of instability, on networks of four kinds; each row says how far past it.
-Maps of starting points against vectorised NumPy and a plain loop in Numba. Writes benchmarks/results.json,
-benchmarks/scaling.png, benchmarks/maps.png and the table in the README.
+Maps of starting points, and descent from many, against vectorised NumPy and a plain loop in Numba. Writes
+benchmarks/results.json, benchmarks/scaling.png, benchmarks/maps.png and the table in the README.
 """
 
 import contextlib
@@ -29,14 +29,17 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from eoslib import store
 from eoslib.chapter.figures import BLUE, GREEN, ORANGE
 from eoslib.dynamics.rules import Rule
+from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.dynamics.trajectory import Trajectory
 from eoslib.measure.curvature import SharpnessTracker, random_rows, top_eigenpairs
 from eoslib.measure.noise import per_example
 from eoslib.measure.progress import Loss
 from eoslib.papers import basins
+from eoslib.papers.escape import PhaseDiagram
 from eoslib.papers.stabilization import SelfStabilization
 from eoslib.problems import datasets, landscapes, networks
 from eoslib.problems.batches import Batches
+from eoslib.problems.compiled import compiled
 from eoslib.problems.losses import cross_entropy
 from eoslib.problems.objective import SupervisedObjective
 from eoslib.problems.problem import Data, Network, Training
@@ -443,6 +446,71 @@ def draw_maps(path: Path, grids: tuple[int, ...] = (256, 512, 1024)) -> float:
     return statistics.median(per_step)
 
 
+def descend_by_numpy(landscape, theta: np.ndarray, step_size: float, steps: int) -> np.ndarray:
+    """Gradient descent from all starts at once."""
+    x = theta.T.copy()
+    gradient = np.empty_like(x)
+    for _ in range(steps):
+        landscape.gradient_at(x, gradient)
+        x = x - step_size * gradient
+    return x.T
+
+
+def plain_descent(landscape) -> Callable:
+    """The same by a parallel loop over points, each followed to its end."""
+    gradient_at, d = compiled(landscape.gradient_at), landscape.dimension
+
+    @numba.njit(parallel=True)
+    def loop(theta, step_size, steps):
+        for i in numba.prange(len(theta)):
+            x, gradient = theta[i].copy(), np.empty(d)
+            for _ in range(steps):
+                gradient_at(x, gradient)
+                for k in range(d):
+                    x[k] -= step_size * gradient[k]
+            theta[i] = x
+
+    return loop
+
+
+def compare_starts(starts: int = 10_000, steps: int = 1000) -> dict[str, float]:
+    """Point-steps a second on f_tm, by `Starts` and by both peers on as many cores, all to the same points."""
+    landscape, step_size = landscapes.get("f_tm"), 0.01
+    theta = uniform_points(((3.7, 4.5),), starts, 0)
+    loop = plain_descent(landscape)
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    ends = {}
+
+    def ours():
+        process = Starts(landscape, theta, step_size, steps)
+        while not process.finished:
+            process.step()
+        ends["ours"] = process.theta
+
+    def by_loop():
+        ends["numba"] = theta.copy()
+        loop(ends["numba"], step_size, steps)
+
+    def by_numpy():
+        ends["numpy"] = descend_by_numpy(landscape, theta, step_size, steps)
+
+    took = dict(zip(("ours", "numpy", "numba"), together(ours, by_numpy, by_loop, rounds=5, repeats=1), strict=True))
+    assert all(np.array_equal(end, ends["ours"]) for end in ends.values())
+    return {name: starts * steps / min(times) for name, times in took.items()}
+
+
+def phase_diagram(side: int = 200, runs: int = 100, iterations: int = 1000) -> float:
+    """Seconds of a diagram of so many step sizes and sizes of uniform noise, on f_tm."""
+    diagram = PhaseDiagram(
+        landscapes.get("f_tm"), ((3.7, 4.5),), np.geomspace(1e-4, 0.5, side).tolist(),
+        np.geomspace(1, 1e4, side).tolist(), runs, iterations, (((0.0,), 2.9), ((4.1,), 0.4)),
+    )  # fmt: skip
+    began = time.perf_counter()
+    while not diagram.finished:
+        diagram.step()
+    return time.perf_counter() - began
+
+
 class Minibatches:
     """A network trained by minibatches twice: by a `Trajectory` to which nothing is due, and by the loop that users of
     PyTorch write, which logs nothing. Both start alike and see the same minibatches of the same tensors."""
@@ -661,6 +729,15 @@ def main() -> None:
         faster = maps[peer] / maps["ours"]
         row(f"map/faster-than-{peer}", faster, "times", f">= {bound}", faster >= bound, on)
     row("map/look-at-a-point", draw_maps(FOLDER / "maps.png"), "ns", on="f4")
+
+    rates = compare_starts()
+    on = "f_tm, 10,000 starts, 1,000 steps"
+    row("starts/ours", rates["ours"], "point-steps/s", on=on)
+    for peer, bound in (("numpy", 10), ("numba", 1)):
+        faster = rates["ours"] / rates[peer]
+        row(f"starts/faster-than-{peer}", faster, "times", f">= {bound}", faster >= bound, on)
+    took = phase_diagram()
+    row("phase-diagram", took, "s", "<= 120", took <= 120, "f_tm, 200 x 200 cells, 100 runs, 1,000 steps, two regions")
 
     draw_scaling(FOLDER / "scaling.png")
     machine = store.machine(torch.device("cpu")) | {"threads": torch.get_num_threads(), "data": data}

@@ -144,8 +144,11 @@ def audit(
     recorded = store.recorded_runs(chapter)
     bad = 0
     for run_ in recorded:
-        fingerprint = run_.identity["fingerprint"]
-        if experiments.built(run_.identity).fingerprint == fingerprint:
+        fingerprint, built = run_.identity["fingerprint"], experiments.built(run_.identity)
+        if absent := [e.identity.key for e in built.builds_on if store.status(e.identity) != "finished"]:
+            problems = [f": it builds on θ kept by {', '.join(absent)}, which recorded/ does not hold"]
+            verdict = "skipped"
+        elif built.fingerprint == fingerprint:
             problems = [f"\n    {difference}" for difference in audits.audit(run_, steps)[:5]]
             verdict = "differs" if problems else "agrees"
         else:

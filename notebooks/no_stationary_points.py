@@ -555,7 +555,7 @@ claims.measure("thm4/ergodic-limit", {"": near.min(1).min()}, control={"": 0.5})
 from eoslib.dynamics.rules import Rule
 from eoslib.dynamics.trajectory import Trajectory
 from eoslib.measure.progress import Loss
-from eoslib.papers.stationarity import SOFTMAX_LIPSCHITZ, Layers, WeightNorms, largest_norm, loss_range
+from eoslib.papers.stationarity import SOFTMAX_LIPSCHITZ, WeightNorms, largest_norm, loss_range, seeded_layers
 from eoslib.problems import datasets, networks
 from eoslib.problems.objective import SupervisedObjective
 
@@ -582,7 +582,7 @@ def largest(rows):
     return max(max(row["weight_norms"]) for row in rows)
 
 
-layers = Layers((64, 32, 32, 10), "tanh")
+layers = seeded_layers((64, 32, 32, 10), "tanh", seed=0)
 inside = {}
 for decay in (1.0, 0.3, 0.1):
     w = largest_norm(decay, 3)
@@ -610,7 +610,7 @@ claims.measure(
     control={"3 layers, run": math.log(10) - trained(layers, layers.scaled(1.0), usual, 0.5, 100)[-1]["loss"]},
 )  # fmt: skip
 
-normalised, m = Layers((64, 32, 10), "relu", batch_norm=True), 8
+normalised, m = seeded_layers((64, 32, 10), "relu", batch_norm=True, seed=0), 8
 bound = 2 * m**0.5
 on_boundary = networks.flatten(normalised)
 on_boundary[-20:-10] = bound

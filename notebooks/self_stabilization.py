@@ -81,13 +81,14 @@ for t in range(376):
         (nabla_S,) = grad(u @ Hu, theta)
         S.append((u @ Hu).item())
         g, slope = g.detach(), nabla_S @ u
-        y_here = S[-1] - 2 / eta - slope * eta / 2 * (u @ g)  # in the middle of the oscillation
+        y_here = S[-1] - 2 / eta - slope * eta / 2 * (u @ g)  # amid the oscillation
     if t == 325:  # from here on x and y go on by themselves
         x, y, across = eta / 2 * (u @ g), y_here, nabla_S - slope * u
         alpha, beta = -g @ across, across @ across
     if t >= 325:
         if t % 5 == 0:
-            print(f"t = {t}: S·η/2 is {1 + y_here * eta / 2:.3f}, predicted {1 + y * eta / 2:.3f}")
+            seen, foretold = 1 + y_here * eta / 2, 1 + y * eta / 2
+            print(f"t = {t}: S·η/2 is {seen:.3f}, predicted {foretold:.3f}")
         x, y = -(1 + eta * y) * x, y + eta * (alpha - beta / 2 * x**2)
     theta = theta.detach() - eta * g
 

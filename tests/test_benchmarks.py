@@ -78,3 +78,9 @@ def test_the_share_of_checkpoints_is_measured_and_leaves_nothing_behind(benchmar
     share, parameters = benchmarks.checkpoint_share(3, (5, 5), checkpoint_seconds=0)
     assert 0 < share < 100 and parameters == 3072 * 5 + 5 + 5 * 5 + 5 + 5 * 10 + 10
     assert os.environ["EOSLIB_RUNS"] == store and set(benchmarks.FOLDER.iterdir()) == before
+
+
+def test_many_starts_are_compared_with_loops_that_come_to_the_same_points(benchmarks):
+    rates = benchmarks.compare_starts(300, 50)
+    assert rates.keys() == {"ours", "numpy", "numba"} and min(rates.values()) > 0
+    assert 0 < benchmarks.phase_diagram(2, 3, 4) < 60

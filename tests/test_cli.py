@@ -1,7 +1,9 @@
 """`python -m eoslib`: exit status, messages and JSON, on a miniature chapter."""
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -373,6 +375,20 @@ def test_audit_of_a_run_whose_data_are_not_here_is_no_success(eoslib, monkeypatc
     status, out, _ = eoslib("audit")
     assert status == 1
     assert out.count("skipped   net-") == 2 and "is not here" in out
+
+
+def test_audit_of_a_run_whose_start_is_not_in_the_store_is_no_success(eoslib):
+    path = presets.chapter_path("mini")
+    first = presets.declared_experiments(path, presets.parameters(path))["net"][0]
+    first = dataclasses.replace(first, experiment="first", steps=3, keep=("last",))
+    second = dataclasses.replace(first, experiment="second", start=first, keep=())
+    for experiment in (first, second):
+        store.record(experiments.carry_on(experiment))
+    assert "2 of 2 recorded run(s) agree" in eoslib("audit")[1]
+    shutil.rmtree(store.home() / first.identity.key)
+    status, out, _ = eoslib("audit")
+    assert status == 1 and "agrees    first-" in out
+    assert f"skipped   second-{second.identity.key}: it builds on θ kept by {first.identity.key}" in out
 
 
 def test_data(eoslib):

@@ -6,7 +6,6 @@ An experiment is composed of small frozen dataclasses, which lie beside what the
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.dynamics.trajectory import Trajectory, asked
 from eoslib.measure.variables import Measurement
 from eoslib.papers.basins import BasinMap, BasinSizes
+from eoslib.papers.escape import PhaseDiagram
+from eoslib.papers.paths import Displacements
 from eoslib.papers.stabilization import ALSO, SelfStabilization
 from eoslib.problems import landscapes
 from eoslib.problems.batches import Batches
@@ -49,6 +50,11 @@ class Experiment:
         return self.problem.fingerprint if hasattr(self, "problem") else ""
 
     @property
+    def builds_on(self) -> "tuple[Descent, ...]":
+        """Runs whose kept θ this one needs: they come first."""
+        return ()
+
+    @property
     def identity(self) -> store.Identity:
         """All that determines the run."""
         return store.Identity(described(self) | {"fingerprint": self.fingerprint}, differing(self))
@@ -69,7 +75,8 @@ class Experiment:
 @dataclass(frozen=True, kw_only=True)
 class Descent(Experiment):
     """A `Trajectory`: problem × batches × rule × schedule × measurements. precision: float32 or float64. seed: of the
-    network and of the batches. stop_accuracy, keep: see `Trajectory`."""
+    network and of the batches. stop_accuracy, keep: see `Trajectory`. start: another run on the same problem, at whose
+    kept θ of step `start_at` this one begins, its momentum at zero; by default the network's initialisation."""
 
     problem: Training | OnLandscape
     rule: Rule = Rule()  # noqa: RUF009 – frozen, here and below
@@ -80,13 +87,23 @@ class Descent(Experiment):
     seed: int = 0
     stop_accuracy: float | None = None
     keep: tuple[int | str, ...] = ()
+    start: "Descent | None" = None
+    start_at: int | str = "last"
 
     @property
     def instant(self) -> bool:
         return isinstance(self.problem, OnLandscape)
 
+    @property
+    def builds_on(self) -> "tuple[Descent, ...]":
+        return (self.start,) if self.start else ()
+
     def process(self, device: torch.device) -> Trajectory:
         objective, theta = self.problem.begin(self.seed, self.precision, device)
+        if self.start:
+            if self.start.problem != self.problem or objective.buffers:
+                raise ValueError("a warm start is on the same problem, of a network without running statistics")
+            theta = finished(self.start).theta(self.start_at).to(theta)
         return Trajectory(
             objective, theta, self.step_size, self.steps, self.measurements, rule=self.rule, schedule=self.schedule,
             batches=self.batches, problem=self.problem, seed=self.seed, stop_accuracy=self.stop_accuracy, keep=self.keep
@@ -96,7 +113,7 @@ class Descent(Experiment):
         whole, memory = self.problem.work(self.precision)
         size, n = self.batches.batch_size, self.problem.examples
         operations, _ = self.problem.work(self.precision, size)
-        epoch = 1 if size is None else self.batches.repeats * math.ceil(n / size)
+        epoch = self.batches.epoch(n)
         for m in asked(self.measurements, self.batches.whole):
             ends = 0 if self.batches.whole else 1 + m.along  # where the whole data are seen for its sake
             operations += (ends + m.gradients(n)) * whole * min(1, m.share(self.steps, epoch))
@@ -129,6 +146,41 @@ class ManyStarts(Experiment):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phases(Experiment):
+    """Where starts in a box end, and what share of them meets each of the balls: at `steps` step sizes up to
+    `step_size`, each `ratio` times the one before, and at each of the noise_sizes; see `escape.PhaseDiagram`."""
+
+    landscape: str
+    box: tuple[tuple[float, float], ...]
+    runs: int
+    iterations: int
+    balls: tuple[tuple[tuple[float, ...], float], ...]
+    ratio: float = 2.0
+    noise: str = "none"
+    noise_sizes: tuple[float, ...] = (0.0,)
+    momentum: float = 0.0
+    seed: int = 0
+
+    @property
+    def step_sizes(self) -> tuple[float, ...]:
+        return tuple(self.step_size / self.ratio**k for k in reversed(range(self.steps)))
+
+    @property
+    def instant(self) -> bool:
+        return self.steps * self.work()[0] < 2e10  # seconds
+
+    def process(self, device: torch.device) -> PhaseDiagram:
+        return PhaseDiagram(
+            landscapes.get(self.landscape), self.box, self.step_sizes, self.noise_sizes, self.runs, self.iterations,
+            self.balls, self.noise, self.seed, self.momentum,
+        )  # fmt: skip
+
+    def work(self) -> tuple[float, float]:
+        points = self.runs * len(self.noise_sizes)
+        return points * self.iterations * 100.0, 100.0 * points * len(self.box)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Map(Experiment):
     """The outcome of gradient descent from each pixel of box = (left, right, bottom, top), see `basins.BasinMap`."""
 
@@ -150,6 +202,30 @@ class Sizes(Map):
     """Areas and boundaries of U_η and V_η at `steps` step sizes up to `step_size`, see `basins.BasinSizes`."""
 
     kind: ClassVar[type] = BasinSizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together(Experiment):
+    """`Displacements` of the θ that `runs` keep, at steps, from the first that the first of them keeps, in one step.
+    step_size: the largest of theirs."""
+
+    runs: tuple[Descent, ...]
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.runs[0].fingerprint
+
+    @property
+    def builds_on(self) -> tuple[Descent, ...]:
+        return self.runs
+
+    def process(self, device: torch.device) -> Displacements:
+        found = [finished(run) for run in self.runs]
+        return Displacements([{t: run.theta(t) for t in e.keep} for e, run in zip(self.runs, found, strict=True)])
+
+    def work(self) -> tuple[float, float]:
+        points = sum(len(run.keep) for run in self.runs)
+        return 1e8 * points, 4e6 * points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +314,16 @@ def carry_on(experiment: Experiment, budget: float | None = None, fresh: bool = 
     if not fresh and (found := store.find(identity)):
         return found
     return store.carry_on(experiment.process(store.default_device()), identity, budget, fresh, **options)
+
+
+def finished(experiment: Experiment) -> store.Run:
+    """The finished run of an experiment that another one builds on. Raises StoreError if there is none."""
+    if found := store.find(experiment.identity):
+        return found
+    raise store.StoreError(
+        f"run {experiment.identity.key} ({experiment.chapter}.{experiment.experiment}, η = {experiment.step_size:g}), "
+        "which this one builds on, is not there: compute it first"
+    )
 
 
 def collect(experiments: Sequence[Experiment]) -> list[store.Run]:

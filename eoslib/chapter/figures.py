@@ -75,8 +75,8 @@ def panels(
                 png, files = drawn(figure, axes, columns, name)
                 shown = {"image/png": base64.b64encode(png).decode(), "text/plain": caption}
                 seconds = {run.key: run.manifest["wall_seconds"] for run in runs}
-                shown[MIME] = {"name": name, "caption": caption, "alt": alt, "thumbnail": thumbnail(png), **files}
-                shown[MIME]["runs"] = seconds
+                said = {"name": name, "caption": caption, "alt": alt, "runs": seconds}
+                shown[MIME] = said | {"thumbnail": thumbnail(png)} | files
                 display(shown, metadata={"image/png": {"alt": alt}}, raw=True)
         finally:
             plt.close(figure)

@@ -12,6 +12,7 @@ import torch
 
 from eoslib import store
 from eoslib.chapter import agreement, presets
+from eoslib.chapter.experiments import differing
 
 STEPS = 3  # of each experiment
 
@@ -31,7 +32,8 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], str]]]:
     """Names, and functions that return what they saw or raise AssertionError: what was expected, what was seen."""
     paths = map(presets.chapter_path, presets.chapters())
     declared = [es for path in paths for es in presets.declared_experiments(path, presets.parameters(path)).values()]
-    listed = [e for es in declared for e in es][::-1]  # so that of each kind the first is kept
+    alone = [e for es in declared for e in es if not e.builds_on]  # what builds on runs would want them first
+    listed = alone[::-1]  # so that of each kind the first is kept
     trained = {e.problem.network.architecture: e for e in listed if hasattr(e, "problem") and e.fingerprint}
     # a float32 sum of 512 products errs by 1e-6 of the largest; TF32, with 11 bits of each factor, by 4e-4
     yield "float32 matrix product", lambda: _product(device, torch.float32, 1e-5)
@@ -41,14 +43,19 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"derivatives: {name}", lambda e=e: _derivatives(device, dataclasses.replace(e, precision="float64"))
     yield "memory", lambda: f"{torch.ones(int(max(e.work()[1] for e in listed)) // 4, device=device).nbytes:,} bytes"
     for e in list({_kind(e): e for e in listed}.values())[::-1]:
-        names = [type(e).__name__, *(part.name for part in map(vars(e).get, ("rule", "schedule")) if part)]
-        yield f"{e.chapter} {e.experiment}: {', '.join(names)}", lambda e=e: _steps(device, e)
+        yield f"{e.chapter} {e.experiment}: {', '.join(_parts(e))}", lambda e=e: _steps(device, e)
 
 
 def _kind(e) -> tuple:
     """What tells experiments apart as computations."""
-    parts = [getattr(e, name, None) for name in ("problem", "rule", "schedule", "batches")]
-    return e.chapter, type(e), type(parts[0]), *map(str, parts[1:]), *map(type, getattr(e, "measurements", ()))
+    return e.chapter, type(getattr(e, "problem", None)), *_parts(e), *map(type, getattr(e, "measurements", ()))
+
+
+def _parts(e) -> list[str]:
+    """The names of what it is composed of, and of what its batches do beside seeing all data."""
+    named = [part.name for part in map(vars(e).get, ("rule", "schedule")) if part]
+    batches = differing(e.batches) if hasattr(e, "batches") else {}
+    return [type(e).__name__, *named, *(name.replace("_", " ") for name in batches if name != "is")]
 
 
 def _product(device: torch.device, dtype: torch.dtype, within: float) -> str:

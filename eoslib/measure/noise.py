@@ -342,6 +342,12 @@ class Sampler:
             raise ValueError(f"a sample needs two minibatches at least, not one of {self.declared.batch_size} examples")
         return found
 
+    def fresh(self, point: Any) -> SupervisedObjective:
+        """The loss on another minibatch of the declared size."""
+        objective, size = point.objective, self.declared.batch_size
+        (minibatch,) = draw(len(objective.labels), size, size, self.generator)
+        return objective.batch(minibatch.to(point.theta.device))
+
     def state(self) -> dict:
         """All that the next sample depends on."""
         return {"generator": self.generator.get_state()}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eoslib.measure import host
 from eoslib.measure.curvature import FOUND, random_rows, top_eigenpairs
-from eoslib.measure.noise import Sampler, draw
+from eoslib.measure.noise import Sampler
 from eoslib.measure.variables import Measurement, Stateful, Variable
 from eoslib.problems.objective import Objective, SupervisedObjective
 
@@ -113,12 +113,11 @@ class PowerIteration(Measurement):
 
 class _Power(Sampler):
     def measure(self, point: Any, step_size: float) -> dict[str, float]:
-        n, b, theta = len(point.objective.labels), self.declared.batch_size, point.theta
+        theta = point.theta
         v = torch.randn(len(theta), generator=self.generator, dtype=torch.float64).to(theta)
         for _ in range(self.declared.iterations):
             v = v / v.norm()
-            minibatch = draw(n, b, b, self.generator)[0].to(theta.device)
-            product = point.objective.batch(minibatch).expand(theta).hvp(v)
+            product = self.fresh(point).expand(theta).hvp(v)
             quotient, last, v = v @ product, v, product
         residual = (product - quotient * last).norm() / quotient.abs()
         return host.numbers({"power_sharpness": quotient, "power_sharpness_residual": residual})
@@ -147,10 +146,9 @@ class BatchSharpness(Measurement):
 
 class _Along(Sampler):
     def measure(self, point: Any, step_size: float) -> dict[str, float]:
-        n, b, theta = len(point.objective.labels), self.declared.batch_size, point.theta
         quotients = []
         for _ in range(self.declared.minibatches):
-            here = point.objective.batch(draw(n, b, b, self.generator)[0].to(theta.device)).expand(theta)
+            here = self.fresh(point).expand(point.theta)
             g = here.gradient
             quotients.append(g @ here.hvp(g) / (g @ g))
         found = torch.stack(quotients)

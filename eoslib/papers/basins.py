@@ -17,8 +17,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from eoslib.dynamics.scan import Scan
 from eoslib.measure.certificates import largest_radius
-from eoslib.measure.variables import Stateful, Variable
+from eoslib.measure.variables import Variable
 from eoslib.problems.compiled import compiled
 from eoslib.problems.landscapes import Polynomial
 
@@ -221,28 +222,15 @@ VARIABLES = {
 }
 
 
-class _OnPixels(Stateful):
-    """What the two processes below share: they classify pixels of a box, and carry only counts from step to step."""
+class _OnPixels(Scan):
+    """What the two processes below share: they classify pixels of a box."""
 
     variables: ClassVar = VARIABLES
-    device = torch.device("cpu")
-    kept: ClassVar = {}  # no θ
-    carries = ("t", "gradients", "products")
 
     def __init__(self, landscape: Polynomial, step_size: float, box: Box, grid: int, steps: int):
-        self.landscape, self.step_size, self.steps, self.box = landscape, step_size, steps, box
+        super().__init__(steps)
+        self.landscape, self.step_size, self.box = landscape, step_size, box
         self.x, self.y = pixel_centres(box, grid)
-        self.t = self.gradients = self.products = 0
-        self._row = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last step is done."""
-        return self.t >= self.steps
-
-    def observe(self) -> dict[str, dict]:
-        """The observables of the last step."""
-        return {"step": self._row}
 
 
 class BasinMap(_OnPixels):

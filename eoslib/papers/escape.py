@@ -10,13 +10,13 @@ from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
-import torch
 from flint import arb
 from numpy.polynomial import Polynomial
 
+from eoslib.dynamics.scan import Scan
 from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.measure.certificates import Proof, prove
-from eoslib.measure.variables import Stateful, Variable
+from eoslib.measure.variables import Variable
 from eoslib.problems.landscapes import Landscape, Piecewise, TwoBowls
 
 # --- constants of a function of one variable --------------------------------------------------------------
@@ -115,62 +115,84 @@ def far_enough(bowls: TwoBowls, step_size: float) -> float:
     return bowls.distance * (1 - root) / (r * (1 + math.sqrt((gamma * mu) ** 2 - 3) * root))
 
 
+def smallest_escaping(
+    landscape: Landscape, box, ball: tuple[Sequence[float], float], low: float, high: float, starts: int = 200,
+    iterations: int = 2000, seed: int = 0,
+) -> float:  # fmt: skip
+    """The smallest step size at which none of the starts in a box ends in a ball, to 0.1 %, by bisection between `low`,
+    at which some do, and `high`, at which none does; a ValueError if that is not so. Where escaping is not monotone in
+    the step size, it is one at which it begins."""
+
+    def escapes(step_size: float) -> bool:
+        run = Starts(landscape, uniform_points(box, starts, seed), step_size, iterations)
+        while not run.finished:
+            run.step()
+        centre, radius = ball
+        return not (((run.theta - centre) ** 2).sum(1) < radius**2).any()
+
+    if escapes(low) or not escapes(high):
+        raise ValueError(f"of {landscape.name}: some starts must stay at {low} and none at {high}")
+    while high > 1.001 * low:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if escapes(middle) else (middle, high)
+    return high
+
+
 # --- where noise leads ------------------------------------------------------------------------------------
 
 Balls = Sequence[tuple[Sequence[float], float]]
 
 
-class PhaseDiagram(Stateful):
+class PhaseDiagram(Scan):
     """`Starts` with noise over a grid of step sizes and sizes of the noise, as a process whose step is a step size.
 
     box: of the starting points, of which each cell of the grid has `runs`. iterations: of the update map. balls: the
-    regions of which is observed, for each size of the noise and each ball, what share of the runs ends in it, what
-    share of those that entered has left it again, how long they stayed at first (to the end if they did not leave), and
-    what share of all iterates lies in it.
+    regions of which is observed, for each size of the noise and each ball, what share of the runs ends in it, enters
+    it, enters it and never leaves it, lies in it throughout the second half; how long those that entered stayed at
+    first (to the end if they did not leave), and what share of all iterates lies in it.
     """
 
     variables: ClassVar = {
         "eta": Variable("step size η"),
         "ends_inside": Variable("share of the runs that end in a region", dims=("sigma", "region")),
-        "leave": Variable("share of the runs that left a region, of those that entered", dims=("sigma", "region")),
-        "stay": Variable("iterations from entering a region to leaving it, the mean", dims=("sigma", "region")),
+        "enter": Variable("share of the runs that enter a region", dims=("sigma", "region")),
+        "never_leave": Variable("share of the runs that enter a region and never leave it", dims=("sigma", "region")),
+        "stay": Variable("share of the runs that lie in a region in the whole second half", dims=("sigma", "region")),
+        "first_stay": Variable("iterations from entering a region to leaving it, the mean", dims=("sigma", "region")),
         "inside": Variable("share of the iterates in a region", dims=("sigma", "region")),
     }
-    device = torch.device("cpu")
-    kept: ClassVar = {}  # no θ
-    carries = ("t", "gradients", "products")
 
     def __init__(
         self, landscape: Landscape, box, step_sizes: Sequence[float], sigmas: Sequence[float], runs: int,
         iterations: int, balls: Balls, noise: str = "uniform", seed: int = 0, momentum: float = 0.0,
     ):  # fmt: skip
+        super().__init__(len(step_sizes))
         self.landscape, self.box, self.step_sizes, self.runs = landscape, box, step_sizes, runs
         self.sigmas, self.iterations, self.balls = np.asarray(sigmas, np.float64), iterations, balls
-        self.noise, self.seed, self.momentum, self.steps = noise, seed, momentum, len(step_sizes)
-        self.t = self.gradients = self.products = 0
-        self._row = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last step is done."""
-        return self.t >= self.steps
+        self.noise, self.seed, self.momentum = noise, seed, momentum
 
     def step(self) -> None:
         """All runs at the next step size."""
-        eta, seed = self.step_sizes[self.t], (self.seed << 32) + self.t
+        # of a generator's seed PyTorch uses 32 bits: as many step sizes and seeds as 16 bits count
+        eta, seed = self.step_sizes[self.t], (self.seed << 16) + self.t
         theta = uniform_points(self.box, self.runs * len(self.sigmas), seed)
+        half = self.iterations // 2
         starts = Starts(
-            self.landscape, theta, eta, self.iterations, noise=self.noise, sigma=np.repeat(self.sigmas, self.runs),
-            seed=seed, momentum=self.momentum, balls=self.balls,
+            self.landscape, theta, eta, self.iterations, keep=(half,), noise=self.noise,
+            sigma=np.repeat(self.sigmas, self.runs), seed=seed, momentum=self.momentum, balls=self.balls,
         )  # fmt: skip
+        before = starts.inside
         while not starts.finished:
             starts.step()
+            before = starts.inside if starts.t <= half else before
         entered, left = starts.entered_at, starts.left_at
-        stay = np.where(entered < 0, np.nan, np.where(left < 0, self.iterations, left) - entered)
+        first_stay = np.where(entered < 0, np.nan, np.where(left < 0, self.iterations, left) - entered)
         found = {
             "ends_inside": ((starts.theta[:, None] - starts.centres) ** 2).sum(2) < starts.radii**2,
-            "leave": np.where(entered < 0, np.nan, left >= 0),
-            "stay": stay,
+            "enter": entered >= 0,
+            "never_leave": (entered >= 0) & (left < 0),
+            "stay": starts.inside - before == self.iterations - half,
+            "first_stay": first_stay,
             "inside": starts.inside / (self.iterations + 1),
         }
         self._row = {"eta": eta} | {name: self._mean(values) for name, values in found.items()}
@@ -181,7 +203,3 @@ class PhaseDiagram(Stateful):
         """Over the runs of each cell, (sigma, region); nan of none."""
         cells = np.ma.masked_invalid(values.astype(float)).reshape(len(self.sigmas), self.runs, -1)
         return cells.mean(1).filled(np.nan)
-
-    def observe(self) -> dict[str, dict]:
-        """The observables of the last step."""
-        return {"step": self._row}

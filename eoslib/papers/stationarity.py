@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eoslib.measure import host
-from eoslib.measure.noise import Noise, Sampler, draw
+from eoslib.measure.noise import Noise, Sampler
 from eoslib.measure.progress import gauss_legendre
 from eoslib.measure.stochastic_curvature import SampleSharpness
 from eoslib.measure.variables import Measurement, Variable
@@ -188,12 +188,10 @@ class Layers(nn.Module):
     """The network (8): dense layers without biases, each but the last followed by the activation; widths: of the input,
     of each layer. batch_norm: whether a batch normalisation follows the last, as theorem 7 has it."""
 
-    def __init__(self, widths: Sequence[int], activation: str, batch_norm: bool = False, seed: int = 0):
+    def __init__(self, widths: Sequence[int], activation: str, batch_norm: bool = False):
         super().__init__()
         self.activation = networks.ACTIVATIONS[activation]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            self.layers = nn.ModuleList(nn.Linear(*pair, bias=False) for pair in pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(*pair, bias=False) for pair in pairwise(widths))
         self.norm = nn.BatchNorm1d(widths[-1]) if batch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -207,6 +205,9 @@ class Layers(nn.Module):
         """θ with each weight matrix scaled to this operator norm."""
         parts = [w.detach() * (norm / torch.linalg.matrix_norm(w.detach(), 2)) for w in self.layers.parameters()]
         return torch.cat([w.flatten() for w in (*parts, *(p.detach() for p in self.norm.parameters()))])
+
+
+seeded_layers = networks.seeded(Layers)
 
 
 def largest_norm(weight_decay: float, layers: int, loss_lipschitz=SOFTMAX_LIPSCHITZ, lipschitz=1.0) -> float:
@@ -316,9 +317,7 @@ class Balance(Measurement):
 class _Balanced(Sampler):
     def measure(self, point: Any, step_size: float) -> dict[str, Any]:
         declared, objective, theta = self.declared, point.objective, point.theta
-        n, b = len(objective.labels), declared.batch_size
-        chosen = (draw(n, b, b, self.generator)[0].to(theta.device) for _ in range(declared.minibatches))
-        gradients = (objective.batch(minibatch).gradient(theta) for minibatch in chosen)
+        gradients = (self.fresh(point).gradient(theta) for _ in range(declared.minibatches))
         found = balance(objective, theta, step_size, gradients, declared.fractions, declared.nodes)
         row = {"balance_square": float(found.pop("square"))}
         for name, values in found.items():

@@ -1,5 +1,6 @@
 """What of the data a step sees: all, or minibatches, augmented, repeated; and noise added to the gradient."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,14 +14,15 @@ from eoslib.problems.objective import Objective, SupervisedObjective
 class Batches:
     """batch_size: examples in a minibatch, drawn without replacement; the last one of an epoch holds what is left. None
     is the whole data. repeats: so many steps in a row see the same minibatch, its images augmented alike. crop, flip:
-    each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with probability ½. noise,
-    noise_size: "uniform" on [−noise_size, noise_size], or "normal" of that standard deviation, is added to each
-    component of the gradient."""
+    each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with probability ½.
+    repeat_epochs: in the first so many epochs only are minibatches repeated; None: in all. noise, noise_size: "uniform"
+    on [−noise_size, noise_size], or "normal" of that standard deviation, is added to each component of the gradient."""
 
     batch_size: int | None = None
     repeats: int = 1
     crop: int = 0
     flip: bool = False
+    repeat_epochs: int | None = None
     noise: str | None = None
     noise_size: float = 0.0
 
@@ -29,6 +31,10 @@ class Batches:
         """Whether the step's gradient is that of the whole data, noise aside."""
         return self.batch_size is None and not self.crop and not self.flip
 
+    def epoch(self, n: int) -> int:
+        """Steps in an epoch of n examples, while minibatches are repeated."""
+        return 1 if self.whole else self.repeats * math.ceil(n / (self.batch_size or n))
+
     def begin(self, objective: Objective, seed: int) -> "_Drawn":
         """The first of them. Raises ValueError on what the data cannot give."""
         n = len(objective.labels) if isinstance(objective, SupervisedObjective) else None
@@ -36,8 +42,8 @@ class Batches:
             raise ValueError("a function without data has no minibatches and nothing to augment")
         if self.batch_size is not None and not 1 <= self.batch_size <= n:
             raise ValueError(f"batch_size must be 1 to {n}, got {self.batch_size}")
-        for name, least in (("repeats", 1), ("crop", 0)):
-            if getattr(self, name) < least:
+        for name, least in (("repeats", 1), ("repeat_epochs", 1), ("crop", 0)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.noise not in (None, "uniform", "normal"):
             raise ValueError(f"unknown noise {self.noise!r}; there are uniform, normal")
@@ -57,11 +63,18 @@ class _Drawn:
         self.position = 0  # behind the minibatch that is seen now
         self.seen = 0  # minibatches so far, each repeat counted
         self.augmentation: dict[str, Tensor] = {}  # of this minibatch
+        whole_life = declared.whole or declared.repeat_epochs is None
+        self.repeated = math.inf if whole_life else declared.repeat_epochs * declared.epoch(n)  # in so many steps
 
     @property
     def epoch_begins(self) -> bool:
         """Whether the next step is the first of an epoch."""
-        return self.declared.whole or (self.position >= len(self.order) and self.seen % self.declared.repeats == 0)
+        return self.declared.whole or (self.position >= len(self.order) and self._new)
+
+    @property
+    def _new(self) -> bool:
+        """Whether the next step sees another minibatch than the last one."""
+        return self.seen >= self.repeated or self.seen % self.declared.repeats == 0
 
     def see(self, theta: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The gradient (p,) that the next step follows, and the loss of its minibatch unless it sees all. whole: ∇f of
@@ -80,7 +93,7 @@ class _Drawn:
         if self.epoch_begins:
             self.order = torch.randperm(self.n, generator=self.generators["order"])
             self.position = 0
-        new = self.seen % self.declared.repeats == 0
+        new = self._new
         if new:
             self.position += size
         self.seen += 1

@@ -47,10 +47,11 @@ class Dataset:
 
 
 def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "train", **options) -> Dataset:
-    """The first `n` examples of a split, "train" or "test", of "digits", "power_law", "cifar10" or "sst2".
+    """The first `n` examples of a split, "train" or "test", of "digits", "power_law", "cifar10", "cifar100"
+    or "sst2".
 
-    Of "sst2", and with the option `classes` of "digits" and "cifar10", they are the first n/2 (n/k of k classes) of
-    each class, class after class, as Damian et al. 2023 take them for binary tasks.
+    Of "sst2", and with the option `classes` of images, they are the first n/2 (n/k of k classes) of each class, class
+    after class, as Damian et al. 2023 take them for binary tasks.
 
     `standardisation` makes inputs of mean 0 and standard deviation 1,
     - "per-pixel": each input coordinate over the whole training set, before the subset is taken (Cohen et al. 2021);
@@ -59,7 +60,7 @@ def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "tr
 
     The test split is standardised with the statistics of the whole training set. Coordinates that never vary are only
     centred, tokens stay as they are. `options` are those of the data set's class (`Digits`, `PowerLaw`, `Cifar10`,
-    `Sst2`). Raises `DataAbsent` if the files are not there and `DataError` if they are damaged or too few.
+    `Cifar100`, `Sst2`). Raises `DataAbsent` if the files are not there and `DataError` if they are damaged or too few.
     """
     _check("standardisation", standardisation, ("per-pixel", "per-channel"))
     source = _source(name, split, options)
@@ -186,23 +187,26 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Images(_Source):
-    """A data set of images of ten classes; rows(split) gives all inputs and labels of these. classes: the labels of
-    those to keep, which become 0, 1, … in this order; none stands for all ten."""
+    """A data set of images of `classes_in_all` classes; rows(split) gives all inputs and labels of these. classes: the
+    labels of those to keep, which become 0, 1, … in this order; none stands for all."""
 
     classes: tuple[int, ...] = ()
-    n_classes = property(lambda self: len(self.classes) or 10)
+    classes_in_all = 10
+    n_classes = property(lambda self: len(self.classes) or self.classes_in_all)
     balanced = property(lambda self: bool(self.classes))
 
     def __post_init__(self):
-        if self.classes and (len(self.classes) < 2 or len({*self.classes} & {*range(10)}) < len(self.classes)):
-            raise DataError(f"classes must be two or more different labels from 0 to 9, not {self.classes}")
+        there_are = range(self.classes_in_all)
+        if self.classes and (len(self.classes) < 2 or len({*self.classes} & {*there_are}) < len(self.classes)):
+            most = self.classes_in_all - 1
+            raise DataError(f"classes must be two or more different labels from 0 to {most}, not {self.classes}")
 
     def examples(self, split):
         inputs, labels = self.rows(split)
         if not self.classes:
             return inputs, labels
         kept = np.isin(labels, self.classes)
-        number = np.empty(10, np.int64)
+        number = np.empty(self.classes_in_all, np.int64)
         number[list(self.classes)] = np.arange(len(self.classes))
         return inputs[kept], number[labels[kept]]
 
@@ -375,64 +379,63 @@ def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-_CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
-_CIFAR10_ROW = 1 + 3 * 32 * 32  # bytes
 _RECORD = "eoslib-verified.json"
 
 
-@dataclass(frozen=True)
-class Cifar10(_Files, _Images):
-    """CIFAR-10 in its official binary layout: rows of 1 label byte and 3 × 1,024 pixel bytes (R, G, B). Files with
-    fewer rows than the official 10,000 are taken too. The data count as official if `download` left its record beside
-    them and it names their fingerprint; otherwise they come with a warning. Class 3 are cats and class 5 dogs."""
+class _Cifar(_Files, _Images):
+    """The official binary layout: rows of label bytes, of which the last is taken, and 3 × 1,024 pixel bytes (R, G, B).
+    Files with fewer rows than the official ones are taken too. The data count as official if `download` left its record
+    beside them and it names their fingerprint; otherwise they come with a warning. A subclass gives name, title,
+    folder, files, url, md5 and label_bytes, what they say."""
 
-    name, folder = "cifar10", "cifar-10-batches-bin"  # as the archive calls it
-    files = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}  # noqa: RUF012
-    description = "60,000 colour photographs, 32x32 pixels, 10 classes"
-    source = "Krizhevsky (2009), Learning Multiple Layers of Features from Tiny Images"
     licence = "none stated; the author asks to be cited"
-    how_to_get = (
-        "eoslib.problems.datasets.download('cifar10') fetches the official archive (170 MB), "
-        "or set EOSLIB_DATA to a folder that holds cifar-10-batches-bin"
-    )
+    source = "Krizhevsky (2009), Learning Multiple Layers of Features from Tiny Images"
     d, channels = 3072, 3
+    row = property(lambda self: len(self.label_bytes) + self.d)  # bytes
+
+    @property
+    def how_to_get(self) -> str:
+        fetched = f"fetches the official archive ({self.megabytes} MB), or set EOSLIB_DATA to a folder that holds"
+        return f"eoslib.problems.datasets.download({self.name!r}) {fetched} {self.folder}"
 
     def rows(self, split):
-        files = {path: np.fromfile(path, np.uint8).reshape(-1, _CIFAR10_ROW) for path in self.paths(split)}
+        files = {path: np.fromfile(path, np.uint8).reshape(-1, self.row) for path in self.paths(split)}
+        label, most = len(self.label_bytes) - 1, self.classes_in_all - 1
         for path, rows in files.items():
-            i = np.argmax(rows[:, 0] > 9)
-            if rows[i, 0] > 9:
-                raise DataError(f"{path}: row {i} has the label {rows[i, 0]}; CIFAR-10 has labels from 0 to 9")
+            i = np.argmax(rows[:, label] > most)
+            if rows[i, label] > most:
+                found = f"{path}: row {i} has the {self.label_bytes[label]} {rows[i, label]}"
+                raise DataError(f"{found}; {self.title} has labels from 0 to {most}")
         rows = np.concatenate([*files.values()])
-        return rows[:, 1:], rows[:, 0]
+        return rows[:, label + 1 :], rows[:, label]
 
     def paths(self, split):
         paths = super().paths(split)
         for path, size in ((path, path.stat().st_size) for path in paths):
-            if size == 0 or size % _CIFAR10_ROW:
+            if size == 0 or size % self.row:
                 found = f"{path} is empty or truncated inside a row: it has {size:,} bytes"
-                raise DataError(f"{found}, expected a multiple of {_CIFAR10_ROW:,} (1 label byte + 3,072 pixels)")
+                inside = " + ".join(f"1 {name} byte" for name in self.label_bytes)
+                raise DataError(f"{found}, expected a multiple of {self.row:,} ({inside} + 3,072 pixels)")
         return paths
 
     def warning(self, split):
         fingerprint = self.fingerprint(split)
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # no record, or a damaged one
             record = json.loads((self.found() / _RECORD).read_text())
-            if record["md5"] == _CIFAR10_MD5 and record["fingerprints"][split] == fingerprint:
+            if record["md5"] == self.md5 and record["fingerprints"][split] == fingerprint:
                 return None
-        n = sum(path.stat().st_size for path in self.paths(split)) // _CIFAR10_ROW
-        unverified = "cifar10: files not verified to come from the official archive"
+        n = sum(path.stat().st_size for path in self.paths(split)) // self.row
+        unverified = f"{self.name}: files not verified to come from the official archive"
         return f"{unverified}: fingerprint {fingerprint}, {n:,} {split} images"
 
     def download(self):
         import pooch
 
-        cache, md5, fname = _cache(), f"md5:{_CIFAR10_MD5}", _CIFAR10_URL.rpartition("/")[2]
+        cache, md5, fname = _cache(), f"md5:{self.md5}", self.url.rpartition("/")[2]
         try:
-            archive = pooch.retrieve(_CIFAR10_URL, md5, fname, cache, progressbar=sys.stderr.isatty())
+            archive = pooch.retrieve(self.url, md5, fname, cache, progressbar=sys.stderr.isatty())
         except (OSError, ValueError) as error:  # no network; another md5
-            raise DataError(f"cifar10 could not be downloaded from {_CIFAR10_URL}: {error}") from error
+            raise DataError(f"{self.name} could not be downloaded from {self.url}: {error}") from error
         digest, fingerprints, folder = hashlib.sha256(), {}, cache / self.folder
         with tempfile.TemporaryDirectory(dir=cache) as temporary, tarfile.open(archive) as tar:
             fresh = Path(temporary)
@@ -442,11 +445,36 @@ class Cifar10(_Files, _Images):
                     (fresh / file).write_bytes(content)
                     digest.update(content)
                 fingerprints[split] = digest.hexdigest()
-            (fresh / _RECORD).write_text(json.dumps({"md5": _CIFAR10_MD5, "fingerprints": fingerprints}, indent=1))
+            (fresh / _RECORD).write_text(json.dumps({"md5": self.md5, "fingerprints": fingerprints}, indent=1))
             folder.mkdir(exist_ok=True)
             for file in [*itertools.chain(*self.files.values()), _RECORD]:  # which comes last, vouching for the others
                 os.replace(fresh / file, folder / file)
         return folder
+
+
+@dataclass(frozen=True)
+class Cifar10(_Cifar):
+    """CIFAR-10 in its official binary layout, see `_Cifar`. Class 3 are cats and class 5 dogs."""
+
+    name, title, folder = "cifar10", "CIFAR-10", "cifar-10-batches-bin"  # the last as the archive calls it
+    files = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}  # noqa: RUF012
+    label_bytes = ("label",)
+    url, md5 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
+    megabytes = 170
+    description = "60,000 colour photographs, 32x32 pixels, 10 classes"
+
+
+@dataclass(frozen=True)
+class Cifar100(_Cifar):
+    """CIFAR-100 in its official binary layout, see `_Cifar`: the label is the fine one, behind the coarse one."""
+
+    name, title, folder = "cifar100", "CIFAR-100", "cifar-100-binary"
+    files = {"train": ["train.bin"], "test": ["test.bin"]}  # noqa: RUF012
+    label_bytes = ("coarse label", "fine label")
+    url, md5 = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"
+    megabytes = 169
+    classes_in_all = 100
+    description = "60,000 colour photographs, 32x32 pixels, 100 classes"
 
 
 @dataclass(frozen=True)
@@ -507,5 +535,5 @@ def _sst2_phrases(path: Path) -> tuple[list[list[str]], np.ndarray]:
 
 
 SOURCES: dict[str, type[_Source]] = {
-    "digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10, "sst2": Sst2, "markov": Markov,
+    "digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100, "sst2": Sst2, "markov": Markov,
 }  # fmt: skip

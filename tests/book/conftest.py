@@ -79,14 +79,13 @@ def pytest_collection_modifyitems(items):
 @dataclass
 class Read:
     """A page of the site that was read to its end on a screen. asked: the addresses that it asked for; shifts: the
-    layout shifts; grown: by how many pixels it became higher as its figures came."""
+    layout shifts."""
 
     docname: str
     screen: str
     page: Page
     asked: list[str]
     shifts: list
-    grown: float
 
 
 SHIFTS = """
@@ -111,7 +110,6 @@ def read(request, served, browser) -> Iterator[Read]:
     page.add_init_script(SHIFTS)
     page.goto(f"{served}/{docname}.html", wait_until="networkidle")
     page.wait_for_function(TYPESET)
-    before = page.evaluate("document.documentElement.scrollHeight")
     for _ in range(200):  # a screen at a time, so that all of it is loaded
         if page.evaluate("() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2"):
             break
@@ -119,8 +117,7 @@ def read(request, served, browser) -> Iterator[Read]:
         page.wait_for_timeout(30)
     page.wait_for_load_state("networkidle")
     shifts = sorted(page.evaluate("shifts"), reverse=True)
-    grown = page.evaluate("document.documentElement.scrollHeight") - before
     page.evaluate("() => scrollTo({ top: 0, behavior: 'instant' })")
-    yield Read(docname, screen, page, list(asked), shifts, grown)
+    yield Read(docname, screen, page, list(asked), shifts)
     context.close()
     assert complaints == []

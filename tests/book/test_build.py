@@ -389,7 +389,7 @@ def test_what_stands_under_a_figure(book):
         if name == "one":
             assert runs[0].get_text(" ", strip=True) == "preset quick, 1 run, 2 s exp1-0123 (2.5 s)"
         else:
-            assert footer.find("span").get_text() == "preset quick, computed in the notebook"
+            assert footer.find_all("span")[-1].get_text() == "preset quick, computed in the notebook"
     # which stands there and nowhere else
     assert "ledger.measure(" not in "".join(cell.get_text() for cell in article.find_all(class_="cell_input"))
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from eoslib.papers import basins
+from eoslib.papers import basins, escape
 from eoslib.papers.stationarity import window_change, zigzag
 from eoslib.problems import landscapes
 
@@ -120,3 +120,53 @@ def test_both_sides_of_the_identity_before_10():
     eta = 0.1
     variance = eta / (2 - eta)
     assert round(variance, 4) == 0.0526 == round(eta / 2 * (variance + 1), 4)
+
+
+def test_the_counterexample_to_theorem_2():
+    low, high, gamma = 9.96, 10.24, 0.9
+    starts = np.linspace(99.6, 102.4, 1002)[1:-1]
+    after = (1 - gamma) * starts  # f = x²/2
+    assert ((after > low) & (after < high)).all() and starts[0] > high
+    bound = 2 * (102.4 / low) ** (-1 / math.log2(1 - gamma)) * (high - low) / (102.4 - 99.6)
+    assert round(bound, 2) == 0.40
+
+
+def test_a_smooth_function_leaves_a_gap_between_the_regions_of_lemma_1():
+    """Appendix J's function falls towards neither minimum as it must, right beside the region around the sharp one."""
+    f = landscapes.get("flat_and_sharp")
+    assert max(escape.one_point_convexity(f, towards, 2.0, 2.2) for towards in (2.5, 0.0)) < 0
+    assert escape.one_point_convexity(f, 2.5, 2.2, 2.8) > 0 and abs(escape.jumps(f, 1)[2]) < 1e-9
+
+
+def test_theorem_4_cannot_keep_the_iterates():
+    gamma, L, r = 1 / 1800, 900, 0.4
+    assert gamma == L / (2 * L**2)
+    spread = math.sqrt(L * r**2 / gamma)
+    assert round(spread) == 509
+    reach = gamma * math.sqrt(3) * spread  # uniform noise of this variance
+    assert round(reach, 2) == 0.49
+    mean = (1 - gamma * L) * np.linspace(-r, r, 2001)  # where a step from M leads without noise
+    stays = (np.minimum(mean + reach, r) - np.maximum(mean - reach, -r)) / (2 * reach)
+    assert (1 - stays).min() > 0.18 and 2 / (2 - gamma * L) > 1 and stays.min() > gamma * L / 2
+
+
+def test_the_numbers_of_proposition_3():
+    f_tm = landscapes.get("f_tm")
+    assert math.isclose(f_tm.derivative(1)(4.0), -90) and abs(f_tm.derivative(1)(4.1)) < 1e-9
+    constant = escape.one_point_convexity(f_tm, 4.1, 3.108, 9)
+    assert round(constant, 2) == 4.84 and round(2 / 4.5, 3) == 0.444 and round(2 / constant, 3) == 0.413
+    worst = (1 - 900 / 1000) * 0.4 + 360 / 1000
+    assert math.isclose(worst, 0.4) and math.isclose((1 - 2 / 1000) * 2.9 + 5.8 / 1000, 2.9)
+
+
+def test_the_global_minimum_of_appendix_k():
+    f = landscapes.get("four_wells")
+    well = torch.tensor(f.minimisers[-1], dtype=torch.float64)
+    assert f.f(0 * well) == 0 and f.f(torch.tensor([1.5, 1.5])) == -8
+    assert round(well[0].item(), 3) == 1.470 and round(f.f(well).item(), 2) == -8.09
+    assert round(f.sharpness(well).item()) == 102
+
+
+def test_the_edge_of_the_plateau_as_printed():
+    assert round(1411.2 * (1 - 1e4 * (8.40001 - 8.4))) == 1270
+    assert abs(1411.2 * (1 - 1e5 * (8.40001 - 8.4))) < 1e-6

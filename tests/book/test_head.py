@@ -97,7 +97,7 @@ def test_a_malformed_head_says_what_is_wrong(extension, old, new, message):
 
 
 def test_the_head_of_each_chapter_is_read_from_its_source(extension):
-    for chapter in ("unstable_convergence", "forward_invariance", "self_stabilization"):
+    for chapter in ("unstable_convergence", "forward_invariance", "self_stabilization", "large_learning_rates"):
         head = extension.head(f"notebooks/{chapter}")
         assert head["question"].endswith("?") and head["answer"].endswith(".")
         its_paper = extension.paper(head["paper"])

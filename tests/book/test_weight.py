@@ -50,9 +50,25 @@ def test_a_page_does_not_jump(read):
     assert total <= 0.05, read.shifts[:5]
 
 
+@reading(NOTEBOOKS, "wide")
+def test_a_chapter_fits_25_sheets(read):
+    """Also from a dark screen, in the light colours, whose background is white: the paper's."""
+    page = read.page
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme == 'dark'")  # the theme listens
+    page.evaluate("""() => { onbeforeprint = () => { window.theme = document.documentElement.dataset.theme; }; }""")
+    sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", page.pdf(format="A4")))
+    print(read.docname, "sheets:", sheets)
+    assert page.evaluate("theme") == "light"
+    page.wait_for_function("document.documentElement.dataset.theme == 'dark'")
+    page.emulate_media(color_scheme="light")
+    assert 0 < sheets <= 25
+
+
 @pytest.fixture
 def paper(read):
-    """The page as a printer gets it, from a dark screen."""
+    """The page as a printer gets it, from a dark screen. Its width makes the page choose its narrow pictures, which it
+    may keep: no test that looks at pictures may follow."""
     screen = read.page.viewport_size
     read.page.set_viewport_size({"width": 718, "height": 1000})
     read.page.emulate_media(media="print", color_scheme="dark")
@@ -78,20 +94,6 @@ def test_nothing_of_a_page_is_cut_off_on_paper(paper):
         "article button, article select, details.hide > summary"
     )
     assert [e.evaluate("e => e.outerHTML.slice(0, 120)") for e in clickable.all() if e.is_visible()] == []
-
-
-@reading(NOTEBOOKS, "wide")
-def test_a_chapter_fits_25_sheets(read):
-    """Also from a dark screen, in the light colours, whose background is white: the paper's."""
-    page = read.page
-    page.emulate_media(color_scheme="dark")
-    page.evaluate("""() => { onbeforeprint = () => { window.theme = document.documentElement.dataset.theme; }; }""")
-    sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", page.pdf(format="A4")))
-    print(read.docname, "sheets:", sheets)
-    assert page.evaluate("theme") == "light"
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-    page.emulate_media(color_scheme="light")
-    assert 0 < sheets <= 25
 
 
 def test_the_theme_brings_only_what_is_used(site):

@@ -2,11 +2,15 @@
 
 import dataclasses
 
-from eoslib.chapter.experiments import Descent, Map, Sizes, Stabilization
+from eoslib import store
+from eoslib.chapter.experiments import Descent, Experiment, Map, Phases, Sizes, Stabilization, Together, carry_on
 from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.measure.curvature import PreconditionedSharpness, SegmentSharpness, Sharpness
-from eoslib.measure.directions import Position
+from eoslib.measure.directions import Line, Position
+from eoslib.measure.noise import Noise
 from eoslib.measure.progress import ExpectedProgress, HeldOut, Loss, Progress, SegmentSmoothness
+from eoslib.measure.stochastic_curvature import BatchSharpness, CriticalSharpness, PowerIteration, SampleSharpness
+from eoslib.papers.stationarity import Balance, SampleSizes, WeightNorms
 from eoslib.problems.batches import Batches
 from eoslib.problems.problem import Data, Network, OnLandscape, Training
 
@@ -53,10 +57,31 @@ STABLE = Descent(
     ),
     measurements=(Sharpness(every=3, eigenvalues=2), HeldOut(every=3, examples=20)),
 )  # fmt: skip
+WARM = Descent(
+    **LABELS, step_size=0.1, steps=12, problem=SCHEDULED.problem, precision="float64", seed=3, start=SCHEDULED,
+    start_at=5, keep=(0, 6), batches=Batches(batch_size=8, repeats=2, repeat_epochs=1),
+    measurements=(Line(every=(0, 6, 11), points=4),),
+)  # fmt: skip
+TOGETHER = Together(**LABELS, runs=(WARM, dataclasses.replace(WARM, step_size=0.3)), step_size=0.3, steps=1)
+NOISY = Descent(
+    **LABELS, step_size=0.1, steps=8, problem=PROBLEM, batches=Batches(batch_size=7),
+    measurements=(
+        Progress(every=2), Noise(every=3, batch_size=5, examples=20, seed=1),
+        SampleSharpness(every=4, batch_size=5, examples=10, seed=2),
+        PowerIteration(every=4, batch_size=5, iterations=3, seed=3),
+        BatchSharpness(every=3, batch_size=5, minibatches=3, seed=4), CriticalSharpness(every=3), WeightNorms(every=3),
+        SampleSizes(every=4, sizes=(6, 10), repeats=2, batch_size=5, seed=5),
+        Balance(every=4, batch_size=5, minibatches=3, fractions=(0.5, 1.0), nodes=3, seed=6),
+    ),
+)  # fmt: skip
 MAP = Map(chapter="test", experiment="m", step_size=0.4, steps=4, landscape="f4", box=(-2.0, 3.0, -1.0, 2.0), grid=32)
 SIZES = Sizes(
     chapter="test", experiment="a", step_size=0.5, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=64
 )
+PHASES = Phases(
+    chapter="test", experiment="p", step_size=0.45, steps=3, ratio=10.0, landscape="f_tm", box=((3.7, 4.5),), runs=4,
+    iterations=20, balls=(((0.0,), 2.9), ((4.1,), 0.4)), noise="normal", noise_sizes=(1.0, 5.0), momentum=0.1, seed=1,
+)  # fmt: skip
 STABILIZATION = Stabilization(
     **LABELS, step_size=2 / 10, steps=12, tracked=100, every=3, also=("assumptions", "central flow"),
     problem=Training(
@@ -69,9 +94,17 @@ OTHERWISE = dataclasses.replace(STABILIZATION, unstable=2, predict_from=0.5, pre
 
 NAMED = {
     "gd": GD, "sgd": SGD, "landscape": LANDSCAPE, "between": BETWEEN, "adaptive": ADAPTIVE, "scheduled": SCHEDULED,
-    "stable": STABLE, "map": MAP, "sizes": SIZES, "stabilization": STABILIZATION, "otherwise": OTHERWISE,
+    "stable": STABLE, "warm": WARM, "together": TOGETHER, "noisy": NOISY, "map": MAP, "sizes": SIZES, "phases": PHASES,
+    "stabilization": STABILIZATION, "otherwise": OTHERWISE,
 }  # fmt: skip
 EACH = tuple(NAMED.values())
+
+
+def carried_on(experiment: Experiment) -> store.Run:
+    """`carry_on`, after what the experiment builds on."""
+    for other in experiment.builds_on:
+        carried_on(other)
+    return carry_on(experiment)
 
 
 def changed(experiment: Descent, **fields) -> Descent:

@@ -26,6 +26,9 @@ from declared import (
     SHARPNESS,
     STABILIZATION,
     STABLE,
+    TOGETHER,
+    WARM,
+    carried_on,
     changed,
 )  # fmt: skip
 
@@ -243,7 +246,7 @@ def test_two_measurements_of_the_same_are_refused():
 
 @ALL
 def test_a_run_is_what_its_experiment_says(experiment):
-    run = experiments.carry_on(experiment)
+    run = carried_on(experiment)
     assert run.manifest["step"] == experiment.steps
     assert run.trace["step"].values[-1] < experiment.steps
     if experiment is not NAMED["between"]:  # of which nothing is measured at every step
@@ -276,6 +279,68 @@ def test_the_seed_is_of_the_network_and_of_the_batches():
     for process in (zero, one):
         process.step()
     assert not torch.equal(zero.batches.order, one.batches.order)
+
+
+def test_one_repeat_is_plain_sgd_and_repeats_of_the_whole_data_are_steps_of_gradient_descent():
+    """The first bit for bit; the second but for the order of the sum over the examples."""
+    once = dataclasses.replace(SGD, batches=Batches(batch_size=7, repeats=1, repeat_epochs=1), keep=("last",))
+    plain = dataclasses.replace(SGD, keep=("last",))
+    assert once.identity.key != plain.identity.key
+    assert torch.equal(*(experiments.carry_on(e).theta() for e in (once, plain)))
+    whole = dataclasses.replace(plain, batches=Batches(batch_size=30, repeats=4), precision="float64")
+    descent = dataclasses.replace(plain, batches=Batches(), precision="float64")
+    torch.testing.assert_close(*(experiments.carry_on(e).theta() for e in (whole, descent)), rtol=1e-12, atol=1e-14)
+
+
+# --- runs that build on others -----------------------------------------------------------------------------
+
+
+def test_a_warm_start_begins_where_the_other_run_was():
+    """With its own batches, momentum and schedule from their begin."""
+    run = carried_on(dataclasses.replace(WARM, keep=(0, 1)))
+    other = store.find(SCHEDULED.identity)
+    assert torch.equal(run.theta(0), other.theta(5))
+    objective, _ = SCHEDULED.problem.begin(3, "float64", CPU)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(3))[:8]
+    gradient = objective.batch(order).gradient(other.theta(5))
+    assert torch.equal(run.theta(1), other.theta(5) - 0.1 * gradient)
+    last = carried_on(dataclasses.replace(WARM, keep=(0,), start_at="last"))
+    assert torch.equal(last.theta(0), other.theta()) and last.key != run.key
+
+
+@pytest.mark.parametrize("experiment", [WARM, TOGETHER], ids=["warm", "together"])
+def test_what_is_built_on_must_be_there_before_anything_runs(experiment):
+    needed = experiment.builds_on[0]
+    with pytest.raises(store.StoreError, match=f"run {needed.identity.key} .* is not there: compute it first"):
+        experiments.carry_on(experiment)
+    assert store.status(experiment.identity) == "not started"
+    for other in experiment.builds_on:  # recorded/ holds no θ
+        store.record(carried_on(other))
+        for path in store.home().glob(f"{other.identity.key}/*"):
+            path.unlink()
+    with pytest.raises(store.StoreError, match="keeps no θ"):
+        experiments.carry_on(experiment)
+
+
+def test_a_warm_start_is_on_the_same_problem():
+    with pytest.raises(ValueError, match="on the same problem"):
+        dataclasses.replace(WARM, problem=GD.problem).process(CPU)
+
+
+def test_what_another_run_is_told_stands_in_the_identity_without_its_labels():
+    for other in (dataclasses.replace(SCHEDULED, step_size=0.4), dataclasses.replace(SCHEDULED, keep=(5,))):
+        assert dataclasses.replace(WARM, start=other).identity.key != WARM.identity.key
+    labelled = dataclasses.replace(SCHEDULED, chapter="another", experiment="too")
+    assert dataclasses.replace(WARM, start=labelled).identity.key == WARM.identity.key
+
+
+def test_displacements_are_those_of_the_kept_theta():
+    run = carried_on(TOGETHER)
+    table, paths = run.trace.isel(step=0), [store.find(e.identity) for e in TOGETHER.runs]
+    points = [path.theta(at) for path in paths for at in (0, 6)]
+    gram = [[float((a - points[0]) @ (b - points[0])) for b in points] for a in points]
+    np.testing.assert_allclose(table.gram, gram, rtol=1e-12)
+    assert table.path.values.tolist() == [0, 0, 1, 1] and table["at"].values.tolist() == [0, 6, 0, 6]
 
 
 def test_a_landscape_run_records_theta_from_its_start():

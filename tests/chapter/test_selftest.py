@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from eoslib import __main__ as cli
 from eoslib.chapter import agreement, presets, selftest
-from eoslib.chapter.experiments import Descent, ManyStarts, Map, Sizes, Stabilization
+from eoslib.chapter.experiments import Descent, ManyStarts, Map, Phases, Sizes, Stabilization
 from eoslib.dynamics.trajectory import Trajectory
 from eoslib.problems import objective
 
@@ -44,7 +44,7 @@ def test_a_fit_machine_passes():
     assert sum(result["seconds"] for result in results) < 600
     names = [result["check"] for result in results]
     assert len(set(names)) == len(names)
-    for kind in (Descent, ManyStarts, Map, Sizes, Stabilization):
+    for kind in (Descent, ManyStarts, Map, Phases, Sizes, Stabilization):
         assert any(f": {kind.__name__}" in name for name in names)
     for chapter in presets.chapters():
         assert any(name.startswith(chapter) for name in names)

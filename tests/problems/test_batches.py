@@ -4,6 +4,7 @@ import json
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -72,6 +73,23 @@ def test_every_epoch_shows_each_example_once_and_each_minibatch_so_many_times(n,
         assert epoch == [batch for batch in minibatches for _ in range(repeats)]
         assert sorted(i for batch in minibatches for i in batch) == list(range(n))
         assert all(len(batch) == batch_size for batch in minibatches[:-1])
+
+
+@given(
+    n=st.integers(2, 30), batch_size=st.integers(1, 30), repeats=st.integers(1, 4), repeat_epochs=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_after_some_epochs_each_minibatch_is_seen_once(n, batch_size, repeats, repeat_epochs, seed):
+    """The order of the minibatches stays that without repeats."""
+    batch_size = min(batch_size, n)
+    length = math.ceil(n / batch_size)
+    plain, _ = examples_seen(Batches(batch_size=batch_size), (repeat_epochs + 2) * length, n, seed)
+    declared = Batches(batch_size=batch_size, repeats=repeats, repeat_epochs=repeat_epochs)
+    repeated = repeat_epochs * length
+    taken, ends = examples_seen(declared, repeated * repeats + 2 * length, n, seed)
+    assert taken == [batch for batch in plain[:repeated] for _ in range(repeats)] + plain[repeated:]
+    epochs = [declared.epoch(n)] * repeat_epochs + [length] * 2
+    assert [t + 1 for t, end in enumerate(ends) if end] == np.cumsum(epochs).tolist()
 
 
 def test_the_seed_determines_the_order_and_every_epoch_has_its_own():

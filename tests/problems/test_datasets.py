@@ -167,6 +167,67 @@ def test_impossible_classes(classes):
         load("digits", 10, classes=classes)
 
 
+# --- a hundred classes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cifar100(nowhere, tmp_path, monkeypatch):
+    """Small CIFAR-100 files under EOSLIB_DATA; returns their folder and their rows, training before test."""
+    monkeypatch.setenv("EOSLIB_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "data" / "cifar-100-binary"
+    folder.mkdir(parents=True)
+    rows = np.random.default_rng(1).integers(0, 256, (12, 2 + 3072), dtype=np.uint8)
+    rows[:, 0] %= 20  # coarse
+    rows[:, 1] %= 100  # fine
+    rows[:8].tofile(folder / "train.bin")
+    rows[8:].tofile(folder / "test.bin")
+    return folder, rows
+
+
+def test_the_labels_of_cifar100_are_the_fine_ones(cifar100):
+    _, rows = cifar100
+    data = load("cifar100", 5)
+    assert data.n_classes == 100 and data.labels.tolist() == rows[:5, 1].tolist()
+    pixels = rows[:8, 2:].astype(float)
+    expected = (pixels[:5] - pixels.mean(0)) / np.where(pixels.std(0) == 0, 1, pixels.std(0))
+    torch.testing.assert_close(data.inputs, torch.tensor(expected, dtype=torch.float32))
+    assert load("cifar100", 4, split="test").labels.tolist() == rows[8:, 1].tolist()
+    assert data.fingerprint == hashlib.sha256(rows[:8].tobytes()).hexdigest()
+    assert "cifar100: files not verified" in data.warning and "8 train images" in data.warning
+
+
+@pytest.mark.parametrize("coarse", [0, 19, 255])  # which no one looks at
+def test_a_fine_label_above_99_is_named(cifar100, coarse):
+    folder, rows = cifar100
+    rows[3, :2] = coarse, 100
+    rows[:8].tofile(folder / "train.bin")
+    with pytest.raises(DataError, match=r"train\.bin: row 3 has the fine label 100; CIFAR-100 has labels from 0 to 99"):
+        load("cifar100", 5)
+
+
+@pytest.mark.parametrize("size", [0, 3073, 8 * 3074 - 1])
+def test_a_truncated_file_of_cifar100_is_named(cifar100, size):
+    path = cifar100[0] / "train.bin"
+    path.write_bytes(path.read_bytes()[:size])
+    message = rf"train\.bin is empty or truncated inside a row: it has {size:,} bytes, expected a multiple of 3,074 "
+    with pytest.raises(DataError, match=message + r"\(1 coarse label byte \+ 1 fine label byte \+ 3,072 pixels\)"):
+        load("cifar100", 5)
+
+
+def test_some_classes_of_cifar100(cifar100):
+    folder, rows = cifar100
+    rows[:8, 1] = [99, 3, 7, 99, 3, 3, 99, 0]
+    rows[:8].tofile(folder / "train.bin")
+    assert load("cifar100", 4, classes=(99, 3)).labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="different labels from 0 to 99, not"):
+        load("cifar100", 4, classes=(99, 100))
+
+
+def test_absent_cifar100_says_how_to_get_it(nowhere):
+    with pytest.raises(DataAbsent, match=r"download\('cifar100'\).*cifar-100-binary"):
+        load("cifar100", 5)
+
+
 # --- sentences -------------------------------------------------------------------------------------------
 
 PHRASES = 'sentence\tlabel\nA good , good film \t1\nbad \t0\na "bad film\t0\nGood plot and a film \t1\n'
@@ -421,7 +482,7 @@ def test_n_outside_what_there_is(cifar10, n):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "mnist"}, "data set 'mnist'.*digits, power_law, cifar10, sst2"),
+        ({"name": "mnist"}, "data set 'mnist'.*digits, power_law, cifar10, cifar100, sst2"),
         ({"name": "digits", "standardisation": "none"}, "'none'.*per-pixel, per-channel"),
         ({"name": "digits", "split": "test"}, "split of digits 'test'.*one of: train"),
         ({"name": "cifar10", "split": "dev"}, "split of cifar10 'dev'.*train, test"),
@@ -459,7 +520,7 @@ def archive(nowhere, tmp_path, monkeypatch):
         Path(output_file).write_bytes(packed.read_bytes())
 
     monkeypatch.setattr(pooch.core, "choose_downloader", lambda url, progressbar: transfer)
-    monkeypatch.setattr(datasets, "_CIFAR10_MD5", hashlib.md5(packed.read_bytes()).hexdigest())
+    monkeypatch.setattr(datasets.Cifar10, "md5", hashlib.md5(packed.read_bytes()).hexdigest())
     yield rows
     assert asked_for == ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"]
 
@@ -472,7 +533,7 @@ def test_downloaded_files_are_verified(archive, nowhere):
         assert load("cifar10", 4, split=split).warning is None
     record = json.loads((folder / "eoslib-verified.json").read_text())
     assert record == {
-        "md5": datasets._CIFAR10_MD5,
+        "md5": datasets.Cifar10.md5,
         "fingerprints": {split: fingerprint("cifar10", split=split) for split in ("train", "test")},
     }
     assert download("cifar10") == folder  # a second time nothing is transferred
@@ -492,14 +553,14 @@ def test_a_damaged_record_verifies_nothing(archive, record):
 
 
 def test_another_archive_is_refused(archive, nowhere, monkeypatch):
-    monkeypatch.setattr(datasets, "_CIFAR10_MD5", "0" * 32)
+    monkeypatch.setattr(datasets.Cifar10, "md5", "0" * 32)
     with pytest.raises(DataError, match=r"(?s)could not be downloaded.*hash"):
         download("cifar10")
     assert not (nowhere / "cifar-10-batches-bin").exists()
 
 
 def test_the_official_md5():
-    assert datasets._CIFAR10_MD5 == "c32a1d4ab5d03f1284b67883e8d87530"
+    assert datasets.Cifar10.md5 == "c32a1d4ab5d03f1284b67883e8d87530"
 
 
 def test_files_without_a_record_carry_a_warning(cifar10):
@@ -523,7 +584,8 @@ def test_nothing_to_download(name):
 def test_describe_where_data_are(cifar10, sst2):
     folder, _ = cifar10
     entries = {entry["name"]: entry for entry in describe()}
-    assert list(entries) == ["digits", "power_law", "cifar10", "sst2"]
+    assert list(entries) == ["digits", "power_law", "cifar10", "cifar100", "sst2", "markov"]
+    assert entries.pop("cifar100")["found"] is None
     for name, entry in entries.items():
         assert entry["fingerprint"] == fingerprint(name)
         assert all(entry[key] for key in ("description", "source", "licence", "how_to_get", "looked_in"))

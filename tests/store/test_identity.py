@@ -28,7 +28,7 @@ OTHERWISE = {
     "chapter": "another", "experiment": "another", "step_size": 0.25, "steps": 301,
     "problem": replace(TRAINING, loss="cross-entropy"), "rule": Rule(name="SGD"), "schedule": Schedule(name="StepLR"),
     "batches": Batches(batch_size=7), "measurements": (Progress(),), "precision": "float64", "seed": 1,
-    "stop_accuracy": 0.9, "keep": ("last",),
+    "stop_accuracy": 0.9, "keep": ("last",), "start": GD, "start_at": 7,
 }  # fmt: skip
 
 
