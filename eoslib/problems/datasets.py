@@ -35,8 +35,8 @@ class DataAbsent(DataError):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """n examples: `inputs` (n, d) float32 and standardised, or tokens (n, length) int64; `labels` (n,) int64 in
-    0 … n_classes−1."""
+    """n examples: `inputs` (n, d) float32 and standardised, or tokens (n, length) int64; `labels` (n,), or of texts
+    (n, length), int64 in 0 … n_classes−1."""
 
     name: str
     inputs: Tensor
@@ -47,8 +47,7 @@ class Dataset:
 
 
 def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "train", **options) -> Dataset:
-    """The first `n` examples of a split, "train" or "test", of "digits", "power_law", "cifar10", "cifar100"
-    or "sst2".
+    """The first `n` examples of a split, "train" or "test", of a data set of `SOURCES`.
 
     Of "sst2", and with the option `classes` of images, they are the first n/2 (n/k of k classes) of each class, class
     after class, as Damian et al. 2023 take them for binary tasks.
@@ -59,8 +58,8 @@ def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "tr
       colours are one channel.
 
     The test split is standardised with the statistics of the whole training set. Coordinates that never vary are only
-    centred, tokens stay as they are. `options` are those of the data set's class (`Digits`, `PowerLaw`, `Cifar10`,
-    `Cifar100`, `Sst2`). Raises `DataAbsent` if the files are not there and `DataError` if they are damaged or too few.
+    centred, tokens stay as they are. `options` are those of the data set's class, such as `Digits`. Raises `DataAbsent`
+    if the files are not there and `DataError` if they are damaged or too few.
     """
     _check("standardisation", standardisation, ("per-pixel", "per-channel"))
     source = _source(name, split, options)
@@ -275,10 +274,11 @@ class PowerLaw(_Source):
 
 @dataclass(frozen=True)
 class Markov(_Source):
-    """A text of a Markov chain over `vocabulary` tokens, cut into contexts of `length`; the label is the token that
-    follows. Each row of the transition matrix is a draw of Dirichlet's distribution with all parameters `spread`; the
-    first context begins at random. No network predicts better than the chain itself: the best mean cross-entropy is the
-    `entropy` of a token given the one before. The text is long enough not to be learnt by heart by a small network."""
+    """A text of a Markov chain over `vocabulary` tokens, cut into stretches of `length`; the label of each token is the
+    one that follows. Each row of the transition matrix is a draw of Dirichlet's distribution with all parameters
+    `spread`; the chain begins with token 0. No network predicts better than the chain itself: the best mean
+    cross-entropy is the `entropy` of a token given the one before. The text is long enough not to be learnt by heart
+    by a small network."""
 
     vocabulary: int = 20
     length: int = 8
@@ -316,8 +316,8 @@ class Markov(_Source):
         return float(each @ invariant / invariant.sum())
 
     def examples(self, split):
-        inputs, labels = self._text()[split][:, :-1], self._text()[split][:, -1]
-        return inputs, labels
+        text = self._text()[split]
+        return text[:, :-1], text[:, 1:]
 
     def fingerprint(self, split):
         text = self._text()
@@ -325,7 +325,7 @@ class Markov(_Source):
         return hashlib.sha256(np.concatenate(parts).astype("<i8").tobytes()).hexdigest()
 
     def _text(self) -> dict[str, np.ndarray]:
-        """By split, contexts with the token after each (N, length + 1)."""
+        """By split, stretches with the token after each (N, length + 1)."""
         above, draws = np.cumsum(self.transitions, 1), np.random.default_rng(self.seed + 1)
         text = np.zeros(12_000 * (self.length + 1), np.int64)
         for i, draw in enumerate(draws.random(len(text) - 1), start=1):
@@ -534,6 +534,61 @@ def _sst2_phrases(path: Path) -> tuple[list[list[str]], np.ndarray]:
     return phrases, np.array(labels)
 
 
+@dataclass(frozen=True)
+class WikiText(_Files):
+    """WikiText, words of articles of Wikipedia, cut into stretches of `length`; the label of each word is the one that
+    follows. Token 0 stands for unknown words, <unk>, token 1 ends a line, <eos>, as in Dai et al. 2019; the others are
+    the most frequent words of the training split, so many that there are `vocabulary` tokens at most. WikiText-2 and
+    WikiText-103 differ in the training split alone; the shorter text that both share for tests may be trained on
+    instead, with the one for validation held out: part = "test"."""
+
+    vocabulary: int = 1000
+    length: int = 32
+    part: str = "train"
+    name, folder = "wikitext", "wikitext"
+    description = "articles of Wikipedia as a text, to predict its next word; validation and test text: 460,000 words"
+    source = "Merity et al. (2017), Pointer Sentinel Mixture Models"
+    licence = "CC BY-SA 3.0"
+    how_to_get = (
+        "unpack WikiText-103 (or WikiText-2) and set EOSLIB_DATA to a folder that holds its wiki.train.tokens, "
+        "wiki.valid.tokens and wiki.test.tokens in a folder wikitext"
+    )
+    tokens = True
+    n_classes = property(lambda self: self.vocabulary)
+    d = property(lambda self: self.length)
+    files = property(lambda self: {"train": [f"wiki.{self.part}.tokens"], "test": ["wiki.valid.tokens"]})
+
+    def __post_init__(self):
+        for name, least in (("vocabulary", 3), ("length", 1)):
+            if getattr(self, name) < least:
+                raise DataError(f"wikitext: {name} must be at least {least}, not {getattr(self, name)}")
+        if self.part not in ("train", "test"):
+            raise DataError(f"wikitext: part must be train or test, not {self.part!r}")
+
+    def examples(self, split):
+        words = _words(*self.paths("train"))
+        frequency = collections.Counter(words)
+        named = [word for word in frequency if word not in ("<unk>", "<eos>")]
+        known = sorted(named, key=lambda word: (-frequency[word], word))[: self.vocabulary - 2]
+        token = {word: i for i, word in enumerate(("<unk>", "<eos>", *known))}
+        text = np.array([token.get(word, 0) for word in (words if split == "train" else _words(*self.paths(split)))])
+        rows = len(text) // (self.length + 1)
+        text = text[: rows * (self.length + 1)].reshape(rows, self.length + 1)
+        return text[:, :-1], text[:, 1:]
+
+
+def _words(path: Path) -> list[str]:
+    """The words of a text, each line with its end."""
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if not any(lines):
+        raise DataError(f"{path} is a text without tokens")
+    return [word for line in lines for word in (*line, "<eos>")]
+
+
 SOURCES: dict[str, type[_Source]] = {
     "digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100, "sst2": Sst2, "markov": Markov,
+    "wikitext": WikiText,
 }  # fmt: skip

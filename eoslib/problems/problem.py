@@ -85,9 +85,9 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """architecture: mlp, cnn, resnet18 or transformer. sizes: the arguments of that function of `networks` that do not
-    follow from the data, e.g. {"hidden": [200, 200]}; plain values. Images are square; to a transformer each row of a
-    channel is a token."""
+    """architecture: mlp, cnn, resnet18, transformer or, of texts, transformer_xl. sizes: the arguments of that function
+    of `networks` that do not follow from the data, e.g. {"hidden": [200, 200]}; plain values. Images are square; to a
+    transformer each row of a channel is a token."""
 
     architecture: str
     sizes: dict
@@ -98,7 +98,7 @@ class Network:
         """The network at its initialisation, for data of `source` and d_out outputs."""
         d, side = source.d, math.isqrt(source.d // source.channels)
         image, token = (source.channels, side, side), (source.vocabulary, d) if source.tokens else (side, d // side)
-        shapes = {"mlp": (d,), "cnn": (image,), "resnet18": (image,), "transformer": token}
+        shapes = {"mlp": (d,), "cnn": (image,), "resnet18": (image,), "transformer": token, "transformer_xl": token[:1]}
         if self.architecture not in shapes:
             raise ValueError(f"unknown architecture {self.architecture!r}; there are {', '.join(shapes)}")
         options = {"d_out": d_out, "activation": self.activation, "seed": seed, **self.sizes}
