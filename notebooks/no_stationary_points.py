@@ -109,11 +109,15 @@ from pydantic import PositiveFloat, PositiveInt
 
 # %% tags=["parameters"]
 preset: Literal["quick", "standard", "paper"] = "quick"
+text: Literal["markov", "wikitext"] = "markov"
+text_options: dict = {"length": 8}
+text_network: dict = {"segment": 4, "memory": 4, "width": 8, "heads": 2, "layers": 1, "inner": 16}
 # figure 5, on 100 sin θ₁ sin θ₂
 start: Annotated[list[float], Len(2, 2)] = [1.0, 2.0]
 step_sizes: Annotated[list[PositiveFloat], Len(2, 2)] = [0.01, 0.04]
 # figures 8 and 9: the sizes of samples, the last one all of the data; how many are drawn of each
 sample_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [10, 40, 160, 640]
+text_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [20, 80, 320]
 repeats: Annotated[int, Interval(ge=2)] = 8
 # sharpness, theorem 8 and (10), on digits
 digits: Annotated[int, Interval(ge=64, le=1797)] = 640
@@ -137,13 +141,16 @@ def on_digits(hidden):
     return Training(data=Data(dataset="digits", n=digits), network=network, loss="cross-entropy")
 
 
-on_text = Training(
-    data=Data(dataset="markov", n=sample_sizes[-1]),
-    network=Network(architecture="transformer", sizes={"width": 16, "heads": 2, "layers": 1}, activation="gelu"),
-    loss="cross-entropy",
-)
+def on_text(n):
+    network = Network(architecture="transformer_xl", sizes=text_network, activation="relu")
+    return Training(data=Data(dataset=text, n=n, data_options=text_options), network=network, loss="cross-entropy")
+
+
 FRACTIONS = (0.05, 0.2, 0.5, 1.0, 2.0)  # of the step size, theorem 8
-by_size = SampleSizes(sizes=tuple(sample_sizes), repeats=repeats, batch_size=40, every="end")
+
+
+def by_size(sizes):
+    return SampleSizes(sizes=tuple(sizes), repeats=repeats, batch_size=40, every="end")
 
 
 def stochastic(experiment, problem, step_size, steps, *measurements):
@@ -162,8 +169,8 @@ experiments = {
         )
         for step_size in step_sizes
     ],
-    "fig8": [stochastic("fig8", on_digits([32, 32]), 0.1, 200, by_size)],
-    "fig9": [stochastic("fig9", on_text, 0.5, 400, by_size)],
+    "fig8": [stochastic("fig8", on_digits([32, 32]), 0.1, 200, by_size(sample_sizes))],
+    "fig9": [stochastic("fig9", on_text(text_sizes[-1]), 0.5, 400, by_size(text_sizes))],
     "sharpnesses": [
         stochastic(
             "sharpnesses", on_digits([32, 32]), 0.05, 1000, Progress(every=25), Sharpness(every=25),

@@ -162,11 +162,12 @@ class _Source:
     - d: the numbers, or tokens, in an example;
     - examples(split): all raw inputs (N, d) and labels (N,) of a split;
     - fingerprint(split): sha256 of the training set and, for the test split, of the test examples after it.
-    tokens: whether the inputs are tokens; balanced: whether `load` takes equally many examples of each class.
+    tokens: whether the inputs are tokens; labels: how many an example has; balanced: whether `load` takes equally many
+    examples of each class.
     """
 
     splits = ("train", "test")
-    channels, tokens, balanced = 1, False, False
+    channels, tokens, labels, balanced = 1, False, 1, False
 
     def warning(self, split: str) -> str | None:
         """Why the data may not be what the name promises."""
@@ -290,7 +291,7 @@ class Markov(_Source):
     how_to_get = "generated when asked for"
     tokens = True
     n_classes = property(lambda self: self.vocabulary)
-    d = property(lambda self: self.length)
+    d = labels = property(lambda self: self.length)
 
     def __post_init__(self):
         for name, least in (("vocabulary", 2), ("length", 1)):
@@ -555,7 +556,7 @@ class WikiText(_Files):
     )
     tokens = True
     n_classes = property(lambda self: self.vocabulary)
-    d = property(lambda self: self.length)
+    d = labels = property(lambda self: self.length)
     files = property(lambda self: {"train": [f"wiki.{self.part}.tokens"], "test": ["wiki.valid.tokens"]})
 
     def __post_init__(self):

@@ -18,7 +18,7 @@ torch.backends.cuda.matmul.allow_tf32 = False
 torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True  # or a convolution's backward pass would not resume bit for bit
 
-CHUNK = 5_000  # examples whose graph is held at once; f on more is a sum of such parts
+CHUNK = 5_000  # labels of examples whose graph is held at once; f on more is a sum of such parts
 Buffers = dict[str, Tensor]
 
 
@@ -155,7 +155,7 @@ class SupervisedObjective(Objective):
     = 1 for `BINARY_LOSSES`; only its shapes are used, the parameters are those of θ in the order of `networks.flatten`.
     loss: a name of `LOSSES`. buffers: the network's running statistics by name, by default copies of its own;
     minibatches hold the same tensors. f takes the statistics of the examples it is evaluated on, of each part of
-    `CHUNK` its own, and leaves `buffers` alone, unless `moves`, which moves them once for every part."""
+    `chunk` its own, and leaves `buffers` alone, unless `moves`, which moves them once for every part."""
 
     def __init__(
         self, network: torch.nn.Module, inputs: Tensor, labels: Tensor, loss: str, buffers: Buffers | None = None
@@ -185,14 +185,14 @@ class SupervisedObjective(Objective):
         examples."""
         buffers = self.buffers if moves else {name: buffer.clone() for name, buffer in self.buffers.items()}
         # without buffers in one piece, since the outputs of an example do not depend on its part
-        parts = self.inputs.split(CHUNK) if buffers else (self.inputs,)
+        parts = self.inputs.split(self.chunk) if buffers else (self.inputs,)
         outputs = [networks.apply(self.network, theta, x, buffers=buffers, training=training) for x in parts]
         outputs = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         return LOSSES[self.loss](outputs, self.labels), outputs
 
     def evaluate(self, theta: Tensor, moves: bool = False) -> Evaluation:
         """f and ∇f at θ, part by part where there are many examples."""
-        if len(self.inputs) <= CHUNK:
+        if len(self.inputs) <= self.chunk:
             return super().evaluate(theta, moves)
         self.gradients += 1
         weights, parts = zip(*self.parts(), strict=True)
@@ -200,12 +200,17 @@ class SupervisedObjective(Objective):
         value, gradient = (sum(w * x for w, x in zip(weights, xs, strict=True)) for xs in (values, gradients))
         return Evaluation(value, gradient, torch.cat(outputs))
 
+    @property
+    def chunk(self) -> int:
+        """Examples whose graph is held at once; those of a text have a label for each token."""
+        return max(1, CHUNK * len(self.labels) // self.labels.numel())
+
     def expand(self, theta: Tensor) -> Expansion:
-        return ChunkedExpansion(self, theta) if len(self.inputs) > CHUNK else super().expand(theta)
+        return ChunkedExpansion(self, theta) if len(self.inputs) > self.chunk else super().expand(theta)
 
     def parts(self, size: int | None = None) -> Iterator[tuple[float, "SupervisedObjective"]]:
-        """f as a weighted sum: weights and objectives, each of at most `size` examples, by default `CHUNK`."""
-        size = size or CHUNK
+        """f as a weighted sum: weights and objectives, each of at most `size` examples, by default `chunk`."""
+        size = size or self.chunk
         for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):  # views, no copies
             part = SupervisedObjective(self.network, inputs, labels, self.loss, self.buffers)
             yield len(labels) / len(self.labels), part

@@ -146,5 +146,5 @@ class Training:
         examples, item = examples or self.examples, PRECISIONS[precision].itemsize
         forward = counted[1] + (examples - 1) * (counted[0] - counted[1])
         p = sum(parameter.numel() for parameter in network.parameters())
-        memory = item * (9 * min(examples, CHUNK) * sum(outputs) + 20 * p)
+        memory = item * (9 * min(examples, CHUNK // source.labels) * sum(outputs) + 20 * p)
         return 3 * forward * item / 4 + OVERHEAD, memory  # backward takes twice forward
