@@ -1389,8 +1389,14 @@ trend = collect(experiments["trend"])
 
 # %% tags=["hide-input"]
 first = [run for run in [*fig5, *fig11, *trend] if run["seed"] == net_seeds[0]]
-over_n = {n: [r for r in first if r["n"] == n and r.step_size in (net_large, net_large / net_k)] for n in (fig11_n, *trend_n, net_n)}
-over_k = {k: [r for r in first if r["n"] == fig11_n and r.step_size in (net_large, net_large / k)] for k in sorted({net_k, *trend_k})}
+
+
+def on(dataset, n, *step_sizes):
+    return [r for r in first if (r["dataset"], r["n"]) == (dataset, n) and r.step_size in step_sizes]
+
+
+over_n = {n: on(net_dataset, n, net_large, net_large / net_k) for n in sorted({fig11_n, *trend_n, net_n})}
+over_k = {k: on(fig11_dataset, fig11_n, net_large, net_large / k) for k in sorted({net_k, *trend_k})}
 
 with panels(
     1, 2, name="trend", runs=first, sharey=True,

@@ -233,6 +233,48 @@ class Digits(_Images):
 
 
 @dataclass(frozen=True)
+class NoisyDigits(_Images):
+    """Digits drawn at random from `Digits`, each pixel with normal noise of its own: standard deviation `noise`, in
+    grey levels. Every example has fresh noise, and noisy classes overlap: more examples than a network has parameters
+    cannot be learnt by heart, few can. The test examples are further draws of the same distribution."""
+
+    noise: float = 6.0
+    seed: int = 0
+    description = "generated: 50,000 digits with fresh noise, 8x8 grey pixels, 10 classes"
+    source = "eoslib.problems.datasets.NoisyDigits, of scikit-learn's digits"
+    licence = Digits.licence
+    how_to_get = "generated when asked for, from scikit-learn's digits"
+    d = 64
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.noise < np.inf:
+            raise DataError(f"noisy_digits: noise must be finite and not negative, not {self.noise}")
+
+    def rows(self, split):
+        return _noisy_digits(self.noise, self.seed)[split]
+
+    def fingerprint(self, split):
+        digest = hashlib.sha256()
+        for part in ["train"] + (["test"] if split == "test" else []):
+            inputs, labels = self.rows(part)
+            digest.update(inputs.astype("<f4").tobytes() + labels.astype(np.uint8).tobytes())
+        return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=1)
+def _noisy_digits(noise: float, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By split, inputs (N, 64) float32 and labels (N,)."""
+    digits, labels = Digits().rows("train")
+    rng, drawn = np.random.default_rng(seed), {}
+    for split, n in (("train", 50_000), ("test", 5_000)):
+        chosen = rng.integers(len(digits), size=n)
+        drawn[split] = digits[chosen].astype(np.float32), labels[chosen]
+        drawn[split][0][:] += np.float32(noise) * rng.standard_normal((n, digits.shape[1]), np.float32)
+    return drawn
+
+
+@dataclass(frozen=True)
 class PowerLaw(_Source):
     """Gaussian inputs with covariance eigenvalues k^-1.5, k = 1 … d; labels linear in the whitened inputs. With z ~
     N(0, 1) in R^d the input is H diag(k^-0.75) z and the label argmax_c (Wz)_c, W standard normal. H is the orthogonal
@@ -590,6 +632,6 @@ def _words(path: Path) -> list[str]:
 
 
 SOURCES: dict[str, type[_Source]] = {
-    "digits": Digits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100, "sst2": Sst2, "markov": Markov,
-    "wikitext": WikiText,
+    "digits": Digits, "noisy_digits": NoisyDigits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100,
+    "sst2": Sst2, "markov": Markov, "wikitext": WikiText,
 }  # fmt: skip

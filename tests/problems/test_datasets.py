@@ -417,6 +417,49 @@ def test_markov_refuses_impossible_options(option, value):
         load("markov", 10, **{option: value})
 
 
+def test_noisy_digits_are_digits_with_fresh_noise_of_the_declared_size():
+    """Each example is nearest to a digit of its label, and what is left is normal, of its own."""
+    images, labels = load_digits(return_X_y=True)
+    for split, n in (("train", 50_000), ("test", 5_000)):
+        inputs, drawn = datasets.NoisyDigits(noise=0.5).examples(split)
+        assert inputs.shape == (n, 64)
+        first = torch.from_numpy(inputs[:2000]).double()
+        distance = torch.cdist(first, torch.from_numpy(images))
+        nearest = distance.argmin(1).numpy()
+        assert (labels[nearest] == drawn[:2000]).all()
+        noise = first.numpy() - images[nearest]
+        assert noise.std() == pytest.approx(0.5, rel=0.01) and abs(noise.mean()) < 0.01
+        assert abs(np.mean(noise[1:] * noise[:-1])) < 0.01 and len(np.unique(nearest)) > 1000
+        assert np.bincount(drawn) / n == pytest.approx(np.bincount(labels) / len(labels), abs=0.01)
+
+
+def test_many_noisy_digits_are_not_learnt_by_heart_and_few_are():
+    """The best linear fit to ±1 labels: of few examples it is exact, of many no better than on the test examples."""
+
+    def accuracies(n):
+        train, test = load("noisy_digits", n), load("noisy_digits", 5_000, split="test")
+        design = [torch.cat([d.inputs, torch.ones(len(d.inputs), 1)], 1).double() for d in (train, test)]
+        weight = torch.linalg.lstsq(design[0], torch.nn.functional.one_hot(train.labels, 10).double()).solution
+        return [(x @ weight).argmax(1).eq(d.labels).double().mean() for x, d in zip(design, (train, test), strict=True)]
+
+    few, many = accuracies(60), accuracies(50_000)
+    assert few[0] == 1 and few[1] < 0.8
+    assert many[0] < 0.9 and abs(many[0] - many[1]) < 0.02
+
+
+def test_noisy_digits_are_reproducible_and_their_fingerprint_follows_the_options():
+    assert torch.equal(load("noisy_digits", 50, seed=1).inputs, load("noisy_digits", 50, seed=1).inputs)
+    options = ({}, {"seed": 1}, {"noise": 1.0})
+    assert len({fingerprint("noisy_digits", **o) for o in options} | {fingerprint("noisy_digits", "test")}) == 4
+    assert load("noisy_digits", 20, classes=(3, 8)).labels.tolist() == [0] * 10 + [1] * 10
+
+
+@pytest.mark.parametrize("noise", [-1.0, float("inf"), float("nan")])
+def test_noisy_digits_refuse_impossible_noise(noise):
+    with pytest.raises(DataError, match="noisy_digits: noise must be finite and not negative"):
+        load("noisy_digits", 10, noise=noise)
+
+
 @pytest.mark.parametrize("standardisation", ["per-pixel", "per-channel"])
 def test_power_law_keeps_its_spectrum_when_standardised(standardisation):
     inputs = load("power_law", 10_000, standardisation, d=32).inputs.double()
@@ -544,7 +587,7 @@ def test_n_outside_what_there_is(cifar10, n):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "mnist"}, "data set 'mnist'.*digits, power_law, cifar10, cifar100, sst2"),
+        ({"name": "mnist"}, "data set 'mnist'.*digits, noisy_digits, power_law, cifar10, cifar100, sst2"),
         ({"name": "digits", "standardisation": "none"}, "'none'.*per-pixel, per-channel"),
         ({"name": "digits", "split": "test"}, "split of digits 'test'.*one of: train"),
         ({"name": "cifar10", "split": "dev"}, "split of cifar10 'dev'.*train, test"),
@@ -646,7 +689,7 @@ def test_nothing_to_download(name):
 def test_describe_where_data_are(cifar10, sst2):
     folder, _ = cifar10
     entries = {entry["name"]: entry for entry in describe()}
-    assert list(entries) == ["digits", "power_law", "cifar10", "cifar100", "sst2", "markov", "wikitext"]
+    assert list(entries) == list(datasets.SOURCES)
     assert entries.pop("cifar100")["found"] is entries.pop("wikitext")["found"] is None
     for name, entry in entries.items():
         assert entry["fingerprint"] == fingerprint(name)
