@@ -109,9 +109,35 @@ from pydantic import PositiveFloat, PositiveInt
 
 # %% tags=["parameters"]
 preset: Literal["quick", "standard", "paper"] = "quick"
+seeds: Annotated[list[int], Len(1, 10)] = [0, 1, 2]
+# images: figures 1 to 3, and 7, where there are few of them; step sizes from large to small, as in figure 2
+images: Literal["noisy_digits", "cifar10"] = "noisy_digits"
+image_n: PositiveInt = 2000
+image_network: dict = {"architecture": "cnn", "sizes": {"width": 8}, "activation": "swish"}
+image_batch_size: PositiveInt = 50
+image_crop: Annotated[int, Interval(ge=0)] = 0
+image_flip: bool = False
+image_step_sizes: Annotated[list[PositiveFloat], Len(2, 5)] = [0.1, 0.05, 0.025]
+image_epochs: Annotated[int, Interval(ge=3)] = 10
+longer_epochs: PositiveInt = 30
+image_sample: PositiveInt = 500
+few: Literal["noisy_digits", "cifar10"] = "noisy_digits"
+few_n: PositiveInt = 100
+few_network: dict = {"architecture": "cnn", "sizes": {"width": 8}, "activation": "swish"}
+few_epochs: PositiveInt = 150
+# texts: figures 4 and 9; stretches of tokens, of which the short text has few
 text: Literal["markov", "wikitext"] = "markov"
 text_options: dict = {"length": 8}
+text_n: PositiveInt = 800
 text_network: dict = {"segment": 4, "memory": 4, "width": 8, "heads": 2, "layers": 1, "inner": 16}
+text_batch_size: PositiveInt = 16
+text_step_sizes: Annotated[list[PositiveFloat], Len(2, 5)] = [0.03, 0.01, 0.003]
+text_epochs: PositiveInt = 6
+text_sample: PositiveInt = 400
+short_n: PositiveInt = 8
+short_epochs: PositiveInt = 300
+# figure 6: so many of the last steps
+last: Annotated[int, Interval(ge=0)] = 50
 # figure 5, on 100 sin θ₁ sin θ₂
 start: Annotated[list[float], Len(2, 2)] = [1.0, 2.0]
 step_sizes: Annotated[list[PositiveFloat], Len(2, 2)] = [0.01, 0.04]
@@ -126,19 +152,22 @@ balance_step_size: PositiveFloat = 0.2
 balance_steps: Annotated[int, Interval(ge=1000)] = 4000
 
 # %% tags=["experiments", "hide-input"]
+import math
+
 from eoslib.chapter.experiments import Descent
+from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.measure.curvature import Sharpness
 from eoslib.measure.directions import Position
-from eoslib.measure.progress import Progress
+from eoslib.measure.noise import Noise
+from eoslib.measure.progress import Loss, Progress
 from eoslib.measure.stochastic_curvature import BatchSharpness, CriticalSharpness, PowerIteration
 from eoslib.papers.stationarity import Balance, SampleSizes
 from eoslib.problems.batches import Batches
 from eoslib.problems.problem import Data, Network, OnLandscape, Training
 
 
-def on_digits(hidden):
-    network = Network(architecture="mlp", sizes={"hidden": hidden}, activation="tanh")
-    return Training(data=Data(dataset="digits", n=digits), network=network, loss="cross-entropy")
+def on_images(data, n, network):
+    return Training(data=Data(dataset=data, n=n), network=Network(**network), loss="cross-entropy")
 
 
 def on_text(n):
@@ -146,6 +175,46 @@ def on_text(n):
     return Training(data=Data(dataset=text, n=n, data_options=text_options), network=network, loss="cross-entropy")
 
 
+def on_digits(hidden):
+    network = Network(architecture="mlp", sizes={"hidden": hidden}, activation="tanh")
+    return Training(data=Data(dataset="digits", n=digits), network=network, loss="cross-entropy")
+
+
+def training(experiment, problem, step_size, epochs, batches, rule, sample, iterations, measured=0, last=0, **rest):
+    """So many epochs, in which (2) is measured so often, by default once each; in the last steps the loss of all data is, too."""
+    n = problem.data.n
+    steps = epochs * batches.epoch(n)
+    every = steps // (measured or epochs)
+    part = min(batches.batch_size, n // 2)  # of a sample
+    often = tuple(sorted({*range(0, steps, every), *range(steps - last, steps)})) if last else every
+    quantities = (
+        Loss(every=often), Noise(every=every, batch_size=part, examples=min(sample, n) // part * part),
+        PowerIteration(every=every, batch_size=min(4 * batches.batch_size, n), iterations=iterations),
+    )  # fmt: skip
+    return Descent(
+        chapter="no_stationary_points", experiment=experiment, problem=problem, step_size=step_size, steps=steps,
+        batches=batches, rule=rule, measurements=quantities, **rest,
+    )  # fmt: skip
+
+
+def image_run(experiment, step_size, epochs=image_epochs, problem=None, **rest):
+    problem = problem or on_images(images, image_n, image_network)
+    batches = Batches(batch_size=min(image_batch_size, problem.data.n), crop=image_crop, flip=image_flip)
+    rule = Rule(name="SGD", options={"momentum": 0.9, "weight_decay": 1e-4})
+    return training(experiment, problem, step_size, epochs, batches, rule, image_sample, 5, **rest)
+
+
+def text_run(experiment, step_size, epochs=text_epochs, n=text_n, **rest):
+    batches = Batches(batch_size=min(text_batch_size, n), clip=0.25)
+    return training(experiment, on_text(n), step_size, epochs, batches, Rule(name="Adam"), text_sample, 10, **rest)
+
+
+def divided(*epochs):
+    """The step size divided by 10 at these epochs."""
+    return Schedule(name="MultiStepLR", options={"milestones": list(epochs), "gamma": 0.1}, advances="epoch")
+
+
+cosine = Schedule(name="CosineAnnealingLR", options={"T_max": text_epochs * math.ceil(text_n / text_batch_size)})
 FRACTIONS = (0.05, 0.2, 0.5, 1.0, 2.0)  # of the step size, theorem 8
 
 
@@ -162,12 +231,30 @@ def stochastic(experiment, problem, step_size, steps, *measurements):
 
 
 experiments = {
+    "fig1": [image_run("fig1", image_step_sizes[0], schedule=divided(image_epochs // 3, 2 * image_epochs // 3))],
+    "fig2": [image_run("fig2", step_size, seed=seed) for step_size in image_step_sizes for seed in seeds],
+    "fig3": [image_run("fig3", image_step_sizes[1], longer_epochs, last=last)],
+    "fig4": [
+        text_run("fig4", text_step_sizes[0], schedule=cosine),
+        *(
+            text_run("fig4", step_size, seed=seed, last=last if (step_size, seed) == (text_step_sizes[1], seeds[0]) else 0)
+            for step_size in text_step_sizes
+            for seed in seeds
+        ),
+    ],
+    "fig4-short": [text_run("fig4-short", text_step_sizes[1], short_epochs, short_n, measured=9)],
     "fig5": [
         Descent(
             chapter="no_stationary_points", experiment="fig5", step_size=step_size, steps=2000, measurements=(Position(),),
             problem=OnLandscape(landscape="sines", start=tuple(start)),
         )
         for step_size in step_sizes
+    ],
+    "fig7": [
+        image_run(
+            "fig7", image_step_sizes[0], few_epochs, on_images(few, few_n, few_network), measured=15,
+            schedule=divided(few_epochs // 2, 3 * few_epochs // 4),
+        )
     ],
     "fig8": [stochastic("fig8", on_digits([32, 32]), 0.1, 200, by_size(sample_sizes))],
     "fig9": [stochastic("fig9", on_text(text_sizes[-1]), 0.5, 400, by_size(text_sizes))],
@@ -187,8 +274,6 @@ experiments = {
 }  # fmt: skip
 
 # %% tags=["hide-input"]
-import math
-
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
@@ -220,6 +305,172 @@ def swing(values, after):
     """The largest less the smallest value from some index on."""
     return values[after:].max() - values[after:].min()
 
+
+# %% [markdown]
+# ## Motivating examples (paper, section 2, figures 1 to 4)
+#
+# *Paper, section 2.* ResNet-101 on ImageNet and Transformer-XL on WikiText-103 are followed by the four quantities of (2), measured once an epoch. While the step size stays the same, the change of the loss goes to zero; the gradient norm
+# does not, and is "not significantly smaller than that at the start"; the noise grows (figure 1). No step size changes that, and a smaller one means *larger* gradient norm, noise and sharpness (figures 2 and 4), nor does longer training (figure 3).
+#
+# What matters is that the network cannot learn its data by heart. Ours are small for their data: at `quick` a convolutional network of some 1,000 parameters on digits with noise of their own, and a
+# Transformer-XL of as many on a text of a Markov chain, of which no model predicts the next token better than by the chain's entropy. The control is the same network on few examples, which it does learn by heart.
+
+# %% tags=["hide-input"]
+QUANTITIES = {"loss": "loss", "gradient_norm": "gradient norm", "noise": "noise", "power_sharpness": "sharpness"}
+
+
+def quantity(run, name):
+    """A quantity of (2) along a run, where it was measured. Of examples that share batch statistics the noise is that of minibatches."""
+    if name == "noise":
+        name = "sample_noise" if "sample_noise" in run.trace else "logged_noise"
+    of = run.trace[name].dropna("step")
+    return np.sqrt(of) if name == "logged_noise" else of
+
+
+def epoch(run):
+    """Steps in an epoch."""
+    return -(-run["n"] // run["batches"]["batch_size"])
+
+
+def late(run, name):
+    """Its mean over the last third of the run."""
+    of = quantity(run, name)
+    return float(of[of.step >= 2 / 3 * run["steps"]].mean())
+
+
+def grown(run, name):
+    """The same, over its value at the start."""
+    return late(run, name) / float(quantity(run, name)[0])
+
+
+def kept(run, name):
+    """The same, over its largest value."""
+    return late(run, name) / float(quantity(run, name).max())
+
+
+def draw(axes, groups):
+    """The four quantities against epochs: means over the runs of each group, label → (colour, runs), and their range."""
+    for label, (colour, runs) in groups.items():
+        for ax, (name, title) in zip(axes, QUANTITIES.items(), strict=True):
+            if runs:
+                epochs = quantity(runs[0], name).step / epoch(runs[0])
+                curves = np.array([quantity(run, name) for run in runs])
+                ax.plot(epochs, curves.mean(0), ".-", color=colour, label=label, markersize=4)
+                ax.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
+            ax.set(title=title, xlabel="epoch")
+    if any(runs for _, runs in groups.values()):
+        axes[0].legend()
+
+
+def by_step_size(runs):
+    """Label → (colour, runs) of constant step sizes."""
+    of = {}
+    for run in runs:
+        of.setdefault(run.step_size, []).append(run)
+    return {rf"$\eta = {eta:g}$": (colour, of[eta]) for eta, colour in zip(of, colours(len(of)), strict=True)}
+
+
+def rising(runs, value):
+    """Seed → a value of its runs, from the largest to the smallest step size; for seeds whose runs are all there."""
+    found = {seed: [value(run) for run in runs if run["seed"] == seed] for seed in seeds}
+    return {f"seed {seed}": values for seed, values in found.items() if len(values) == len(by_step_size(runs)) > 1}
+
+
+# %%
+fig1, fig2, fig3, fig7 = (collect(experiments[name]) for name in ("fig1", "fig2", "fig3", "fig7"))
+
+# %% tags=["hide-input"]
+for name, groups, caption, alt in (
+    (
+        "fig1", {"divided by 10": ("black", fig1)},
+        "with momentum on images, whose step size is divided by 10 after each third of the epochs",
+        "The loss falls and becomes flat in each third. The gradient norm rises at first and stays high; noise and sharpness grow.",
+    ),
+    (
+        "fig2", by_step_size(fig2), f"at constant step sizes; means and ranges over {len(seeds)} seeds",
+        "The loss is the lower, the larger the step size. Noise and sharpness are the larger, the smaller it is; gradient norms lie near each other.",
+    ),
+    (
+        "fig3", by_step_size(fig3), f"at a constant step size for {longer_epochs} epochs",
+        "The loss goes on falling slowly. The gradient norm goes up and down without falling.",
+    ),
+):  # fmt: skip
+    with panels(1, 4, name=name, height=2.2, caption=f"Figure {name[3]}. The quantities (2) along stochastic gradient descent {caption}.", alt=alt) as axes:
+        draw(axes, groups)
+
+
+# %% tags=["hide-input"]
+def settling(run, parts=3):
+    """Of each part of the run: the change of the loss in its second half over that in its first."""
+    loss = quantity(run, "loss")
+    at = [float(loss.sel(step=run["steps"] * k / (2 * parts), method="nearest")) for k in range(2 * parts)] + [float(loss[-1])]
+    return {f"period {k + 1}": abs(at[2 * k + 2] - at[2 * k + 1]) / abs(at[2 * k + 1] - at[2 * k]) for k in range(parts)}
+
+
+def each(runs, value):
+    """Step size and seed → a value."""
+    return {f"η = {run.step_size:g}, seed {run['seed']}": value(run) for run in runs}
+
+
+few = {f"{run['n']} examples": kept(run, "gradient_norm") for run in fig7}
+if fig1 and fig2:
+    claims.measure(
+        "fig1/loss-settles", settling(fig1[0]), fig1, control={f"η = {fig2[-1].step_size:g}": settling(fig2[-1], 1)["period 1"]}
+    )  # fmt: skip
+claims.measure("fig1/gradient-stays", each(fig1, lambda run: kept(run, "gradient_norm")), fig1, control=few)
+claims.measure(
+    "fig1/noise-grows", each(fig1, lambda run: grown(run, "noise")), fig1,
+    control={f"{run['n']} examples": grown(run, "noise") for run in fig7},
+)  # fmt: skip
+claims.measure("fig2/gradient-stays", each(fig2, lambda run: kept(run, "gradient_norm")), fig2, control=few)
+for name in ("gradient_norm", "noise", "power_sharpness"):
+    claims.measure(
+        f"fig2/smaller-step-larger-{QUANTITIES[name].split()[0]}", rising(fig2, lambda run: late(run, name)), fig2,  # noqa: B023
+        control=rising(fig2, lambda run: float(quantity(run, name)[0])),  # noqa: B023
+    )  # fmt: skip
+
+
+def after_longer(run, name, before):
+    """A quantity in the last third of a long run, over what it was after so many epochs of it (the mean of the third before)."""
+    of, until = quantity(run, name), before * epoch(run)
+    return late(run, name) / float(of[(of.step >= 2 / 3 * until) & (of.step < until)].mean())
+
+
+claims.measure("fig3/loss-falls", each(fig3, lambda run: after_longer(run, "loss", image_epochs)), fig3, control={"the first third over itself": 1.0})
+claims.measure(
+    "fig3/gradient-does-not", each(fig3, lambda run: after_longer(run, "gradient_norm", image_epochs)), fig3,
+    control={f"{run['n']} examples": after_longer(run, "gradient_norm", few_epochs * image_epochs // longer_epochs) for run in fig7},
+)  # fmt: skip
+
+# %% [markdown]
+# ### A text (paper, section 2.2, figure 4)
+#
+# *Paper, section 2.2.* Transformer-XL reads a text in segments, with the states of what came before as a memory; it is trained by Adam with clipped gradients, with a cosine or a constant step size. The gradient norm "is not going to 0, and even not decreasing", and is
+# larger for a smaller step size.
+
+# %%
+fig4, short = (collect(experiments[name]) for name in ("fig4", "fig4-short"))
+decaying, constant = fig4[:1], fig4[1:]
+
+# %% tags=["hide-input"]
+with panels(
+    1, 4, name="fig4", height=2.3,
+    caption=f"Figure 4. The quantities (2) for Transformer-XL on a text: Adam with a cosine (black), and with constant step sizes; means and ranges over {len(seeds)} seeds."
+    + (" Dashed: the entropy of the chain, the best loss there is." if text == "markov" else ""),
+    alt="The losses fall towards the dashed line. With constant step sizes the gradient norm stays at its initial size, the larger the smaller the step size, and so are noise and sharpness. With the cosine the gradient norm falls in the end.",
+) as axes:  # fmt: skip
+    draw(axes, {"cosine": ("black", decaying)} | by_step_size(constant))
+    if text == "markov" and fig4:
+        axes[0].axhline(on_text(text_n).data.source.entropy, color="0.3", linestyle="--", linewidth=0.8)
+
+# %% tags=["hide-input"]
+heart = {f"{run['n']} stretches": kept(run, "gradient_norm") for run in short}
+claims.measure("fig4/gradient-stays", each(constant, lambda run: kept(run, "gradient_norm")), constant, control=heart)
+claims.measure("fig4/gradient-stays-with-cosine", each(decaying, lambda run: kept(run, "gradient_norm")), decaying, control=heart)
+claims.measure(
+    "fig4/smaller-step-larger-gradient", rising(constant, lambda run: late(run, "gradient_norm")), constant,
+    control=rising(constant, lambda run: float(quantity(run, "gradient_norm")[0])),
+)  # fmt: skip
 
 # %% [markdown]
 # ## An explanatory experiment (paper, section 3 and figure 5)
@@ -360,6 +611,55 @@ claims.measure("fig5/periodic", exponents(0.04), control=exponents(0.041))
 # ```{basin-explorer} sines
 # The explorer needs JavaScript. {ref}`Figure 5 <fig-no_stationary_points-fig5>` above shows two step sizes.
 # ```
+
+# %% [markdown]
+# ### Iteration by iteration (paper, figure 6)
+#
+# *Paper, section 3.* The loss that is plotted is an average over iterations. Iteration by iteration it varies, and much, "considering that the learning rate is 0.01 and the gradient norm is about 0.6": convergence happens in the time average only.
+#
+# What varies there is the loss of a minibatch, and a minibatch is another one at every iteration, even if the weights rest. So we take the loss of all data in the same iterations beside it.
+
+# %% tags=["hide-input"]
+oscillating = {"images": fig3[:1], "text": [run for run in constant if run.step_size == text_step_sizes[1] and run["seed"] == seeds[0]]}
+
+
+def ending(run):
+    """The loss of each minibatch in the last iterations, and of all data there."""
+    end = run.trace.sel(step=slice(run["steps"] - last, None))
+    return end.batch_loss, end.loss
+
+
+with panels(
+    1, 2, name="fig6", height=2.3,
+    caption=f"Figure 6. The last {last} iterations on images and on a text: the loss of each minibatch (pale), its time average since then (vermilion), and the loss of all data (blue).",
+    alt="The losses of minibatches jump up and down by a fifth of themselves or more. Their averages become flat, and so nearly is the loss of all data.",
+) as axes:  # fmt: skip
+    for ax, (what, runs) in zip(axes, oscillating.items(), strict=True):
+        for run in runs if last else ():
+            here, whole = ending(run)
+            ax.plot(here.step, here, color=SKY)
+            ax.plot(here.step, time_averages(here.values), color=VERMILION)
+            ax.plot(whole.step, whole, color=BLUE)
+            ax.set(xlabel="iteration", ylabel="loss", title=what)
+
+ends = {what: ending(run) for what, runs in oscillating.items() for run in runs if last}
+shown = [run for runs in oscillating.values() for run in runs]
+
+
+def against_trend(values):
+    """The standard deviation of a series over the change of its mean from the first half to the second."""
+    half = len(values) // 2
+    return float(values.std() / abs(values[half:].mean() - values[:half].mean()))
+
+
+claims.measure(
+    "fig6/oscillates", {what: against_trend(here.values) for what, (here, _) in ends.items()}, shown,
+    control={what: against_trend(time_averages(here.values)) for what, (here, _) in ends.items()},
+)  # fmt: skip
+claims.measure(
+    "fig6/minibatches-not-weights", {what: float(whole.std() / here.std()) for what, (here, whole) in ends.items()}, shown,
+    control=dict.fromkeys(ends, 1.0),
+)  # fmt: skip
 
 # %% [markdown]
 # ## Convergence beyond stationary points (paper, section 4)
@@ -559,14 +859,12 @@ claims.measure("thm4/ergodic-limit", {"": near.min(1).min()}, control={"": 0.5})
 # of any size at the start (it falls below $1/\gamma$ in time, so the theorem stands).
 
 # %% tags=["hide-input"]
-from eoslib.dynamics.rules import Rule
 from eoslib.dynamics.trajectory import Trajectory
-from eoslib.measure.progress import Loss
 from eoslib.papers.stationarity import SOFTMAX_LIPSCHITZ, WeightNorms, largest_norm, loss_range, seeded_layers
-from eoslib.problems import datasets, networks
+from eoslib.problems import networks
 from eoslib.problems.objective import SupervisedObjective
 
-data = datasets.load("digits", 200)
+data = Data(dataset="digits", n=200).load()
 inputs = (data.inputs / data.inputs.norm(dim=1, keepdim=True)).double()  # of length 1, as the theorems have it
 
 
@@ -724,6 +1022,29 @@ for claim, side in (("identity-corrected", corrected), ("relation-6", lambda of:
 claims.measure(
     "eq10/grad-against-the-rest", {"": bold(late)}, [balance], control={"of examples": bold(late, batch_size)}
 )
+
+# %% [markdown]
+# ## A small data set (paper, section 6.1, figure 7)
+#
+# *Paper, section 6.1.* ResNet on CIFAR-10, which it learns by heart: there the gradient norm goes to zero, as cross-entropy lets it where all examples are fitted. What decides is whether the data can be fitted, not the kind of network: ours is that of
+# figures 1 to 3, on fewer examples of the same data.
+
+# %% tags=["hide-input"]
+with panels(
+    1, 4, name="fig7", height=2.2,
+    caption="Figure 7. The quantities (2) for "
+    + ("the network of figure 1" if few_network == image_network else "a smaller network")
+    + " on "
+    + "".join(f"{run['n']:,} examples" for run in fig7)
+    + ", its step size divided by 10 at half and three quarters of the epochs.",
+    alt="Loss, gradient norm, noise and sharpness rise at first, and then all fall to nearly zero.",
+) as axes:  # fmt: skip
+    draw(axes, {"few examples": ("black", fig7)})
+claims.measure("fig7/gradient-vanishes", few, fig7, control={f"{run['n']} examples": kept(run, "gradient_norm") for run in fig1})
+claims.measure(
+    "fig7/noise-vanishes", {f"{run['n']} examples": kept(run, "noise") for run in fig7}, fig7,
+    control={f"{run['n']} examples": kept(run, "noise") for run in fig1},
+)  # fmt: skip
 
 # %% [markdown]
 # ## Estimating the statistics (paper, section 6.2, figures 8 and 9)
@@ -885,4 +1206,4 @@ claims.measure(
 # ## Provenance
 
 # %%
-provenance(fig5, [balance], fig8, fig9, [sharpnesses])
+provenance(fig1, fig2, fig3, fig4, short, fig5, [balance], fig7, fig8, fig9, [sharpnesses])

@@ -1,0 +1,76 @@
+"""What the chapter on stationary points defines for itself, and the parameters that it refuses."""
+
+import cells
+import numpy as np
+import pytest
+import xarray as xr
+
+from eoslib.chapter import presets
+from eoslib.measure.noise import Noise
+from eoslib.measure.progress import Loss
+
+CHAPTER = presets.chapter_path("no_stationary_points")
+NAMES = ("quantity", "late", "kept", "grown", "settling", "epoch", "after_longer", "against_trend")
+quantity, late, kept, grown, settling, epoch, after_longer, against_trend = cells.functions(CHAPTER.stem, *NAMES)
+
+
+class Run(dict):
+    """What a finished run says of itself."""
+
+    def __init__(self, steps, n=40, batch_size=10, **series):
+        super().__init__(steps=steps, n=n, batches={"batch_size": batch_size})
+        self.trace = xr.Dataset({name: ("step", values) for name, values in series.items()}, {"step": np.arange(steps)})
+
+
+def every(third, of):
+    """The values at every third step only."""
+    return np.where(np.arange(len(of)) % third == 0, of, np.nan)
+
+
+def test_what_a_run_has_in_the_end_is_over_its_start_or_its_largest_value():
+    run = Run(9, gradient_norm=every(3, [2.0, 9, 9, 8, 9, 9, 4, 9, 9]), logged_noise=np.full(9, 4.0))
+    assert quantity(run, "gradient_norm").step.values.tolist() == [0, 3, 6]
+    assert (late(run, "gradient_norm"), kept(run, "gradient_norm"), grown(run, "gradient_norm")) == (4, 0.5, 2)
+    assert late(run, "noise") == 2  # squared where examples share batch statistics
+
+
+def test_a_loss_settles_where_the_second_half_of_a_period_changes_less():
+    slopes = np.repeat([4.0, 1, 2, 1, 1, 1], 10)
+    found = settling(Run(60, loss=-np.cumsum(slopes)))
+    assert list(found.values()) == pytest.approx([0.25, 0.5, 1], rel=0.2)
+
+
+def test_longer_training_is_compared_with_the_third_before():
+    run = Run(40, gradient_norm=np.arange(40.0))  # ten epochs of four steps
+    assert epoch(run) == 4
+    assert after_longer(run, "gradient_norm", 3) == pytest.approx(np.mean(range(27, 40)) / np.mean(range(8, 12)))
+
+
+def test_oscillations_are_against_the_trend():
+    assert against_trend(np.tile([1.0, -1.0], 10) + np.repeat([0.0, 0.1], 10)) == pytest.approx(10, rel=0.01)
+    assert against_trend(np.arange(100.0)) < 1
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard"])
+def test_every_sample_is_of_whole_minibatches_and_the_last_steps_are_measured(preset):
+    parameters = presets.parameters(CHAPTER, preset)
+    found = presets.declared_experiments(CHAPTER, parameters)
+    trained = [run for name in ("fig1", "fig2", "fig3", "fig4", "fig4-short", "fig7") for run in found[name]]
+    for run in trained:
+        (noise,) = (m for m in run.measurements if isinstance(m, Noise))
+        assert noise.examples % noise.batch_size == 0 and 2 * noise.batch_size <= noise.examples <= run.problem.data.n
+    losses = [m.every for run in trained for m in run.measurements if isinstance(m, Loss)]
+    ends = [every for every in losses if not isinstance(every, int)]
+    assert len(ends) == 2  # figure 6
+    (cosine, *_), (longest,) = found["fig4"], found["fig3"]
+    assert cosine.schedule.options == {"T_max": cosine.steps}
+    assert set(range(longest.steps - parameters["last"], longest.steps)) <= set(ends[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("image_step_sizes", [0.1]), ("image_epochs", 2), ("images", "mnist"), ("text_n", 0), ("last", -1)],
+)
+def test_what_the_chapter_cannot_compare_is_refused(name, value):
+    with pytest.raises(presets.ParameterError, match=f"parameter '{name}'"):
+        presets.parameters(CHAPTER, overrides={name: value})
