@@ -239,8 +239,8 @@ def sampled(objective: SupervisedObjective, theta: Tensor, minibatches: Sequence
     blocks = min(k, BLOCKS)
     sums = theta.new_zeros(blocks, len(theta))  # of the gradients of each block's minibatches
     numbers: list[list[Tensor]] = [[] for _ in range(blocks)]
-    for i, minibatch in enumerate(minibatches):
-        part, block = objective.batch(minibatch.to(theta.device)), i * blocks // k
+    for i, part in enumerate(objective.batches(minibatches)):
+        block = i * blocks // k
         if shared:
             value, gradient, _ = part.evaluate(theta)
             squares = torch.full_like(value, torch.nan)

@@ -23,7 +23,7 @@ COST = {"tolerance": float("inf")}
 
 def along(v: Tensor, objective: SupervisedObjective, theta: Tensor, minibatches: Sequence[Tensor]) -> Tensor:
     """⟨v, ∇²L_B(θ)v⟩ of a unit vector v (p,) for each minibatch, shape (k,)."""
-    return torch.stack([v @ objective.batch(minibatch).expand(theta).hvp(v) for minibatch in minibatches])
+    return torch.stack([v @ part.expand(theta).hvp(v) for part in objective.batches(minibatches)])
 
 
 @dataclass(frozen=True, kw_only=True)

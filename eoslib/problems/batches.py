@@ -2,13 +2,14 @@
 length clipped."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eoslib.problems.objective import Objective, SupervisedObjective
+from eoslib.problems.objective import Objective, ObjectiveOnDisk, SupervisedObjective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +17,10 @@ class Batches:
     """batch_size: examples in a minibatch, drawn without replacement; the last one of an epoch holds what is left. None
     is the whole data. repeats: so many steps in a row see the same minibatch, its images augmented alike. crop, flip:
     each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with probability ½.
-    repeat_epochs: in the first so many epochs only are minibatches repeated; None: in all. noise, noise_size: "uniform"
-    on [−noise_size, noise_size], or "normal" of that standard deviation, is added to each component of the gradient.
-    clip: a longer gradient is shortened to this norm, as by `torch.nn.utils.clip_grad_norm_`."""
+    part: of images on disk a random part is seen, see `Images.batches`. repeat_epochs: in the first so many epochs only
+    are minibatches repeated; None: in all. noise, noise_size: "uniform" on [−noise_size, noise_size], or "normal" of
+    that standard deviation, is added to each component of the gradient. clip: a longer gradient is shortened to this
+    norm, as by `torch.nn.utils.clip_grad_norm_`."""
 
     batch_size: int | None = None
     repeats: int = 1
@@ -27,12 +29,13 @@ class Batches:
     repeat_epochs: int | None = None
     noise: str | None = None
     noise_size: float = 0.0
+    part: bool = False
     clip: float | None = None
 
     @property
     def whole(self) -> bool:
         """Whether the step's gradient is that of the whole data, noise aside."""
-        return self.batch_size is None and not self.crop and not self.flip
+        return self.batch_size is None and not (self.crop or self.flip or self.part)
 
     def epoch(self, n: int) -> int:
         """Steps in an epoch of n examples, while minibatches are repeated."""
@@ -54,6 +57,8 @@ class Batches:
             raise ValueError(f"unknown noise {self.noise!r}; there are uniform, normal")
         if (self.crop or self.flip) and getattr(objective.network, "shape", None) is None:
             raise ValueError("crop and flip need a network that takes images")
+        if self.part and not isinstance(objective, ObjectiveOnDisk):
+            raise ValueError("random parts are of images on disk, those of an image folder")
         return _Drawn(self, objective, n, seed)
 
 
@@ -68,6 +73,8 @@ class _Drawn:
         self.position = 0  # behind the minibatch that is seen now
         self.seen = 0  # minibatches so far, each repeat counted
         self.augmentation: dict[str, Tensor] = {}  # of this minibatch
+        self.parts = 0  # the seed of the images' parts in this epoch
+        self.coming: Iterator[SupervisedObjective] | None = None  # the minibatches of this epoch from this one on
         whole_life = declared.whole or declared.repeat_epochs is None
         self.repeated = math.inf if whole_life else declared.repeat_epochs * declared.epoch(n)  # in so many steps
 
@@ -97,18 +104,23 @@ class _Drawn:
         size = self.declared.batch_size or self.n
         if self.epoch_begins:
             self.order = torch.randperm(self.n, generator=self.generators["order"])
-            self.position = 0
+            self.position, self.coming = 0, None
+            if self.declared.part:
+                self.parts = torch.randint(2**62, (), generator=self.generators["augmentation"]).item()
         new = self._new
         if new:
             self.position += size
         self.seen += 1
-        chosen = self.order[self.position - size : self.position]
-        batch = self.objective.batch(chosen.to(self.objective.inputs.device))
-        if self.declared.crop or self.declared.flip:
-            if new:
-                self.augmentation = self._drawn_augmentation(len(chosen))
-            batch.inputs = self._augmented(batch.inputs, **self.augmentation)
-        return batch
+        if new or self.coming is None:
+            if self.coming is None:
+                left = self.order[self.position - size :].split(size)
+                self.coming = self.objective.batches(left, *([self.parts] if self.declared.part else []))
+            self.batch = next(self.coming)
+            if self.declared.crop or self.declared.flip:
+                if new:
+                    self.augmentation = self._drawn_augmentation(len(self.batch.labels))
+                self.batch.inputs = self._augmented(self.batch.inputs, **self.augmentation)
+        return self.batch
 
     def _drawn_augmentation(self, n: int) -> dict[str, Tensor]:
         """By how much each of n images is shifted, plus `crop`, (2, n, 1), and which are mirrored (n, 1)."""
@@ -147,12 +159,13 @@ class _Drawn:
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
-        for name in _STATE:
+        self.coming = None
+        for name in state.keys() & _STATE:  # one begun earlier may know of fewer
             setattr(self, name, state[name])
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
 
 
-_STATE = ("order", "position", "seen", "augmentation")  # of `_Drawn`, besides its generators
+_STATE = {"order", "position", "seen", "augmentation", "parts"}  # of `_Drawn`, besides its generators
 # seed + 1 is that of `measure.progress.ExpectedProgress`, seed + 4 that of `measure.noise.Sampler`
 _GENERATORS = {"order": 0, "augmentation": 2, "noise": 3}

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eoslib.problems.images import Images
+
 
 class DataError(ValueError):
     """A data set cannot be given as asked for; the message says what was expected and where it failed."""
@@ -35,11 +37,11 @@ class DataAbsent(DataError):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """n examples: `inputs` (n, d) float32 and standardised, or tokens (n, length) int64; `labels` (n,), or of texts
-    (n, length), int64 in 0 … n_classes−1."""
+    """n examples: `inputs` (n, d) float32 and standardised, or tokens (n, length) int64, or `Images` on disk; `labels`
+    (n,), or of texts (n, length), int64 in 0 … n_classes−1."""
 
     name: str
-    inputs: Tensor
+    inputs: Tensor | Images
     labels: Tensor
     n_classes: int
     fingerprint: str  # sha256 (hex) of the raw data
@@ -50,7 +52,8 @@ def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "tr
     """The first `n` examples of a split, "train" or "test", of a data set of `SOURCES`.
 
     Of "sst2", and with the option `classes` of images, they are the first n/2 (n/k of k classes) of each class, class
-    after class, as Damian et al. 2023 take them for binary tasks.
+    after class, as Damian et al. 2023 take them for binary tasks. Of an image folder they are the first of a random
+    order, standardised per channel with the statistics of `SAMPLED` images of the training set.
 
     `standardisation` makes inputs of mean 0 and standard deviation 1,
     - "per-pixel": each input coordinate over the whole training set, before the subset is taken (Cohen et al. 2021);
@@ -71,6 +74,10 @@ def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "tr
     else:
         raise DataError(f"{name}: n must lie between 1 and the {len(inputs):,} {split} examples there are, not {n}")
     labels = labels[chosen].astype(np.int64)
+    if source.on_disk:
+        _check(f"standardisation of {name}", standardisation, ("per-channel",))
+        tensors = Images(inputs[chosen], source.size, *source.statistics()), torch.from_numpy(labels)
+        return Dataset(name, *tensors, source.n_classes, source.fingerprint(split), source.warning(split))
     if source.tokens:
         inputs = inputs[chosen]
     else:
@@ -163,11 +170,11 @@ class _Source:
     - examples(split): all raw inputs (N, d) and labels (N,) of a split;
     - fingerprint(split): sha256 of the training set and, for the test split, of the test examples after it.
     tokens: whether the inputs are tokens; labels: how many an example has; balanced: whether `load` takes equally many
-    examples of each class.
+    examples of each class; on_disk: whether the inputs are `Images`, of which examples(split) gives the paths (N,).
     """
 
     splits = ("train", "test")
-    channels, tokens, labels, balanced = 1, False, 1, False
+    channels, tokens, labels, balanced, on_disk = 1, False, 1, False, False
 
     def warning(self, split: str) -> str | None:
         """Why the data may not be what the name promises."""
@@ -631,7 +638,98 @@ def _words(path: Path) -> list[str]:
     return [word for line in lines for word in (*line, "<eos>")]
 
 
+SAMPLED = 1_000  # images of a folder whose colours stand for all; the content of a tenth counts in the fingerprint
+_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True)
+class ImageFolder(_Files):
+    """Photographs in a folder for each class, as ImageNet comes: folder/train/CLASS/IMAGE.jpg, and folder/val for the
+    test split; classes are numbered in the order of their names. They stay on disk, see `Images`, and come as `size` ×
+    `size` pixels. The fingerprint covers the names and sizes of all files and the content of some, since there may be a
+    million."""
+
+    folder: str = "imagenet"
+    size: int = 224
+    n_classes: int = 1000
+    name = "image_folder"
+    description = "photographs in a folder for each class, as ImageNet's 1,281,167 of 1,000 classes"
+    source = "yours; ImageNet: Russakovsky et al. (2015), ImageNet Large Scale Visual Recognition Challenge"
+    licence = "that of the photographs; ImageNet's is for research that is not commercial"
+    how_to_get = (
+        "set EOSLIB_DATA to a folder that holds imagenet/train and imagenet/val, each with a folder of images for each "
+        "class (https://image-net.org/download, 150 GB, after registration), or give the option folder"
+    )
+    channels, on_disk = 3, True
+    d = property(lambda self: 3 * self.size**2)
+
+    def __post_init__(self):
+        for name, least in (("size", 1), ("n_classes", 2)):
+            if getattr(self, name) < least:
+                raise DataError(f"image_folder: {name} must be at least {least}, not {getattr(self, name)}")
+
+    def examples(self, split):
+        folder = self._folder(split)
+        paths, _ = _listed(folder, _changed(folder))
+        classes = sorted({path.parent.name for path in paths})
+        if len(classes) != self.n_classes:
+            found = f"{folder} has {len(classes):,} classes with images, not n_classes = {self.n_classes:,}"
+            raise DataError(f"{found}: a folder is expected for each class, with its images inside")
+        number = {name: i for i, name in enumerate(classes)}
+        order = np.random.default_rng(0).permutation(len(paths))  # or the first would all be of one class
+        labels = np.array([number[path.parent.name] for path in paths])
+        return np.array(paths)[order], labels[order]
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (3,) of each colour, 0 … 255, in a sample of the training set."""
+        folder = self._folder("train")
+        return _colours(self, folder, _changed(folder))
+
+    def fingerprint(self, split):
+        return _names_and_sizes(*((f, _changed(f)) for f in map(self._folder, dict.fromkeys(("train", split)))))
+
+    def _folder(self, split: str) -> Path:
+        folder = self.found() / {"train": "train", "test": "val"}[split]
+        if not folder.is_dir():
+            raise DataError(f"{folder} is missing; the {split} split is expected there, a folder for each class")
+        return folder
+
+
+def _changed(folder: Path) -> tuple[int, ...]:
+    """When the folders of the classes were last changed: a file came or went."""
+    return tuple(sorted(entry.stat().st_mtime_ns for entry in os.scandir(folder) if entry.is_dir()))
+
+
+@functools.lru_cache(maxsize=2)
+def _listed(folder: Path, changed: tuple[int, ...]) -> tuple[list[Path], list[int]]:
+    """The images of all classes in the order of their names, and their sizes in bytes."""
+    paths = [path for path in sorted(folder.glob("*/*")) if path.suffix.lower() in _IMAGES]
+    return paths, [path.stat().st_size for path in paths]
+
+
+@functools.lru_cache(maxsize=4)
+def _names_and_sizes(*folders: tuple[Path, tuple[int, ...]]) -> str:
+    digest = hashlib.sha256()
+    for paths, sizes in itertools.starmap(_listed, folders):
+        for path, size in zip(paths, sizes, strict=True):
+            digest.update(f"{path.parent.name}/{path.name} {size}\n".encode())
+        for path in paths[:: -(-len(paths) // (SAMPLED // 10))] if paths else []:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=2)
+def _colours(source: ImageFolder, folder: Path, changed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    paths, _ = source.examples("train")
+    sample, moments = Images(paths[:SAMPLED], source.size, torch.zeros(3), torch.ones(3)), torch.zeros(2, 3).double()
+    for images in sample.batches(torch.arange(len(sample)).split(20)):
+        x = images.unflatten(1, (3, -1)).double()
+        moments += torch.stack([x.mean(2).sum(0), x.square().mean(2).sum(0)])
+    mean, square = moments / max(1, len(sample) - len(sample.unreadable))  # which are black: they add nothing
+    return mean, (square - mean**2).sqrt().clamp(min=1)
+
+
 SOURCES: dict[str, type[_Source]] = {
     "digits": Digits, "noisy_digits": NoisyDigits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100,
-    "sst2": Sst2, "markov": Markov, "wikitext": WikiText,
+    "sst2": Sst2, "markov": Markov, "wikitext": WikiText, "image_folder": ImageFolder,
 }  # fmt: skip

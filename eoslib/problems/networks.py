@@ -136,6 +136,57 @@ class ResidualBlock(nn.Module):
         return self.activation(self.second(self.activation(self.first(x))) + self.shortcut(x))
 
 
+class DeepResNet(nn.Module):
+    """By default the ResNet-101 of He et al. 2016, table 1: a 7×7 convolution to widths[0] channels and a 3×3 maximum,
+    each halving the image; for each of `widths` a stage of so many `blocks` (`Bottleneck`), every stage but the first
+    halving it; global mean, dense layer. `BatchNorm` follows each convolution. shape: as for `CNN`. The weights of
+    convolutions are normal with variance 2/fan_out (He et al. 2015), the last layer is PyTorch's. With blocks 3, 4, 6,
+    3 it is the ResNet-50."""
+
+    def __init__(
+        self, shape: Sequence[int], d_out: int, widths=(64, 128, 256, 512), blocks=(3, 4, 23, 3), activation="relu"
+    ):
+        super().__init__()
+        self.shape, self.activation = tuple(shape), _activation(activation)
+        self.stem = _convolution(self.shape[0], widths[0], 7, 2, BatchNorm)
+        before, found = widths[0], []
+        for i, (width, n) in enumerate(zip(widths, blocks, strict=True)):
+            for k in range(n):
+                found.append(Bottleneck(before, width, 2 if i > 0 and k == 0 else 1, self.activation))
+                before = 4 * width
+        self.blocks, self.head = nn.ModuleList(found), nn.Linear(before, d_out)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, channels · rows · columns) to outputs (n, d_out)."""
+        x = self.activation(self.stem(x.unflatten(1, self.shape)))
+        x = F.max_pool2d(x, 3, 2, padding=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((2, 3)))
+
+
+class Bottleneck(nn.Module):
+    """x ↦ φ(N(C₁ φ(N(C₃ φ(N(C₁ x))))) + x), C₁ 1×1 convolutions, to `width` channels and from them to 4 · width, C₃ a
+    3×3 convolution of the `stride`, N `BatchNorm`; where the shape changes, x is added as in `ResidualBlock`."""
+
+    def __init__(self, c_in: int, width: int, stride: int, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.activation = activation
+        self.narrow = _convolution(c_in, width, 1, 1, BatchNorm)
+        self.middle = _convolution(width, width, 3, stride, BatchNorm)
+        self.widen = _convolution(width, 4 * width, 1, 1, BatchNorm)
+        same_shape = stride == 1 and c_in == 4 * width
+        self.shortcut = nn.Identity() if same_shape else _convolution(c_in, 4 * width, 1, stride, BatchNorm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c_in, rows, columns) to (n, 4 · width, ⌈rows/stride⌉, ⌈columns/stride⌉)."""
+        inside = self.activation(self.middle(self.activation(self.narrow(x))))
+        return self.activation(self.widen(inside) + self.shortcut(x))
+
+
 class Transformer(nn.Module):
     """An encoder with learned embeddings and positions, `layers` of `TransformerLayer`, the mean over all positions and
     a dense layer; by default that of Damian et al. 2023, appendix D.1. A token is an integer below d_in, which picks a
@@ -347,7 +398,9 @@ def seeded(network: type[nn.Module]) -> Callable[..., nn.Module]:
     return seeded
 
 
-mlp, cnn, resnet18, transformer, transformer_xl = map(seeded, (MLP, CNN, ResNet, Transformer, TransformerXL))
+mlp, cnn, resnet18, resnet101, transformer, transformer_xl = map(
+    seeded, (MLP, CNN, ResNet, DeepResNet, Transformer, TransformerXL)
+)
 
 
 def flatten(module: nn.Module) -> Tensor:

@@ -3,7 +3,7 @@
 An `Objective` is any scalar function of θ, a `SupervisedObjective` the training loss of a network on data.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True  # or a convolution's backward pass would not resume bit for bit
 
 CHUNK = 5_000  # labels of examples whose graph is held at once; f on more is a sum of such parts
+CHUNK_ON_DISK = 100  # the same of images on disk, which are large
 Buffers = dict[str, Tensor]
 
 
@@ -176,6 +177,8 @@ class SupervisedObjective(Objective):
         if loss in BINARY_LOSSES and data.n_classes != 2:
             raise ValueError(f"the loss {loss} is for two classes; {data.name} has {data.n_classes}")
         inputs, labels = data.inputs, data.labels.to(device)
+        if not isinstance(inputs, Tensor):
+            return ObjectiveOnDisk(network.to(device, dtype), inputs, labels, loss, buffers)
         # copied to memory of PyTorch's own: NumPy's is aligned by chance, which may decide the last bits
         inputs = inputs.to(device, dtype if inputs.is_floating_point() else inputs.dtype, copy=True)
         return cls(network.to(device, dtype), inputs, labels, loss, buffers)
@@ -192,7 +195,7 @@ class SupervisedObjective(Objective):
 
     def evaluate(self, theta: Tensor, moves: bool = False) -> Evaluation:
         """f and ∇f at θ, part by part where there are many examples."""
-        if len(self.inputs) <= self.chunk:
+        if self.in_one:
             return super().evaluate(theta, moves)
         self.gradients += 1
         weights, parts = zip(*self.parts(), strict=True)
@@ -206,7 +209,12 @@ class SupervisedObjective(Objective):
         return max(1, CHUNK * len(self.labels) // self.labels.numel())
 
     def expand(self, theta: Tensor) -> Expansion:
-        return ChunkedExpansion(self, theta) if len(self.inputs) > self.chunk else super().expand(theta)
+        return super().expand(theta) if self.in_one else ChunkedExpansion(self, theta)
+
+    @property
+    def in_one(self) -> bool:
+        """Whether the graph of all examples is held at once."""
+        return len(self.inputs) <= self.chunk
 
     def parts(self, size: int | None = None) -> Iterator[tuple[float, "SupervisedObjective"]]:
         """f as a weighted sum: weights and objectives, each of at most `size` examples, by default `chunk`."""
@@ -220,3 +228,33 @@ class SupervisedObjective(Objective):
         # a third of the time that indexing takes
         inputs, labels = self.inputs.index_select(0, indices), self.labels.index_select(0, indices)
         return SupervisedObjective(self.network, inputs, labels, self.loss, self.buffers)
+
+    def batches(self, minibatches: Sequence[Tensor]) -> Iterator["SupervisedObjective"]:
+        """`batch` of each of the minibatches (b,), on whichever device their indices are."""
+        return (self.batch(indices.to(self.labels.device)) for indices in minibatches)
+
+
+class ObjectiveOnDisk(SupervisedObjective):
+    """The same, the inputs being `Images`: they are read part by part, ahead of use, whenever f is wanted."""
+
+    in_one = False
+
+    def forward(self, theta: Tensor, moves: bool = False, training: bool = True) -> tuple[Tensor, Tensor]:
+        outputs = torch.cat([part.forward(theta, moves, training)[1] for _, part in self.parts()])
+        return LOSSES[self.loss](outputs, self.labels), outputs
+
+    def parts(self, size: int | None = None) -> Iterator[tuple[float, SupervisedObjective]]:
+        for part in self.batches(torch.arange(len(self.labels)).split(size or CHUNK_ON_DISK)):
+            yield len(part.labels) / len(self.labels), part
+
+    def batch(self, indices: Tensor) -> SupervisedObjective:
+        return self._of(self.inputs.read(indices), indices)
+
+    def batches(self, minibatches: Sequence[Tensor], seed: int | None = None) -> Iterator[SupervisedObjective]:
+        """seed: with which each image is a random part of itself, see `Images.batches`."""
+        return map(self._of, self.inputs.batches(minibatches, seed), minibatches)
+
+    def _of(self, images: Tensor, indices: Tensor) -> SupervisedObjective:
+        device = self.labels.device
+        inputs = self.inputs.standardised(images.to(device), next(self.network.parameters()).dtype)
+        return SupervisedObjective(self.network, inputs, self.labels[indices.to(device)], self.loss, self.buffers)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eoslib.problems import datasets, landscapes, networks
 from eoslib.problems.losses import BINARY_LOSSES
-from eoslib.problems.objective import CHUNK, Objective, SupervisedObjective
+from eoslib.problems.objective import CHUNK, CHUNK_ON_DISK, Objective, SupervisedObjective
 
 OVERHEAD = 1e7  # operations that take as long as Python does around a gradient
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
@@ -85,9 +85,9 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """architecture: mlp, cnn, resnet18, transformer or, of texts, transformer_xl. sizes: the arguments of that function
-    of `networks` that do not follow from the data, e.g. {"hidden": [200, 200]}; plain values. Images are square; to a
-    transformer each row of a channel is a token."""
+    """architecture: mlp, cnn, resnet18, resnet101, transformer or, of texts, transformer_xl. sizes: the arguments of
+    that function of `networks` that do not follow from the data, e.g. {"hidden": [200, 200]}; plain values. Images are
+    square; to a transformer each row of a channel is a token."""
 
     architecture: str
     sizes: dict
@@ -98,11 +98,12 @@ class Network:
         """The network at its initialisation, for data of `source` and d_out outputs."""
         d, side = source.d, math.isqrt(source.d // source.channels)
         image, token = (source.channels, side, side), (source.vocabulary, d) if source.tokens else (side, d // side)
-        shapes = {"mlp": (d,), "cnn": (image,), "resnet18": (image,), "transformer": token, "transformer_xl": token[:1]}
+        shapes = {"mlp": (d,), "cnn": (image,), "resnet18": (image,), "resnet101": (image,)}
+        shapes |= {"transformer": token, "transformer_xl": token[:1]}
         if self.architecture not in shapes:
             raise ValueError(f"unknown architecture {self.architecture!r}; there are {', '.join(shapes)}")
         options = {"d_out": d_out, "activation": self.activation, "seed": seed, **self.sizes}
-        if self.architecture != "resnet18":  # which has no biases of its own
+        if self.architecture not in ("resnet18", "resnet101"):  # which have no biases of their own
             options["bias_init"] = self.bias_init
         return getattr(networks, self.architecture)(*shapes[self.architecture], **options)
 
@@ -146,5 +147,6 @@ class Training:
         examples, item = examples or self.examples, PRECISIONS[precision].itemsize
         forward = counted[1] + (examples - 1) * (counted[0] - counted[1])
         p = sum(parameter.numel() for parameter in network.parameters())
-        memory = item * (9 * min(examples, CHUNK // source.labels) * sum(outputs) + 20 * p)
+        held = min(examples, CHUNK_ON_DISK if source.on_disk else CHUNK // source.labels)
+        memory = item * (9 * held * sum(outputs) + 20 * p)
         return 3 * forward * item / 4 + OVERHEAD, memory  # backward takes twice forward

@@ -256,8 +256,8 @@ class Table:
     def labels(self):
         return self.losses
 
-    def batch(self, indices):
-        return Table(self.losses[indices], self.all[indices])
+    def batches(self, minibatches):
+        return (Table(self.losses[indices], self.all[indices]) for indices in minibatches)
 
 
 def test_a_thousand_resamples_have_the_bias_and_the_spread_that_are_stated(population, monkeypatch):

@@ -62,6 +62,7 @@ def test_the_operator_norm_sees_a_large_negative_eigenvalue(problem):
     assert -eigenvalues[0] > 0.02 * eigenvalues[-1]
     shifted = Objective(lambda t: wrong.forward(t)[0] - eigenvalues[-1] * (t @ t))  # all eigenvalues are negative now
     shifted.labels, shifted.batch = wrong.labels, lambda indices: shifted
+    shifted.batches = lambda minibatches: (shifted for _ in minibatches)
     row = measured(SampleSharpness(batch_size=10), shifted, 0.2 * theta)
     assert row["sample_operator_norm"] == pytest.approx((2 * eigenvalues[-1] - eigenvalues[0]).item(), rel=1e-3)
     assert row["sample_sharpness"] == pytest.approx(-eigenvalues[-1].item(), rel=1e-3)

@@ -1,6 +1,7 @@
 """eoslib.problems.networks: derivatives against finite differences, initialisation and layout against PyTorch."""
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from eoslib.problems.networks import (
     NORMS,
     Attention,
     BatchNorm,
+    Bottleneck,
+    DeepResNet,
     LayerNorm,
     RelativeAttention,
     ResNet,
@@ -30,6 +33,7 @@ from eoslib.problems.networks import (
     flatten,
     mlp,
     resnet18,
+    resnet101,
     transformer,
     transformer_xl,
 )
@@ -121,6 +125,9 @@ KINDS = {
     ),
     "resnet18 without normalisation": Kind(
         lambda d_out, activation: resnet18((2, 4, 4), d_out, (2, 4), 2, activation, "none", seed=0), numbers(3, 32)
+    ),
+    "resnet101": Kind(
+        lambda d_out, activation: resnet101((1, 16, 16), d_out, (2,), (1,), activation, seed=0), numbers(3, 256)
     ),
     "transformer on tokens": Kind(
         lambda d_out, activation: transformer(5, 4, d_out, 6, 2, 1, activation, seed=0),
@@ -452,6 +459,29 @@ def test_residual_blocks_add_their_input():
         nn.init.zeros_(block.second[1].weight)
     expected = network.head(network.blocks[2].shortcut(network.stem(x.view(2, 3, 4, 4))).mean((2, 3)))
     torch.testing.assert_close(network(x), expected)
+
+
+def test_the_deep_residual_network_is_that_of_he_et_al():
+    """Its number of parameters is that of torchvision's resnet101, and resnet50; sizes shrink where they should."""
+    with torch.device("meta"):
+        sizes = [flatten(DeepResNet((3, 224, 224), 1000, blocks=b)).numel() for b in ((3, 4, 23, 3), (3, 4, 6, 3))]
+    assert sizes == [44_549_160, 25_557_032]
+    network, shapes = resnet101((3, 64, 64), 5, (2, 3), (1, 2), seed=0), []
+    for module in (network.stem, *network.blocks):
+        module.register_forward_hook(lambda module, x, y: shapes.append(tuple(y.shape[1:])))
+    assert network(torch.randn(2, 3 * 64**2)).shape == (2, 5)
+    assert shapes == [(2, 32, 32), (8, 16, 16), (12, 8, 8), (12, 8, 8)]
+    assert [type(block.shortcut) for block in network.blocks] == [nn.Sequential, nn.Sequential, nn.Identity]
+    weight = resnet101((3, 64, 64), 5, (64,), (1,), seed=0).blocks[0].middle[0].weight
+    assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+
+
+def test_a_bottleneck_is_three_convolutions_beside_its_input():
+    block, x = Bottleneck(8, 2, 1, torch.tanh).double(), torch.randn(3, 8, 4, 4).double()
+    norm = functools.partial(F.batch_norm, running_mean=None, running_var=None, training=True)
+    y = norm(F.conv2d(x, block.narrow[0].weight)).tanh()
+    y = norm(F.conv2d(y, block.middle[0].weight, padding=1)).tanh()
+    torch.testing.assert_close(block(x), (norm(F.conv2d(y, block.widen[0].weight)) + x).tanh())
 
 
 def test_without_normalisation_a_residual_network_is_convolutions_with_biases():
