@@ -6,6 +6,7 @@ import pytest
 import xarray as xr
 
 from eoslib.chapter import presets
+from eoslib.chapter.experiments import carry_on
 from eoslib.measure.noise import Noise
 from eoslib.measure.progress import Loss
 
@@ -65,6 +66,27 @@ def test_every_sample_is_of_whole_minibatches_and_the_last_steps_are_measured(pr
     (cosine, *_), (longest,) = found["fig4"], found["fig3"]
     assert cosine.schedule.options == {"T_max": cosine.steps}
     assert all(set(range(longest.steps - parameters["last"], longest.steps)) <= set(every) for every in ends[:1])
+
+
+def test_the_paper_preset_runs_on_a_small_text_of_wikitexts_form(tmp_path, monkeypatch):
+    monkeypatch.setenv("EOSLIB_DATA", str(tmp_path))
+    monkeypatch.setenv("EOSLIB_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "wikitext").mkdir()
+    words = np.random.default_rng(0).choice(["the", "of", "<unk>", "@-@", ",", "."], (40, 10))
+    text = "\n".join(f" {' '.join(line)} " for line in [["=", "Title", "="], *words.tolist()])
+    (tmp_path / "wikitext" / "wiki.train.tokens").write_text(text)
+    small = {
+        "text_n": 24, "text_options": {"vocabulary": 9, "length": 12}, "text_epochs": 2, "text_batch_size": 6,
+        "seeds": [0],
+        "text_network": {"segment": 6, "memory": 6, "width": 10, "heads": 5, "layers": 4, "inner": 20},
+        "text_sample": 12,
+    }  # fmt: skip
+    found = presets.declared_experiments(CHAPTER, presets.parameters(CHAPTER, "paper", overrides=small))
+    for experiment in found["fig4"]:
+        run = carry_on(experiment)
+        assert run.diverged_at is None and run["dataset"] == "wikitext" and run["clip"] == 0.25
+        assert np.isfinite(quantity(run, "noise")).all() and len(quantity(run, "loss")) == 2
+        assert quantity(run, "loss")[0] == pytest.approx(np.log(9), rel=1e-5)
 
 
 @pytest.mark.parametrize(
