@@ -16,7 +16,7 @@ from eoslib import store
 from eoslib.chapter import audit as audits
 from eoslib.chapter import claims as ledger
 from eoslib.chapter import costs, execution, experiments, presets, selftest
-from eoslib.problems import datasets
+from eoslib.problems import datasets, ranks
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -69,7 +69,7 @@ def compute(
     list_: Annotated[bool, typer.Option("--list", help="Only show status and estimated cost.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do the long runs of a chapter without a notebook."""
+    """Do the long runs of a chapter without a notebook; on several GPUs as torchrun --nproc-per-node 8 -m eoslib …"""
     if device:
         os.environ["EOSLIB_DEVICE"] = device
     wanted = _experiments(chapter, preset, p, only)
@@ -78,13 +78,17 @@ def compute(
         return
     deadline = None if budget is None else time.monotonic() + 60 * budget
     done = 0
-    for experiment in wanted:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        # with the budget spent, --fresh would only forget what is stored
-        finished = None if fresh and left == 0 else experiments.carry_on(experiment, left, fresh, mix=mix)
-        done += finished is not None
-        if record and finished and not finished.recorded:
-            print(f"recorded {store.record(finished)}")
+    with ranks.joined(store.default_device(), [e.identity.key for e in wanted]):
+        if ranks.rank() > 0:
+            experiments.follow(wanted)
+            return
+        for experiment in wanted:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            # with the budget spent, --fresh would only forget what is stored
+            finished = None if fresh and left == 0 else experiments.carry_on(experiment, left, fresh, mix=mix)
+            done += finished is not None
+            if record and finished and not finished.recorded:
+                print(f"recorded {store.record(finished)}")
     print(f"{done} of {len(wanted)} run(s) of {chapter} at {preset} are finished")
     if done < len(wanted):
         print(f"the budget ended; the same command{' without --fresh' if fresh else ''} resumes", file=sys.stderr)

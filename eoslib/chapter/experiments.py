@@ -25,7 +25,7 @@ from eoslib.papers.basins import BasinMap, BasinSizes
 from eoslib.papers.escape import PhaseDiagram
 from eoslib.papers.paths import Displacements
 from eoslib.papers.stabilization import ALSO, SelfStabilization
-from eoslib.problems import landscapes
+from eoslib.problems import landscapes, ranks
 from eoslib.problems.batches import Batches
 from eoslib.problems.problem import Data, Network, OnLandscape, Training
 
@@ -313,7 +313,27 @@ def carry_on(experiment: Experiment, budget: float | None = None, fresh: bool = 
     identity = experiment.identity
     if not fresh and (found := store.find(identity)):
         return found
-    return store.carry_on(experiment.process(store.default_device()), identity, budget, fresh, **options)
+    process = experiment.process(store.default_device())
+    if ranks.count() == 1 or not _shared(experiment):
+        return store.carry_on(process, identity, budget, fresh, **options)
+    led = ranks.Led(process, identity.key)
+    run = store.carry_on(led, identity, budget, fresh, **options)
+    led.release()
+    return run
+
+
+def follow(experiments: Sequence[Experiment]) -> None:
+    """On a rank other than 0, take the steps of those of the experiments that rank 0 carries on, see `ranks`."""
+    ranks.follow({e.identity.key: lambda e=e: e.process(store.default_device()) for e in experiments if _shared(e)})
+
+
+def _shared(experiment: Experiment) -> bool:
+    """Whether several processes can take its steps: those on minibatches, whose size no measurement decides."""
+    return (
+        isinstance(experiment, Descent)
+        and not experiment.batches.whole
+        and experiment.schedule.name != "inverse-sharpness"
+    )
 
 
 def finished(experiment: Experiment) -> store.Run:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eoslib.problems import ranks
 from eoslib.problems.objective import Objective, ObjectiveOnDisk, SupervisedObjective
 
 
@@ -59,6 +60,8 @@ class Batches:
             raise ValueError("crop and flip need a network that takes images")
         if self.part and not isinstance(objective, ObjectiveOnDisk):
             raise ValueError("random parts are of images on disk, those of an image folder")
+        if not self.whole and (smallest := n % (self.batch_size or n) or self.batch_size or n) < ranks.count():
+            raise ValueError(f"{ranks.count()} processes cannot share a minibatch of {smallest} examples")
         return _Drawn(self, objective, n, seed)
 
 
@@ -98,9 +101,17 @@ class _Drawn:
             return self._clipped(self._noisy(whole)), None
         here = self._minibatch().evaluate(theta, moves=True)
         self.objective.gradients += 1
-        return self._clipped(self._noisy(here.gradient)), here.value
+        gradient, value = ranks.mean(here.gradient, here.value, len(self.batch.labels) / len(self._chosen))
+        return self._clipped(self._noisy(gradient)), value
+
+    @property
+    def _chosen(self) -> Tensor:
+        """The examples of the minibatch that is seen now."""
+        size = self.declared.batch_size or self.n
+        return self.order[self.position - size : self.position]
 
     def _minibatch(self) -> SupervisedObjective:
+        """What this process sees of it."""
         size = self.declared.batch_size or self.n
         if self.epoch_begins:
             self.order = torch.randperm(self.n, generator=self.generators["order"])
@@ -114,12 +125,15 @@ class _Drawn:
         if new or self.coming is None:
             if self.coming is None:
                 left = self.order[self.position - size :].split(size)
-                self.coming = self.objective.batches(left, *([self.parts] if self.declared.part else []))
+                shares = [minibatch[ranks.share(len(minibatch))] for minibatch in left]
+                self.coming = self.objective.batches(shares, *([self.parts] if self.declared.part else []))
             self.batch = next(self.coming)
             if self.declared.crop or self.declared.flip:
                 if new:
-                    self.augmentation = self._drawn_augmentation(len(self.batch.labels))
-                self.batch.inputs = self._augmented(self.batch.inputs, **self.augmentation)
+                    self.augmentation = self._drawn_augmentation(len(self._chosen))
+                own = ranks.share(len(self._chosen))
+                shift, mirrored = self.augmentation["shift"][:, own], self.augmentation["mirrored"][own]
+                self.batch.inputs = self._augmented(self.batch.inputs, shift, mirrored)
         return self.batch
 
     def _drawn_augmentation(self, n: int) -> dict[str, Tensor]:

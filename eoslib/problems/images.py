@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-WORKERS = min(16, len(os.sched_getaffinity(0)))
+# of each of the processes that `torchrun` starts on a machine
+WORKERS = max(1, min(16, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 UNREADABLE = 0.01  # the share of all images that may be
 PIECE = 16  # images that one process reads where there is a single minibatch
 

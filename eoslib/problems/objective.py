@@ -195,7 +195,7 @@ class SupervisedObjective(Objective):
 
     def evaluate(self, theta: Tensor, moves: bool = False) -> Evaluation:
         """f and ∇f at θ, part by part where there are many examples."""
-        if self.in_one:
+        if len(self.inputs) <= self.chunk:
             return super().evaluate(theta, moves)
         self.gradients += 1
         weights, parts = zip(*self.parts(), strict=True)
@@ -209,12 +209,7 @@ class SupervisedObjective(Objective):
         return max(1, CHUNK * len(self.labels) // self.labels.numel())
 
     def expand(self, theta: Tensor) -> Expansion:
-        return super().expand(theta) if self.in_one else ChunkedExpansion(self, theta)
-
-    @property
-    def in_one(self) -> bool:
-        """Whether the graph of all examples is held at once."""
-        return len(self.inputs) <= self.chunk
+        return ChunkedExpansion(self, theta) if len(self.inputs) > self.chunk else super().expand(theta)
 
     def parts(self, size: int | None = None) -> Iterator[tuple[float, "SupervisedObjective"]]:
         """f as a weighted sum: weights and objectives, each of at most `size` examples, by default `chunk`."""
@@ -237,14 +232,14 @@ class SupervisedObjective(Objective):
 class ObjectiveOnDisk(SupervisedObjective):
     """The same, the inputs being `Images`: they are read part by part, ahead of use, whenever f is wanted."""
 
-    in_one = False
+    chunk = property(lambda self: CHUNK_ON_DISK)
 
     def forward(self, theta: Tensor, moves: bool = False, training: bool = True) -> tuple[Tensor, Tensor]:
         outputs = torch.cat([part.forward(theta, moves, training)[1] for _, part in self.parts()])
         return LOSSES[self.loss](outputs, self.labels), outputs
 
     def parts(self, size: int | None = None) -> Iterator[tuple[float, SupervisedObjective]]:
-        for part in self.batches(torch.arange(len(self.labels)).split(size or CHUNK_ON_DISK)):
+        for part in self.batches(torch.arange(len(self.labels)).split(size or self.chunk)):
             yield len(part.labels) / len(self.labels), part
 
     def batch(self, indices: Tensor) -> SupervisedObjective:

@@ -64,6 +64,8 @@ def library_sha256() -> str:
 def default_device() -> torch.device:
     """EOSLIB_DEVICE, or a GPU if there is one. Raises RuntimeError if it names a GPU that is absent."""
     wanted = os.environ.get("EOSLIB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and (local := os.environ.get("LOCAL_RANK")):  # `torchrun` gives each process a GPU
+        wanted = f"cuda:{local}"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError(f"device {wanted!r} was asked for, but PyTorch sees no GPU here; use cpu")
     return torch.device(wanted)
@@ -71,14 +73,17 @@ def default_device() -> torch.device:
 
 @functools.cache
 def machine(device: torch.device) -> dict[str, str]:
-    """What can change a floating-point result beside the number of threads: processor, the device used, PyTorch."""
+    """What can change a floating-point result beside the number of threads: processor, the device used, PyTorch, and
+    how many processes take the steps together, if they are several."""
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         models = (line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "model\t")))
         processor = ", model ".join(sorted(set(models), reverse=True)) or processor
     used = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    return {"processor": processor, "gpu": "none" if device.type == "cpu" else used, "torch": torch.__version__}
+    found = {"processor": processor, "gpu": "none" if device.type == "cpu" else used, "torch": torch.__version__}
+    together = os.environ.get("WORLD_SIZE", "1")
+    return found if together == "1" else found | {"processes": together}
 
 
 def canonical(identity: dict) -> bytes:
