@@ -11,8 +11,8 @@ from eoslib.measure.noise import Noise
 from eoslib.measure.progress import Loss
 
 CHAPTER = presets.chapter_path("no_stationary_points")
-NAMES = ("quantity", "late", "kept", "grown", "settling", "epoch", "after_longer", "oscillation", "over")
-quantity, late, kept, grown, settling, epoch, after_longer, oscillation, _ = cells.functions(CHAPTER.stem, *NAMES)
+NAMES = ("quantity", "in_the_end", "kept", "grown", "settling", "epoch", "after_longer", "oscillation", "over")
+quantity, in_the_end, kept, grown, settling, epoch, after_longer, oscillation, _ = cells.functions(CHAPTER.stem, *NAMES)
 
 
 class Run(dict):
@@ -31,8 +31,8 @@ def every(third, of):
 def test_what_a_run_has_in_the_end_is_over_its_start_or_its_middle():
     run = Run(9, gradient_norm=every(3, [2.0, 9, 9, 8, 9, 9, 4, 9, 9]), logged_noise=np.full(9, 4.0))
     assert quantity(run, "gradient_norm").step.values.tolist() == [0, 3, 6]
-    assert (late(run, "gradient_norm"), kept(run, "gradient_norm"), grown(run, "gradient_norm")) == (4, 0.5, 2)
-    assert late(run, "noise") == 2  # squared where examples share batch statistics
+    assert (in_the_end(run, "gradient_norm"), kept(run, "gradient_norm"), grown(run, "gradient_norm")) == (4, 0.5, 2)
+    assert in_the_end(run, "noise") == 2  # squared where examples share batch statistics
 
 
 def test_a_loss_settles_where_the_second_half_of_a_period_changes_less():
