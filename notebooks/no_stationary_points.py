@@ -111,7 +111,7 @@ from pydantic import PositiveFloat, PositiveInt
 # %% tags=["parameters"]
 preset: Literal["quick", "standard", "paper"] = "quick"
 seeds: Annotated[list[int], Len(1, 10)] = [0, 1, 2]
-# images: figures 1 to 3, and 7, where there are few of them; step sizes from large to small, as in figure 2
+# images: figures 1 to 3, and 7, where there are few of them; step sizes from large to small, as in figure 2; the noise is estimated on a sample of so many minibatches of so many examples
 images: Literal["noisy_digits", "cifar10", "image_folder"] = "noisy_digits"
 image_options: dict = {}
 image_n: PositiveInt = 2000
@@ -119,9 +119,9 @@ image_network: dict = {"architecture": "cnn", "sizes": {"width": 8}, "activation
 image_batch_size: PositiveInt = 50
 image_augmentation: dict = {}
 image_step_sizes: Annotated[list[PositiveFloat], Len(2, 5)] = [0.1, 0.05, 0.025]
-image_epochs: Annotated[int, Interval(ge=3)] = 10
-longer_epochs: PositiveInt = 30
-image_sample: PositiveInt = 500
+image_epochs: Annotated[int, Interval(ge=3)] = 8
+longer_epochs: PositiveInt = 24
+image_sample: Annotated[list[PositiveInt], Len(2, 2)] = [4, 125]
 few: Literal["noisy_digits", "cifar10"] = "noisy_digits"
 few_n: PositiveInt = 100
 few_network: dict = {"architecture": "cnn", "sizes": {"width": 8}, "activation": "swish"}
@@ -134,8 +134,8 @@ text_n: PositiveInt = 800
 text_network: dict = {"segment": 4, "memory": 4, "width": 8, "heads": 2, "layers": 1, "inner": 16}
 text_batch_size: PositiveInt = 16
 text_step_sizes: Annotated[list[PositiveFloat], Len(2, 5)] = [0.03, 0.01, 0.003]
-text_epochs: PositiveInt = 6
-text_sample: PositiveInt = 400
+text_epochs: PositiveInt = 4
+text_sample: Annotated[list[PositiveInt], Len(2, 2)] = [4, 100]
 short_n: PositiveInt = 8
 short_epochs: PositiveInt = 300
 # figure 6: so many of the last steps, and whether the loss of all data is taken there
@@ -147,7 +147,7 @@ step_sizes: Annotated[list[PositiveFloat], Len(2, 2)] = [0.01, 0.04]
 # figures 8 and 9: the sizes of samples, the last one all of the data; how many are drawn of each
 sample_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [10, 40, 160, 640]
 text_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [20, 80, 320]
-repeats: Annotated[int, Interval(ge=2)] = 8
+repeats: Annotated[int, Interval(ge=2)] = 6
 # sharpness, theorem 8 and (10), on digits
 digits: Annotated[int, Interval(ge=64, le=1797)] = 640
 batch_size: PositiveInt = 16
@@ -186,13 +186,13 @@ def on_digits(hidden):
 
 def training(experiment, problem, step_size, epochs, batches, rule, sample, iterations, measured=0, last=0, **rest):
     """So many epochs, in which (2) is measured so often, by default once each; in the last steps the loss of all data, too."""
-    n = problem.data.n
+    n, (minibatches, size) = problem.data.n, sample
+    size = min(size, n // minibatches)
     steps = epochs * batches.epoch(n)
     every = steps // (measured or epochs)
-    part = min(batches.batch_size, n // 2)  # of a sample
     often = tuple(sorted({*range(0, steps, every), *range(steps - last, steps)})) if last else every
     quantities = (
-        Loss(every=often), Noise(every=every, batch_size=part, examples=min(sample, n) // part * part),
+        Loss(every=often), Noise(every=every, batch_size=size, examples=minibatches * size),
         PowerIteration(every=every, batch_size=min(4 * batches.batch_size, n), iterations=iterations),
     )  # fmt: skip
     return Descent(
@@ -237,7 +237,7 @@ def stochastic(experiment, problem, step_size, steps, *measurements):
 experiments = {
     "fig1": [image_run("fig1", image_step_sizes[0], schedule=divided(image_epochs // 3, 2 * image_epochs // 3))],
     "fig2": [image_run("fig2", step_size, seed=seed) for step_size in image_step_sizes for seed in seeds],
-    "fig3": [image_run("fig3", image_step_sizes[1], longer_epochs, last=last * last_whole)],
+    "fig3": [image_run("fig3", image_step_sizes[1], longer_epochs, measured=max(12, longer_epochs // 2), last=last * last_whole)],
     "fig4": [
         text_run("fig4", text_step_sizes[0], schedule=cosine),
         *(
@@ -256,7 +256,7 @@ experiments = {
     ],
     "fig7": [
         image_run(
-            "fig7", image_step_sizes[0], few_epochs, on_images(few, few_n, few_network), few_augmentation, measured=15,
+            "fig7", image_step_sizes[0], few_epochs, on_images(few, few_n, few_network), few_augmentation, measured=12,
             schedule=divided(few_epochs // 2, 3 * few_epochs // 4),
         )
     ],

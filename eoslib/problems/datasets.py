@@ -366,22 +366,24 @@ class Markov(_Source):
         return float(each @ invariant / invariant.sum())
 
     def examples(self, split):
-        text = self._text()[split]
+        text = _markov_text(self)[split]
         return text[:, :-1], text[:, 1:]
 
     def fingerprint(self, split):
-        text = self._text()
+        text = _markov_text(self)
         parts = [text["train"]] + ([text["test"]] if split == "test" else [])
         return hashlib.sha256(np.concatenate(parts).astype("<i8").tobytes()).hexdigest()
 
-    def _text(self) -> dict[str, np.ndarray]:
-        """By split, stretches with the token after each (N, length + 1)."""
-        above, draws = np.cumsum(self.transitions, 1), np.random.default_rng(self.seed + 1)
-        text = np.zeros(12_000 * (self.length + 1), np.int64)
-        for i, draw in enumerate(draws.random(len(text) - 1), start=1):
-            text[i] = min(np.searchsorted(above[text[i - 1]], draw, side="right"), self.vocabulary - 1)
-        rows = text.reshape(12_000, -1)
-        return {"train": rows[:10_000], "test": rows[10_000:]}
+
+@functools.lru_cache(maxsize=1)
+def _markov_text(source: Markov) -> dict[str, np.ndarray]:
+    """By split, stretches with the token after each (N, length + 1)."""
+    above, draws = np.cumsum(source.transitions, 1), np.random.default_rng(source.seed + 1)
+    text = np.zeros(12_000 * (source.length + 1), np.int64)
+    for i, draw in enumerate(draws.random(len(text) - 1), start=1):
+        text[i] = min(np.searchsorted(above[text[i - 1]], draw, side="right"), source.vocabulary - 1)
+    rows = text.reshape(12_000, -1)
+    return {"train": rows[:10_000], "test": rows[10_000:]}
 
 
 class _Files(_Source):

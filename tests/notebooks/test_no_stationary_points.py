@@ -81,7 +81,7 @@ def test_the_paper_preset_runs_on_a_small_text_of_wikitexts_form(tmp_path, monke
         "text_n": 24, "text_options": {"vocabulary": 9, "length": 12}, "text_epochs": 2, "text_batch_size": 6,
         "seeds": [0],
         "text_network": {"segment": 6, "memory": 6, "width": 10, "heads": 5, "layers": 4, "inner": 20},
-        "text_sample": 12,
+        "text_sample": [2, 6],
     }  # fmt: skip
     found = presets.declared_experiments(CHAPTER, presets.parameters(CHAPTER, "paper", overrides=small))
     for experiment in found["fig4"]:
