@@ -183,8 +183,8 @@ def certify(construction: Construction) -> dict[str, Proof]:
 def certify_directly(construction: Construction) -> dict[str, Proof]:
     """A second proof of F(U) ⊆ U for a single minimiser, which uses neither Lemma 1 nor Theorem 2.
 
-    - core: a ball K about the centre c lies in U, all eigenvalues on it lie in [μ, 2/η − μ], and ‖∇f(c)‖ < μ · its
-      radius. So F contracts K into itself, and K holds exactly one stationary point, a strict minimum.
+    - core: a ball K about the centre c lies in U, all eigenvalues on it lie in [μ, 2/η − μ], μ > 0, and ‖∇f(c)‖ < μ ·
+      its radius. So F contracts K into itself, and K holds exactly one stationary point, a strict minimum.
     - image: each box that meets U \\ K is mapped into U
     - alone: ⟨∇f(θ), θ − c⟩ > 0 on N_{t₁} \\ K, so that no other stationary point is near, as Lemma 2 requires
 
@@ -203,7 +203,7 @@ def certify_directly(construction: Construction) -> dict[str, Proof]:
     def contracts(x, y):
         hessian = f.hessian(x, y)
         bounds = _above(hessian, 2 / eta - mu) + _above([-h for h in hessian], -mu)
-        return [*bounds, level - _value(f, x, y), radius - core, mu * mu * core * core - gx * gx - gy * gy]
+        return [*bounds, mu, level - _value(f, x, y), radius - core, mu * mu * core * core - gx * gx - gy * gy]
 
     def in_u(x, y):  # where both are positive
         return [radius * radius - d(x, y), level - _value(f, x, y)]
@@ -221,6 +221,50 @@ def certify_directly(construction: Construction) -> dict[str, Proof]:
         "image": prove(small, in_u_not_core, lambda x, y: in_u(*_step(f, x, y, eta))),
         "alone": prove(large, lambda x, y: (outer * outer - d(x, y)).min(-in_core(x, y)), outwards),
     }
+
+
+def certify_minimum(landscape: Polynomial, x: float, y: float, sharpness: float) -> Proof:
+    """Prove that within 1e-9 of (x, y) lies exactly one stationary point, a strict minimum, and that λ_max there is
+    `sharpness` to 1e-6.
+
+    On a square of that half-width all eigenvalues are at least μ > 0 and ‖∇f(c)‖ < μ · 1e-9 at its centre c. So f is
+    strictly convex on it, and ∇f points outwards on the inscribed circle.
+    """
+    reach, tolerance = arb("1e-9"), arb("1e-6")
+    mu = arb(float(landscape.eigenvalues(x, y)[0])) / 2
+    gx, gy = landscape.gradient(arb(x), arb(y))
+
+    def margins(u, v):
+        xx, xy, yy = landscape.hessian(u, v)
+        middle, half = (xx + yy) / 2, (xx - yy) / 2
+        spread = (half * half + xy * xy).nonnegative_part().sqrt()
+        off = middle + spread - sharpness
+        return [mu, middle - spread - mu, tolerance - off, tolerance + off, mu * mu * reach * reach - gx * gx - gy * gy]
+
+    return prove((arb(x, reach), arb(y, reach)), lambda u, v: arb(1), margins)
+
+
+def certify_lowest(landscape: Polynomial, half: float) -> Proof:
+    """Prove that f is larger than at its minimisers everywhere else in the square of this half-width about the origin.
+
+    f exceeds its value at the first of them, by more than rounding, outside balls about all of them on which ∇²f is
+    proved to be positive definite, so that each holds one stationary point at most.
+    """
+    centres = [(arb(x), arb(y)) for x, y in landscape.minimisers]
+    lowest = landscape.value(*centres[0]) + arb("1e-12")
+
+    def convex(r: float) -> bool:
+        x, y = single(*landscape.minimisers[0]).at(r, np.linspace(0, 2 * np.pi, RAYS))
+        return bool((landscape.eigenvalues(x, y)[0] > 0).all())
+
+    r = arb(largest_radius(convex, 2.0) / 2)
+
+    def margins(x, y):
+        if min(float(((x - u) * (x - u) + (y - v) * (y - v) - r * r).upper()) for u, v in centres) < 0:
+            return _above([-h for h in landscape.hessian(x, y)], arb(0))
+        return [_value(landscape, x, y) - lowest]
+
+    return prove((arb(0, half), arb(0, half)), lambda x, y: arb(1), margins)
 
 
 def _core(construction: Construction) -> tuple[float, float]:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from eoslib.measure.certificates import (
     certify,
     certify_directly,
+    certify_lowest,
+    certify_minimum,
     construct,
     largest_curvature,
     prove,
@@ -243,6 +245,39 @@ def test_a_curve_of_minimisers(name):
     assert not certify(too_low)["curvature"].proved
     with pytest.raises(ValueError, match="step_size must be positive and less than"):
         around_curve(name, 1.01)
+
+
+# ------------------------------------------------------------------------------------------------- minimisers
+
+
+@pytest.mark.parametrize(("name", "sharpness"), [("f1", 2), ("f2", 2), ("f3", 12), ("f4", 3.8)])
+def test_the_stated_minimisers_are_proved(name, sharpness):
+    f = landscapes.get(name)
+    for x, y in f.minimisers:
+        assert certify_minimum(f, x, y, sharpness).proved
+        assert not certify_minimum(f, x, y, sharpness + 1e-5).proved
+        assert not certify_minimum(f, x + 1e-6, y, sharpness).proved
+
+
+def test_a_saddle_and_a_flat_point_are_no_strict_minima():
+    assert not certify_minimum(landscapes.get("f4"), 0.0, 0.0, 2.1).proved
+    assert not certify_minimum(landscapes.get("f3"), 2.0, 0.0, 8.0).proved  # f is 1 all along the axis
+
+
+def test_the_lowest_points_of_a_square():
+    assert all(certify_lowest(landscapes.get(name), 2.5).proved for name in ("f2", "f3", "f4"))
+    lower = certify_lowest(landscapes.get("f1"), 2.5)  # f₁ has no lower bound
+    assert lower.refuted
+    x, y = (sum(side) / 2 for side in lower.obstacle)
+    assert landscapes.get("f1").value(x, y) < 0
+    missed = dataclasses.replace(landscapes.get("f3"), minimisers=landscapes.get("f3").minimisers[:3])
+    assert not certify_lowest(missed, 2.5).proved
+
+
+def test_with_too_large_a_step_nothing_contracts():
+    """At 1.1 · 2/λ_max the minimiser itself repels; the other facts may still be proved."""
+    c = construction("f1")
+    assert not certify_directly(dataclasses.replace(c, step_size=1.1))["core"].proved
 
 
 # ------------------------------------------------------------------------------------------------- Theorem 3

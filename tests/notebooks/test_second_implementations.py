@@ -1,0 +1,122 @@
+"""What the chapters publish as not reproduced, a second time: plain PyTorch, NumPy and SciPy, without the library."""
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from scipy.sparse.linalg import LinearOperator, eigsh
+from sklearn.datasets import load_digits
+from torch import nn
+
+# ------------------------------------------------------------------------------------------- Chen et al.
+
+
+def motzkin(x, y):
+    """f₃."""
+    return x**4 * y**2 + x**2 * y**4 - 3 * x**2 * y**2 + 1
+
+
+def test_beyond_root_3_the_points_on_the_axes_of_f3_are_minima():
+    """f₃(x, y) − 1 = x²y²(x² + y² − 3), whose sign on a small disc about (x, 0) is that of x² − 3."""
+    offsets = np.random.default_rng(0).uniform(-1e-3, 1e-3, (2, 1000))
+    points = np.linspace(-2.5, 2.5, 1000)
+    lower = np.array([(motzkin(x + offsets[0], offsets[1]) < 1 - 1e-13).any() for x in points])
+    np.testing.assert_array_equal(lower, abs(points) < np.sqrt(3))
+    assert 0.65 < lower.mean() < 0.72
+
+
+def convergent_and_unstable(step_size, half=4.0, n=100, steps=300):
+    """Of n × n starts, how many reach a minimiser (±1, ±1) of f₃, and how many after a rise of f₃."""
+    x, y = np.meshgrid(*[np.linspace(-half, half, n) + 1e-4] * 2)
+    risen, f = np.zeros(x.shape, bool), motzkin(x, y)
+    with np.errstate(all="ignore"):
+        for _ in range(steps):
+            x, y = (
+                x - step_size * (4 * x**3 * y**2 + 2 * x * y**4 - 6 * x * y**2),
+                y - step_size * (2 * x**4 * y + 4 * x**2 * y**3 - 6 * x**2 * y),
+            )
+            after = motzkin(x, y)
+            risen |= ~(after <= f + 1e-13)
+            f = after
+        reached = (abs(abs(x) - 1) < 1e-3) & (abs(abs(y) - 1) < 1e-3)
+    return reached.sum(), (reached & risen).sum()
+
+
+def test_the_unstable_share_of_f3_falls_before_it_grows():
+    counts = [convergent_and_unstable(fraction / 6) for fraction in (0.1, 0.6, 0.95)]
+    shares = [unstable / convergent for convergent, unstable in counts]
+    assert shares[0] > shares[1] + 0.02 and shares[2] > shares[1] + 0.02
+
+
+# -------------------------------------------------------------------------------------------- Ahn et al.
+
+
+def test_with_epsilon_in_the_denominator_the_sharpness_grows_like_its_power_of_minus_two_thirds():
+    """−⟨w, ζ/(ε + ‖ζ‖)⟩ + γ‖ζ‖²/2 in the plane, w = (1, 0): the minimum lies on the first axis, where the Hessian is
+    diagonal, in closed form."""
+    decay, rows = 1e-3, []
+    for epsilon in (1e-6, 1e-8):
+        r = brentq(lambda r, e=epsilon: decay * r - e / (e + r) ** 2, 1e-9, 1e3, xtol=1e-15)
+        along = 2 * epsilon / (epsilon + r) ** 3 + decay
+        across = 1 / (r * (epsilon + r)) + decay  # the outputs fall as ζ turns
+        rows.append(np.log([epsilon, r, max(along, across)]))
+    change = np.diff(rows, axis=0)[0]
+    np.testing.assert_allclose(change[1:] / change[0], [1 / 3, -2 / 3], atol=0.005)
+
+
+def trained(activation, step_size, steps, every):
+    """Full-batch gradient descent on 500 digits with the mean squared error: relative progress and directional
+    smoothness of each step; of every few the top eigenvalue of the Hessian and how the gradient aligns with its
+    eigenvector."""
+    images, digits = load_digits(return_X_y=True)
+    images = (images - images.mean(0)) / images.std(0).clip(1e-9)
+    x, y = torch.tensor(images[:500]), nn.functional.one_hot(torch.tensor(digits[:500]), 10)
+    torch.manual_seed(0)
+    layers = nn.Linear(64, 32), activation(), nn.Linear(32, 32), activation(), nn.Linear(32, 10)
+    network = nn.Sequential(*layers).double()
+    parameters = list(network.parameters())
+
+    def gradient(create_graph=False):
+        loss = ((network(x) - y) ** 2).sum(1).mean() / 2
+        return loss, torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, create_graph=create_graph)])
+
+    def top_eigenpair():
+        _, g = gradient(create_graph=True)
+
+        def product(v):
+            hv = torch.autograd.grad(g @ torch.tensor(v).flatten(), parameters, retain_graph=True)
+            return torch.cat([h.flatten() for h in hv]).numpy()
+
+        value, vector = eigsh(LinearOperator((len(g), len(g)), product, dtype=float), 1, which="LA", tol=1e-4)
+        return value[0], abs(vector[:, 0] @ g.detach().numpy()) / g.norm().item()
+
+    progress, smoothness, tops = [], [], []
+    loss, g = gradient()
+    for t in range(steps):
+        if t % every == 0:
+            tops.append((t, *top_eigenpair()))
+        nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(parameters).detach() - step_size * g, parameters)
+        after, g_after = gradient()
+        progress.append(((after - loss) / (step_size * g @ g)).item())
+        smoothness.append((g @ (g - g_after) / (step_size * g @ g)).item())
+        loss, g = after, g_after
+    return np.array(progress), np.array(smoothness), np.array(tops)
+
+
+def test_the_gradient_is_not_parallel_to_the_top_eigenvector_and_the_sharpness_is_not_always_above():
+    step_size = 2 / 4
+    _, _, tops = trained(nn.Tanh, step_size, 600, 20)
+    unstable = tops[np.argmax(tops[:, 1] >= 2 / step_size) :]
+    assert len(unstable) > 15
+    assert np.median(unstable[:, 2]) < 0.9
+    assert (unstable[:, 1] >= 2 / step_size).mean() < 1
+
+
+def test_relation_5_leaves_more_for_relu_than_for_tanh():
+    """On digits here, on generated data in the chapter."""
+    left = {}
+    for activation in (nn.Tanh, nn.ReLU):
+        progress, smoothness, tops = trained(activation, 2 / 6, 500, 50)
+        onset = int(tops[np.argmax(tops[:, 1] >= 6), 0])
+        difference = progress - (-1 + smoothness / 6)
+        left[activation] = (difference[onset:] ** 2).mean() / progress[onset:].var()
+    assert left[nn.Tanh] < 0.1 < left[nn.ReLU]
