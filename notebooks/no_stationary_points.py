@@ -130,17 +130,19 @@ few_epochs: PositiveInt = 150
 # texts: figures 4 and 9; stretches of tokens, of which the short text has few
 text: Literal["markov", "wikitext"] = "markov"
 text_options: dict = {"length": 8}
-text_n: PositiveInt = 800
+text_n: PositiveInt = 640
 text_network: dict = {"segment": 4, "memory": 4, "width": 8, "heads": 2, "layers": 1, "inner": 16}
 text_batch_size: PositiveInt = 16
 text_step_sizes: Annotated[list[PositiveFloat], Len(2, 5)] = [0.03, 0.01, 0.003]
-text_epochs: PositiveInt = 4
+text_epochs: PositiveInt = 5
 text_sample: Annotated[list[PositiveInt], Len(2, 2)] = [4, 100]
 short_n: PositiveInt = 8
-short_epochs: PositiveInt = 300
+short_epochs: PositiveInt = 200
 # figure 6: so many of the last steps, and whether the loss of all data is taken there
 last: Annotated[int, Interval(ge=2)] = 50
 last_whole: bool = True
+# the loss and its gradient norm are taken so many times as often as noise and sharpness
+finer: PositiveInt = 3
 # figure 5, on 100 sin θ₁ sin θ₂
 start: Annotated[list[float], Len(2, 2)] = [1.0, 2.0]
 step_sizes: Annotated[list[PositiveFloat], Len(2, 2)] = [0.01, 0.04]
@@ -185,12 +187,13 @@ def on_digits(hidden):
 
 
 def training(experiment, problem, step_size, epochs, batches, rule, sample, iterations, measured=0, last=0, **rest):
-    """So many epochs, in which (2) is measured so often, by default once each; in the last steps the loss of all data, too."""
+    """So many epochs, in which noise and sharpness are measured so often, by default once each; the loss of all data more often, and in the last steps."""
     n, (minibatches, size) = problem.data.n, sample
     size = min(size, n // minibatches)
     steps = epochs * batches.epoch(n)
     every = steps // (measured or epochs)
-    often = tuple(sorted({*range(0, steps, every), *range(steps - last, steps)})) if last else every
+    often = max(1, every // finer)
+    often = tuple(sorted({*range(0, steps, often), *range(steps - last, steps)})) if last else often
     quantities = (
         Loss(every=often), Noise(every=every, batch_size=size, examples=minibatches * size),
         PowerIteration(every=every, batch_size=min(4 * batches.batch_size, n), iterations=iterations),
@@ -246,7 +249,7 @@ experiments = {
             for seed in seeds
         ),
     ],
-    "fig4-short": [text_run("fig4-short", text_step_sizes[1], short_epochs, short_n, measured=9)],
+    "fig4-short": [text_run("fig4-short", text_step_sizes[1], short_epochs, short_n, measured=6)],
     "fig5": [
         Descent(
             chapter="no_stationary_points", experiment="fig5", step_size=step_size, steps=2000, measurements=(Position(),),
