@@ -283,7 +283,6 @@ experiments = {
 # %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
-import xarray as xr
 from IPython.display import HTML, display
 from scipy.stats import wasserstein_distance
 
@@ -323,7 +322,7 @@ def swing(values, after):
 # What matters is that the network cannot learn its data by heart. Ours are small for their data: at `quick` a convolutional network of some 1,000 parameters on digits with noise of their own, and a
 # Transformer-XL of as many on a text of a Markov chain, of which no model predicts the next token better than by the chain's entropy. The control is the same network on few examples, which it does learn by heart.
 #
-# At constant step sizes the paper's picture comes out. A *decaying* one lowers the gradient norm here: what the gradient has left is set by the balance with the noise of the step, {eq}`zhang-corrected` below, and that shrinks with the step size.
+# At constant step sizes the paper's picture comes out. Where the step size decays, the gradient norm falls with it here: what is left of the gradient is set by a balance with the noise of the step, {eq}`zhang-corrected` below, and that shrinks with the step size.
 # In the paper's figure 1 it stays, at a size of network and data that we did not run.
 
 # %% tags=["hide-input"]
@@ -335,6 +334,7 @@ def quantity(run, name):
     if name == "noise":
         name = "sample_noise" if "sample_noise" in run.trace else "logged_noise"
     of = run.trace[name].dropna("step")
+    of = of[of.step % of.step[1] == 0]  # without the last steps, which figure 6 alone wants
     return np.sqrt(of) if name == "logged_noise" else of
 
 
@@ -369,8 +369,8 @@ def draw(axes, groups):
     for label, (colour, runs) in groups.items():
         for ax, (name, title) in zip(axes, QUANTITIES.items(), strict=True):
             if runs:
-                series = xr.align(*(quantity(run, name) for run in runs), join="inner")
-                epochs, curves = series[0].step / epoch(runs[0]), np.array(series)
+                epochs = quantity(runs[0], name).step / epoch(runs[0])
+                curves = np.array([quantity(run, name) for run in runs])
                 ax.plot(epochs, curves.mean(0), ".-", color=colour, label=label, markersize=4)
                 ax.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
             ax.set(title=title, xlabel="epoch")
