@@ -110,7 +110,11 @@ def _group_norm(watched: _Watched, output, x, groups, weight=None, bias=None, ep
 
 
 def _add(watched: _Watched, output, x, y):
-    return [use for a in (x, y) if output.shape[1:] == a.shape for use in watched.use(a, output, lambda g: g)]
+    def once(a):  # a summand is added wherever the axes before its own lead
+        return lambda g: g.reshape(watched.n, -1, *a.shape).sum(1)
+
+    fitting = (a for a in (x, y) if output.dim() > a.dim() and output.shape[output.dim() - a.dim() :] == a.shape)
+    return [use for a in fitting for use in watched.use(a, output, once(a))]
 
 
 _RULES = {

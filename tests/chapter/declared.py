@@ -30,7 +30,7 @@ BETWEEN = Descent(
     measurements=(Progress(every=2), SegmentSharpness(every=5, points=3)),
 )  # fmt: skip
 ADAPTIVE = Descent(
-    **LABELS, step_size=1e-3, steps=12, problem=PROBLEM,
+    **LABELS, step_size=1e-3, steps=12, problem=PROBLEM, batches=Batches(clip=0.5),
     rule=Rule(name="Adam", options={"betas": [0.9, 0.99], "eps": 1e-7}),
     measurements=(PreconditionedSharpness(every=3, eigenvalues=2, tolerance=1e-3),),
 )  # fmt: skip

@@ -61,6 +61,7 @@ NETWORKS = {
     "resnet": (lambda: networks.resnet18((2, 8, 8), 3, widths=(4, 4), groups=2, seed=0), features(128)),
     "transformer": (lambda: networks.transformer(5, 6, 3, width=4, layers=2, seed=0), tokens()),
     "transformer of features": (lambda: networks.transformer(4, 6, 3, width=4, layers=1, seed=0), features(24)),
+    "transformer_xl": (lambda: networks.transformer_xl(5, 3, 2, 3, 4, 2, 2, 6, seed=0), tokens()),
     "tied": (Tied, tokens()),
     "strided": (Strided, features(98)),
 }
@@ -73,6 +74,8 @@ def problem(network, inputs, loss="cross-entropy"):
     theta = theta + 0.1 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(2), dtype=theta.dtype)
     outputs = 1 if loss in ("logistic", "mse-binary") else 3
     labels = torch.arange(len(inputs)) % max(outputs, 2)
+    if isinstance(network, networks.TransformerXL):  # every token has its own
+        labels = (inputs + labels[:, None]) % outputs
     return SupervisedObjective(network, inputs, labels, loss), theta
 
 
