@@ -27,7 +27,9 @@ DESCENT = [
     ("unstable_convergence", "cor1", 0), ("unstable_convergence", "spectrum", 0), ("self_stabilization", "fig1", 0),
     ("self_stabilization", "fig6", -1),
 ]  # fmt: skip
-STOCHASTIC = [("unstable_convergence", "exp8", 0), ("unstable_convergence", "exp9", -1)]
+STOCHASTIC = [
+    ("unstable_convergence", "exp8", 0), ("unstable_convergence", "exp9", -1), ("no_stationary_points", "fig4", 0),
+]  # fmt: skip
 OTHERS = [
     ("unstable_convergence", "ex1", 0), ("unstable_convergence", "thm1", 0), ("unstable_convergence", "adaptive", 0),
     ("unstable_convergence", "adaptive", 1), ("forward_invariance", "fig2", 7),

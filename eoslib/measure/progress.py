@@ -27,8 +27,9 @@ def directional_smoothness(v: Tensor, gradient: Tensor, gradient_after: Tensor) 
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Share, a scalar, of examples whose largest output (n, c) is at their label (n,); if c = 1 the sign decides."""
-    predicted = outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(1)
+    """Share, a scalar, of labels (n,), or (n, length), at which the outputs (…, c) are largest; if c = 1 the sign
+    decides."""
+    predicted = outputs[..., 0] > 0 if outputs.shape[-1] == 1 else outputs.argmax(-1)
     return (predicted == labels).double().mean()
 
 

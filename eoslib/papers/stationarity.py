@@ -144,7 +144,8 @@ def lingering(steps: int, start: tuple[float, float] = (1.0, 0.5), ratio=3.0, sp
 @dataclass(frozen=True, kw_only=True)
 class SampleSizes(Measurement):
     """The estimates of `noise.sampled` and `SampleSharpness` from samples of each of `sizes`, each drawn so many
-    `repeats`, in minibatches of half a sample, at most `batch_size` (figures 8 and 9)."""
+    `repeats`, in minibatches of half a sample, at most `batch_size` (figures 8 and 9). All of the data are one sample,
+    measured once."""
 
     sizes: tuple[int, ...]
     repeats: int
@@ -174,8 +175,10 @@ class _BySize(Sampler):
             noise = Noise(examples=size, batch_size=declared.batch_size).begin(None, None)
             sharpness = declared.begin(None, None)
             noise.generator = sharpness.generator = self.generator  # so that each sample is another
-            again = range(self.declared.repeats)
-            rows.append([noise.measure(point, step_size) | sharpness.measure(point, step_size) for _ in again])
+            repeats = self.declared.repeats
+            drawn = 1 if size == len(point.objective.labels) else repeats
+            of_size = [noise.measure(point, step_size) | sharpness.measure(point, step_size) for _ in range(drawn)]
+            rows.append(of_size * (repeats // drawn))
         return {f"by_size_{name}": [[row[name] for row in of_size] for of_size in rows] for name in rows[0][0]}
 
 

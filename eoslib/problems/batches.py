@@ -1,4 +1,5 @@
-"""What of the data a step sees: all, or minibatches, augmented, repeated; and noise added to the gradient."""
+"""What of the data a step sees: all, or minibatches, augmented, repeated; and noise added to the gradient, or its
+length clipped."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ class Batches:
     each image is shifted by up to so many pixels either way, zeros coming in, and mirrored with probability ½.
     part: of images on disk a random part is seen, see `Images.batches`. repeat_epochs: in the first so many epochs only
     are minibatches repeated; None: in all. noise, noise_size: "uniform" on [−noise_size, noise_size], or "normal" of
-    that standard deviation, is added to each component of the gradient."""
+    that standard deviation, is added to each component of the gradient. clip: a longer gradient is shortened to this
+    norm, as by `torch.nn.utils.clip_grad_norm_`."""
 
     batch_size: int | None = None
     repeats: int = 1
@@ -29,6 +31,7 @@ class Batches:
     noise: str | None = None
     noise_size: float = 0.0
     part: bool = False
+    clip: float | None = None
 
     @property
     def whole(self) -> bool:
@@ -49,6 +52,8 @@ class Batches:
         for name, least in (("repeats", 1), ("repeat_epochs", 1), ("crop", 0)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
         if self.noise not in (None, "uniform", "normal"):
             raise ValueError(f"unknown noise {self.noise!r}; there are uniform, normal")
         if (self.crop or self.flip) and getattr(objective.network, "shape", None) is None:
@@ -93,11 +98,11 @@ class _Drawn:
             if self.objective.buffers:
                 with torch.no_grad():  # the evaluation that gave the gradient has left them alone
                     self.objective.forward(theta, moves=True)
-            return self._noisy(whole), None
+            return self._clipped(self._noisy(whole)), None
         here = self._minibatch().evaluate(theta, moves=True)
         self.objective.gradients += 1
         gradient, value = ranks.mean(here.gradient, here.value, len(self.batch.labels) / len(self._chosen))
-        return self._noisy(gradient), value
+        return self._clipped(self._noisy(gradient)), value
 
     @property
     def _chosen(self) -> Tensor:
@@ -155,6 +160,11 @@ class _Drawn:
         uniform = self.declared.noise == "uniform"
         noise = 2 * torch.rand(gradient.shape, **options) - 1 if uniform else torch.randn(gradient.shape, **options)
         return gradient + (self.declared.noise_size * noise).to(gradient)
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        if self.declared.clip is None:
+            return gradient
+        return gradient * (self.declared.clip / (gradient.norm() + 1e-6)).clamp(max=1)
 
     def state(self) -> dict:
         """All that the next minibatches depend on."""

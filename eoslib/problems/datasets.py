@@ -38,7 +38,7 @@ class DataAbsent(DataError):
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """n examples: `inputs` (n, d) float32 and standardised, or tokens (n, length) int64, or `Images` on disk; `labels`
-    (n,) int64 in 0 … n_classes−1."""
+    (n,), or of texts (n, length), int64 in 0 … n_classes−1."""
 
     name: str
     inputs: Tensor | Images
@@ -49,8 +49,7 @@ class Dataset:
 
 
 def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "train", **options) -> Dataset:
-    """The first `n` examples of a split, "train" or "test", of "digits", "noisy_digits", "power_law", "markov",
-    "cifar10", "cifar100", "sst2" or "image_folder".
+    """The first `n` examples of a split, "train" or "test", of a data set of `SOURCES`.
 
     Of "sst2", and with the option `classes` of images, they are the first n/2 (n/k of k classes) of each class, class
     after class, as Damian et al. 2023 take them for binary tasks. Of an image folder they are the first of a random
@@ -62,9 +61,8 @@ def load(name: str, n: int, standardisation: str = "per-pixel", split: str = "tr
       colours are one channel.
 
     The test split is standardised with the statistics of the whole training set. Coordinates that never vary are only
-    centred, tokens stay as they are. `options` are those of the data set's class (`Digits`, `NoisyDigits`, `PowerLaw`,
-    `Markov`, `Cifar10`, `Cifar100`, `Sst2`, `ImageFolder`). Raises `DataAbsent` if the files are not there and
-    `DataError` if they are damaged or too few.
+    centred, tokens stay as they are. `options` are those of the data set's class, such as `Digits`. Raises `DataAbsent`
+    if the files are not there and `DataError` if they are damaged or too few.
     """
     _check("standardisation", standardisation, ("per-pixel", "per-channel"))
     source = _source(name, split, options)
@@ -108,7 +106,16 @@ def _first_of_each_class(name: str, split: str, n: int, labels: np.ndarray, n_cl
 def fingerprint(name: str, split: str = "train", **options) -> str:
     """The fingerprint that `load` would give. It covers the whole training set, whose statistics standardise every
     subset, and for the test split also the test examples after it."""
-    return _source(name, split, options).fingerprint(split)
+    source = _source(name, split, options)
+    if isinstance(source, _Files):
+        return source.fingerprint(split)
+    return _of_constant(name, split, json.dumps(options, sort_keys=True))
+
+
+@functools.cache  # every identity asks for it, and making the data takes a hundred times as long as the rest of one
+def _of_constant(name: str, split: str, options: str) -> str:
+    """The fingerprint of data that are embedded or generated."""
+    return _source(name, split, json.loads(options)).fingerprint(split)
 
 
 def describe() -> list[dict]:
@@ -171,12 +178,12 @@ class _Source:
     - d: the numbers, or tokens, in an example;
     - examples(split): all raw inputs (N, d) and labels (N,) of a split;
     - fingerprint(split): sha256 of the training set and, for the test split, of the test examples after it.
-    tokens: whether the inputs are tokens; balanced: whether `load` takes equally many examples of each class; on_disk:
-    whether the inputs are `Images`, of which examples(split) then gives the paths (N,).
+    tokens: whether the inputs are tokens; labels: how many an example has; balanced: whether `load` takes equally many
+    examples of each class; on_disk: whether the inputs are `Images`, of which examples(split) gives the paths (N,).
     """
 
     splits = ("train", "test")
-    channels, tokens, balanced, on_disk = 1, False, False, False
+    channels, tokens, labels, balanced, on_disk = 1, False, 1, False, False
 
     def warning(self, split: str) -> str | None:
         """Why the data may not be what the name promises."""
@@ -326,10 +333,11 @@ class PowerLaw(_Source):
 
 @dataclass(frozen=True)
 class Markov(_Source):
-    """A text of a Markov chain over `vocabulary` tokens, cut into contexts of `length`; the label is the token that
-    follows. Each row of the transition matrix is a draw of Dirichlet's distribution with all parameters `spread`; the
-    first context begins at random. No network predicts better than the chain itself: the best mean cross-entropy is the
-    `entropy` of a token given the one before. The text is long enough not to be learnt by heart by a small network."""
+    """A text of a Markov chain over `vocabulary` tokens, cut into stretches of `length`; the label of each token is the
+    one that follows. Each row of the transition matrix is a draw of Dirichlet's distribution with all parameters
+    `spread`; the chain begins with token 0. No network predicts better than the chain itself: the best mean
+    cross-entropy is the `entropy` of a token given the one before. The text is long enough not to be learnt by heart
+    by a small network."""
 
     vocabulary: int = 20
     length: int = 8
@@ -341,7 +349,7 @@ class Markov(_Source):
     how_to_get = "generated when asked for"
     tokens = True
     n_classes = property(lambda self: self.vocabulary)
-    d = property(lambda self: self.length)
+    d = labels = property(lambda self: self.length)
 
     def __post_init__(self):
         for name, least in (("vocabulary", 2), ("length", 1)):
@@ -367,22 +375,24 @@ class Markov(_Source):
         return float(each @ invariant / invariant.sum())
 
     def examples(self, split):
-        inputs, labels = self._text()[split][:, :-1], self._text()[split][:, -1]
-        return inputs, labels
+        text = _markov_text(self)[split]
+        return text[:, :-1], text[:, 1:]
 
     def fingerprint(self, split):
-        text = self._text()
+        text = _markov_text(self)
         parts = [text["train"]] + ([text["test"]] if split == "test" else [])
         return hashlib.sha256(np.concatenate(parts).astype("<i8").tobytes()).hexdigest()
 
-    def _text(self) -> dict[str, np.ndarray]:
-        """By split, contexts with the token after each (N, length + 1)."""
-        above, draws = np.cumsum(self.transitions, 1), np.random.default_rng(self.seed + 1)
-        text = np.zeros(12_000 * (self.length + 1), np.int64)
-        for i, draw in enumerate(draws.random(len(text) - 1), start=1):
-            text[i] = min(np.searchsorted(above[text[i - 1]], draw, side="right"), self.vocabulary - 1)
-        rows = text.reshape(12_000, -1)
-        return {"train": rows[:10_000], "test": rows[10_000:]}
+
+@functools.lru_cache(maxsize=1)
+def _markov_text(source: Markov) -> dict[str, np.ndarray]:
+    """By split, stretches with the token after each (N, length + 1)."""
+    above, draws = np.cumsum(source.transitions, 1), np.random.default_rng(source.seed + 1)
+    text = np.zeros(12_000 * (source.length + 1), np.int64)
+    for i, draw in enumerate(draws.random(len(text) - 1), start=1):
+        text[i] = min(np.searchsorted(above[text[i - 1]], draw, side="right"), source.vocabulary - 1)
+    rows = text.reshape(12_000, -1)
+    return {"train": rows[:10_000], "test": rows[10_000:]}
 
 
 class _Files(_Source):
@@ -585,6 +595,60 @@ def _sst2_phrases(path: Path) -> tuple[list[list[str]], np.ndarray]:
     return phrases, np.array(labels)
 
 
+@dataclass(frozen=True)
+class WikiText(_Files):
+    """WikiText, words of articles of Wikipedia, cut into stretches of `length`; the label of each word is the one that
+    follows. Token 0 stands for unknown words, <unk>, token 1 ends a line, <eos>, as in Dai et al. 2019; the others are
+    the most frequent words of the training split, so many that there are `vocabulary` tokens at most. WikiText-2 and
+    WikiText-103 differ in the training split alone; the shorter text that both share for tests may be trained on
+    instead, with the one for validation held out: part = "test"."""
+
+    vocabulary: int = 1000
+    length: int = 32
+    part: str = "train"
+    name, folder = "wikitext", "wikitext"
+    description = "articles of Wikipedia as a text, to predict its next word; validation and test text: 460,000 words"
+    source = "Merity et al. (2017), Pointer Sentinel Mixture Models"
+    licence = "CC BY-SA 3.0"
+    how_to_get = (
+        "unpack WikiText-103 (or WikiText-2) and set EOSLIB_DATA to a folder that holds its wiki.train.tokens, "
+        "wiki.valid.tokens and wiki.test.tokens in a folder wikitext"
+    )
+    tokens = True
+    n_classes = property(lambda self: self.vocabulary)
+    d = labels = property(lambda self: self.length)
+    files = property(lambda self: {"train": [f"wiki.{self.part}.tokens"], "test": ["wiki.valid.tokens"]})
+
+    def __post_init__(self):
+        for name, least in (("vocabulary", 3), ("length", 1)):
+            if getattr(self, name) < least:
+                raise DataError(f"wikitext: {name} must be at least {least}, not {getattr(self, name)}")
+        if self.part not in ("train", "test"):
+            raise DataError(f"wikitext: part must be train or test, not {self.part!r}")
+
+    def examples(self, split):
+        words = _words(*self.paths("train"))
+        frequency = collections.Counter(words)
+        named = [word for word in frequency if word not in ("<unk>", "<eos>")]
+        known = sorted(named, key=lambda word: (-frequency[word], word))[: self.vocabulary - 2]
+        token = {word: i for i, word in enumerate(("<unk>", "<eos>", *known))}
+        text = np.array([token.get(word, 0) for word in (words if split == "train" else _words(*self.paths(split)))])
+        rows = len(text) // (self.length + 1)
+        text = text[: rows * (self.length + 1)].reshape(rows, self.length + 1)
+        return text[:, :-1], text[:, 1:]
+
+
+def _words(path: Path) -> list[str]:
+    """The words of a text, each line with its end."""
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if not any(lines):
+        raise DataError(f"{path} is a text without tokens")
+    return [word for line in lines for word in (*line, "<eos>")]
+
+
 SAMPLED = 1_000  # images of a folder whose colours stand for all; the content of a tenth counts in the fingerprint
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -678,5 +742,5 @@ def _colours(source: ImageFolder, folder: Path, changed: tuple[int, ...]) -> tup
 
 SOURCES: dict[str, type[_Source]] = {
     "digits": Digits, "noisy_digits": NoisyDigits, "power_law": PowerLaw, "cifar10": Cifar10, "cifar100": Cifar100,
-    "sst2": Sst2, "markov": Markov, "image_folder": ImageFolder,
+    "sst2": Sst2, "markov": Markov, "wikitext": WikiText, "image_folder": ImageFolder,
 }  # fmt: skip

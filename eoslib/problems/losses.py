@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean over examples of −log softmax(outputs)[label]; outputs (n, c), labels (n,) → scalar."""
-    return F.cross_entropy(outputs, labels)
+    """Mean over examples of −log softmax(outputs)[label]; outputs (n, c), labels (n,) → scalar. Of a text whose every
+    token has a label, (n, length, c) and (n, length), the mean over these, too."""
+    return F.cross_entropy(outputs.flatten(0, -2), labels.flatten())
 
 
 def mse_sum(outputs: Tensor, labels: Tensor) -> Tensor:

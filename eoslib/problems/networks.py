@@ -217,18 +217,56 @@ class Transformer(nn.Module):
         return self.head(x.mean(1))
 
 
-class TransformerLayer(nn.Module):
-    """x ↦ N(y + W φ(W′y)) with y = N(x + attention(x)): normalised after the addition ("post-LN"), all of one width."""
+class TransformerXL(nn.Module):
+    """The language model of Dai et al. 2019 (arXiv:1901.02860): at each token an output for the one that follows. A
+    text is read in segments of `segment` tokens. Every layer attends to the tokens of its segment up to each, and to
+    the last `memory` states before the segment, by their distance (`RelativeAttention`). These are held fixed: no
+    gradient reaches back into an earlier segment. Every text begins without a past, so that the loss is a function of θ
+    alone, where in training Dai et al. carry the past on from step to step. inner: the width between the two dense
+    layers. A token is an integer below d_in. Initialisation as for `Transformer`. Raises ValueError as `Attention`, and
+    on an odd width."""
 
-    def __init__(self, width: int, heads: int, activation: Callable[[Tensor], Tensor]):
+    def __init__(
+        self, d_in: int, d_out: int, segment=16, memory=16, width=32, heads=2, layers=2, inner=64, activation="relu",
+        bias_init="default",
+    ):  # fmt: skip
         super().__init__()
-        self.activation = activation
-        self.attention, self.attention_norm = Attention(width, heads), LayerNorm(width)
-        self.first, self.second, self.norm = nn.Linear(width, width), nn.Linear(width, width), LayerNorm(width)
+        self.segment, self.memory = segment, memory
+        bound = width**-0.5
+        self.embedding = nn.Parameter(torch.empty(d_in, width).uniform_(-bound, bound))
+        self.layers = nn.ModuleList(
+            TransformerLayer(width, heads, _activation(activation), inner, RelativeAttention) for _ in range(layers)
+        )
+        self.head = _zero_linear(width, d_out)
+        _initialise_biases(self, bias_init)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens (n, length) to outputs (n, length, d_out)."""
+        segments = list(F.embedding(x, self.embedding).split(self.segment, 1))
+        for layer in self.layers:
+            past = segments[0][:, :0]
+            for i, states in enumerate(segments):
+                segments[i] = layer(states, past)
+                past = torch.cat([past, states.detach()], 1)
+                past = past[:, max(past.shape[1] - self.memory, 0) :]
+        return self.head(torch.cat(segments, 1))
+
+
+class TransformerLayer(nn.Module):
+    """x ↦ N(y + W φ(W′y)) with y = N(x + attention(x)): normalised after the addition ("post-LN"). inner: the width of
+    W′y, by default that of x. attention: its class, which may ask for more than x."""
+
+    def __init__(
+        self, width: int, heads: int, activation: Callable[[Tensor], Tensor], inner: int | None = None, attention=None
+    ):
+        super().__init__()
+        self.activation, inner = activation, inner or width
+        self.attention, self.attention_norm = (attention or Attention)(width, heads), LayerNorm(width)
+        self.first, self.second, self.norm = nn.Linear(width, inner), nn.Linear(inner, width), LayerNorm(width)
+
+    def forward(self, x: Tensor, *past: Tensor) -> Tensor:
         """(n, length, width) to the same shape."""
-        x = self.attention_norm(x + self.attention(x))
+        x = self.attention_norm(x + self.attention(x, *past))
         return self.norm(x + self.second(self.activation(self.first(x))))
 
 
@@ -248,6 +286,37 @@ class Attention(nn.Module):
         """(n, length, width) to the same shape; q, k and v are (n, heads, length, d)."""
         q, k, v = self.queries_keys_values(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
         weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class RelativeAttention(Attention):
+    """Attention of each token of a segment to itself, to those before it and to a past: in each head softmax(((q + u)ᵀk
+    + (q + v)ᵀr) / √d), r = W R(distance), R(j) the sines and cosines of j/10,000^{2i/width} (Dai et al. 2019, 3.3)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__(width, heads)
+        if width % 2:
+            raise ValueError(f"sines and cosines of distances need an even width, not {width}")
+        self.distances = nn.Linear(width, width, bias=False)
+        self.u, self.v = (nn.Parameter(torch.empty(heads, width // heads).uniform_(-1, 1) / width**0.5) for _ in "uv")
+
+    def forward(self, x: Tensor, past: Tensor) -> Tensor:
+        """(n, t, width), after (n, m, width), to the shape of the first."""
+        (n, t, width), s = x.shape, past.shape[1] + x.shape[1]
+        q, k, v = self.queries_keys_values(torch.cat([past, x], 1)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = q[:, -t:], k.permute(0, 2, 3, 1), v.transpose(1, 2)
+        like = {"dtype": x.dtype, "device": x.device}
+        distance, exponent = torch.arange(s - 1, -1, -1, **like), torch.arange(0, width, 2, **like) / width
+        angles = distance[:, None] / 1e4**exponent
+        waves = torch.cat([angles.sin(), angles.cos()], 1)
+        # one for each example, whose own gradients `measure.noise` finds
+        r = self.distances(waves.expand(n, s, width)).unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1)
+        by_distance = F.pad((q + self.v).transpose(1, 2) @ r, (1, 0))  # (n, heads, t, 1 + s), from far to near
+        # row i is to begin t − 1 − i later, which dropping the first t numbers of the whole does
+        by_distance = by_distance.reshape(n, self.heads, s + 1, t)[:, :, 1:].reshape(n, self.heads, t, s)
+        scores = ((q + self.u).transpose(1, 2) @ k + by_distance) / k.shape[2] ** 0.5
+        later = torch.ones(t, s, dtype=torch.bool, device=x.device).triu(s - t + 1)
+        weights = scores.masked_fill(later, -torch.inf).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).flatten(2))
 
 
@@ -329,7 +398,9 @@ def seeded(network: type[nn.Module]) -> Callable[..., nn.Module]:
     return seeded
 
 
-mlp, cnn, resnet18, resnet101, transformer = map(seeded, (MLP, CNN, ResNet, DeepResNet, Transformer))
+mlp, cnn, resnet18, resnet101, transformer, transformer_xl = map(
+    seeded, (MLP, CNN, ResNet, DeepResNet, Transformer, TransformerXL)
+)
 
 
 def flatten(module: nn.Module) -> Tensor:

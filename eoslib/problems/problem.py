@@ -85,9 +85,9 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """architecture: mlp, cnn, resnet18, resnet101 or transformer. sizes: the arguments of that function of `networks`
-    that do not follow from the data, e.g. {"hidden": [200, 200]}; plain values. Images are square; to a transformer
-    each row of a channel is a token."""
+    """architecture: mlp, cnn, resnet18, resnet101, transformer or, of texts, transformer_xl. sizes: the arguments of
+    that function of `networks` that do not follow from the data, e.g. {"hidden": [200, 200]}; plain values. Images are
+    square; to a transformer each row of a channel is a token."""
 
     architecture: str
     sizes: dict
@@ -98,7 +98,8 @@ class Network:
         """The network at its initialisation, for data of `source` and d_out outputs."""
         d, side = source.d, math.isqrt(source.d // source.channels)
         image, token = (source.channels, side, side), (source.vocabulary, d) if source.tokens else (side, d // side)
-        shapes = {"mlp": (d,), "cnn": (image,), "resnet18": (image,), "resnet101": (image,), "transformer": token}
+        shapes = {"mlp": (d,), "cnn": (image,), "resnet18": (image,), "resnet101": (image,)}
+        shapes |= {"transformer": token, "transformer_xl": token[:1]}
         if self.architecture not in shapes:
             raise ValueError(f"unknown architecture {self.architecture!r}; there are {', '.join(shapes)}")
         options = {"d_out": d_out, "activation": self.activation, "seed": seed, **self.sizes}
@@ -146,6 +147,6 @@ class Training:
         examples, item = examples or self.examples, PRECISIONS[precision].itemsize
         forward = counted[1] + (examples - 1) * (counted[0] - counted[1])
         p = sum(parameter.numel() for parameter in network.parameters())
-        held = min(examples, CHUNK_ON_DISK if source.on_disk else CHUNK)
+        held = min(examples, CHUNK_ON_DISK if source.on_disk else CHUNK // source.labels)
         memory = item * (9 * held * sum(outputs) + 20 * p)
         return 3 * forward * item / 4 + OVERHEAD, memory  # backward takes twice forward

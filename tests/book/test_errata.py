@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from eoslib.papers import basins, escape
+from eoslib.papers.stationarity import window_change, zigzag
 from eoslib.problems import landscapes
 
 
@@ -77,6 +78,48 @@ def test_gradient_descent_comes_to_rest_on_the_axes_of_f3():
     starts = basins.pixel_centres((-3.0, 3.0, -3.0, 3.0), 400)
     rest = basins.classify(f3, 1 / 20, *starts).outcome == basins.Outcome.DEGENERATE
     assert round(100 * rest.mean(), 1) == 8.4
+
+
+def test_the_orbit_of_lemma_2():
+    found = []
+    for n in (10, 30, 100):
+        values = [float(v) for v in zigzag(n)[1]]
+        found.append(n * window_change(np.array(values * 3), n))
+        assert abs(values[0] - values[1]) < 1 / (n + 1)
+    assert [float(f"{x:.2g}") for x in found] == [0.064, 0.025, 0.0078]
+
+
+def test_the_bands_of_figure_5():
+    """u ↦ u − 4 sin u: twelve bands visited in a fixed order, and a positive exponent from every start."""
+    u = np.random.default_rng(0).uniform(-np.pi, np.pi, 500)
+    exponents = np.zeros(500)
+    for t in range(20_000):
+        if t >= 2000:
+            exponents += np.log(abs(1 - 4 * np.cos(u))) / 18_000
+        u = u - 4 * np.sin(u)
+    assert exponents.min() > 0.0785 and exponents.max() < 0.0905
+    orbit, x = np.empty(100_000), 2.9
+    for t in range(105_000):
+        if t >= 5000:
+            orbit[t - 5000] = (x + np.pi) % (2 * np.pi) - np.pi
+        x = x - 4 * math.sin(x)
+    places = np.sort(orbit)
+    cuts = np.flatnonzero(np.diff(places) > 0.02)
+    low, high = places[[0, *(cuts + 1)]], places[[*cuts, -1]]
+    assert len(low) == 12 and round((high - low).sum() / (2 * np.pi), 3) == 0.006
+    band = np.searchsorted(low, orbit, side="right") - 1
+    assert all(len(set(band[1:][band[:-1] == b])) == 1 for b in range(12))
+
+
+def test_the_shift_of_theorem_7():
+    outputs, labels = torch.tensor([[100.0, 0, 0]]).repeat(4, 1), torch.tensor([1, 1, 2, 2])
+    assert torch.nn.functional.cross_entropy(outputs, labels) > 99 > round(4 * 4 + math.log(3), 1) == 17.1
+
+
+def test_both_sides_of_the_identity_before_10():
+    eta = 0.1
+    variance = eta / (2 - eta)
+    assert round(variance, 4) == 0.0526 == round(eta / 2 * (variance + 1), 4)
 
 
 def test_the_counterexample_to_theorem_2():

@@ -30,7 +30,7 @@ BETWEEN = Descent(
     measurements=(Progress(every=2), SegmentSharpness(every=5, points=3)),
 )  # fmt: skip
 ADAPTIVE = Descent(
-    **LABELS, step_size=1e-3, steps=12, problem=PROBLEM,
+    **LABELS, step_size=1e-3, steps=12, problem=PROBLEM, batches=Batches(clip=0.5),
     rule=Rule(name="Adam", options={"betas": [0.9, 0.99], "eps": 1e-7}),
     measurements=(PreconditionedSharpness(every=3, eigenvalues=2, tolerance=1e-3),),
 )  # fmt: skip
@@ -91,6 +91,16 @@ STABILIZATION = Stabilization(
     ),
 )  # fmt: skip
 OTHERWISE = dataclasses.replace(STABILIZATION, unstable=2, predict_from=0.5, precision="float64", seed=1)
+
+# of images that are not here: `test_images` trains on some
+ON_DISK = dataclasses.replace(
+    SGD, batches=Batches(batch_size=7, part=True),
+    problem=Training(
+        data=Data(dataset="image_folder", n=30, standardisation="per-channel", data_options={"n_classes": 3}),
+        network=Network(architecture="resnet101", sizes={"widths": [2], "blocks": [1]}, activation="relu"),
+        loss="cross-entropy",
+    ),
+)  # fmt: skip
 
 NAMED = {
     "gd": GD, "sgd": SGD, "landscape": LANDSCAPE, "between": BETWEEN, "adaptive": ADAPTIVE, "scheduled": SCHEDULED,

@@ -20,6 +20,7 @@ from declared import (
     GD,
     LANDSCAPE,
     NAMED,
+    ON_DISK,
     SCHEDULED,
     SEGMENT,
     SGD,
@@ -101,7 +102,7 @@ def test_an_experiment_is_rebuilt_from_what_the_store_read(experiment):
 
 def test_every_kind_and_every_measurement_is_tested_here():
     """With none of its defaults somewhere, so that nothing is rebuilt by chance. ManyStarts has tests of its own."""
-    theirs = [part for experiment in EACH for part in parts_of(experiment)]
+    theirs = [part for experiment in (*EACH, ON_DISK) for part in parts_of(experiment)]
 
     def ours(kind):
         return {sub for sub in experiments._subclasses(kind) if sub.__module__.startswith("eoslib.")}
@@ -480,6 +481,21 @@ def test_a_transformer_takes_the_rows_of_an_image_or_the_words_of_a_phrase():
     assert network.embedding.shape == network.positions.shape == (8, 4)
     phrases = changed(images, dataset="sst2", data_options={"vocabulary": 50, "length": 7}).problem.build(0)
     assert phrases.embedding.shape == (50, 4) and phrases.positions.shape == (7, 4)
+
+
+def test_a_language_model_has_outputs_for_each_token_of_a_text(monkeypatch):
+    text = Data(dataset="markov", n=30, data_options={"vocabulary": 6, "length": 5})
+    network = Network(architecture="transformer_xl", sizes={"segment": 2, "width": 4}, activation="relu")
+    problem = Training(data=text, network=network, loss="cross-entropy")
+    objective, theta = problem.begin(0, "float32", CPU)
+    assert objective.evaluate(theta).outputs.shape == (30, 5, 6)
+    assert objective.value(theta) == pytest.approx(np.log(6))  # since the last layer starts at zero
+    whole = objective.gradient(theta)
+    monkeypatch.setattr("eoslib.problems.objective.CHUNK", 20)
+    assert objective.chunk == 4 and [len(part.labels) for _, part in objective.parts()] == [4] * 7 + [2]
+    torch.testing.assert_close(objective.gradient(theta), whole)
+    operations, memory = problem.work("float32")
+    assert operations > 1e7 and memory > 4 * len(theta)
 
 
 def test_an_unknown_architecture_is_named():

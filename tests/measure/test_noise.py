@@ -14,7 +14,6 @@ from eoslib.measure import noise
 from eoslib.measure.noise import Noise, per_example, sampled
 from eoslib.problems import networks
 from eoslib.problems.batches import Batches
-from eoslib.problems.losses import LOSSES
 from eoslib.problems.objective import SupervisedObjective
 
 N = 12
@@ -62,6 +61,7 @@ NETWORKS = {
     "resnet": (lambda: networks.resnet18((2, 8, 8), 3, widths=(4, 4), groups=2, seed=0), features(128)),
     "transformer": (lambda: networks.transformer(5, 6, 3, width=4, layers=2, seed=0), tokens()),
     "transformer of features": (lambda: networks.transformer(4, 6, 3, width=4, layers=1, seed=0), features(24)),
+    "transformer_xl": (lambda: networks.transformer_xl(5, 3, 2, 3, 4, 2, 2, 6, seed=0), tokens()),
     "tied": (Tied, tokens()),
     "strided": (Strided, features(98)),
 }
@@ -74,6 +74,8 @@ def problem(network, inputs, loss="cross-entropy"):
     theta = theta + 0.1 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(2), dtype=theta.dtype)
     outputs = 1 if loss in ("logistic", "mse-binary") else 3
     labels = torch.arange(len(inputs)) % max(outputs, 2)
+    if isinstance(network, networks.TransformerXL):  # every token has its own
+        labels = (inputs + labels[:, None]) % outputs
     return SupervisedObjective(network, inputs, labels, loss), theta
 
 
@@ -84,7 +86,7 @@ def brute(objective, theta):
     def f(theta, x, y):
         parts = theta.split([shape.numel() for shape in shapes])
         given = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        return LOSSES[objective.loss](functional_call(objective.network, given, x[None]), y[None])
+        return objective.loss(functional_call(objective.network, given, x[None]), y[None])
 
     return vmap(grad(f), (None, 0, 0))(theta, objective.inputs, objective.labels)
 

@@ -150,6 +150,7 @@ def test_accuracy_by_hand():
     outputs = torch.tensor([[1.0, 2, 3], [3, 2, 1], [0, 5, 0], [9, 0, 0]])
     assert progress.accuracy(outputs, torch.tensor([2, 1, 1, 0])).item() == 0.75
     assert progress.accuracy(torch.tensor([[0.3], [-2], [5], [-0.1]]), torch.tensor([1, 1, 1, 0])).item() == 0.75
+    assert progress.accuracy(outputs.view(2, 2, -1), torch.tensor([[2, 1], [1, 0]])).item() == 0.75
 
 
 def test_held_out_examples_are_measured_at_the_same_parameters():

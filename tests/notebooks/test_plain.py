@@ -9,7 +9,9 @@ import pytest
 
 from eoslib.chapter import presets
 
-CHAPTERS = ["unstable_convergence", "forward_invariance", "self_stabilization", "large_learning_rates"]
+CHAPTERS = [
+    "unstable_convergence", "forward_invariance", "no_stationary_points", "self_stabilization", "large_learning_rates",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=CHAPTERS)

@@ -269,6 +269,19 @@ def test_the_noise_of_a_network_is_that_of_a_landscape_beside_its_gradient(batch
     assert whole.unique().tolist() == [1]  # the gradient that was handed over stays
 
 
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_a_longer_gradient_is_clipped_as_by_torch(batch_size):
+    objective, theta = problem()
+    whole = objective.gradient(theta)
+    gradient, _ = Batches(batch_size=batch_size).begin(objective, 0).see(theta, whole)
+    for clip in (0.5 * gradient.norm().item(), 2 * gradient.norm().item()):
+        clipped, _ = Batches(batch_size=batch_size, clip=clip).begin(objective, 0).see(theta, whole)
+        leaf = theta.clone().requires_grad_()
+        leaf.grad = gradient.clone()
+        nn.utils.clip_grad_norm_([leaf], clip)
+        torch.testing.assert_close(clipped, leaf.grad)
+
+
 def test_without_noise_its_size_is_nothing():
     objective, theta = problem()
     live = Batches(noise_size=9.0).begin(objective, 0)
@@ -287,6 +300,7 @@ def test_without_noise_its_size_is_nothing():
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"batch_size": 3, "repeats": -2}, "repeats must be at least 1, got -2"),
         ({"crop": -1}, "crop must be at least 0, got -1"),
+        ({"clip": 0.0}, "clip must be positive, got 0.0"),
         ({"noise": "laplace"}, "unknown noise 'laplace'; there are uniform, normal"),
     ],
 )

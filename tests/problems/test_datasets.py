@@ -329,6 +329,67 @@ def test_shapes_and_types(name, cifar10):
     assert data.fingerprint == fingerprint(name)
 
 
+# --- texts -----------------------------------------------------------------------------------------------
+
+LINES = " \n a b a <unk> \n\n c a b\n"  # 12 words with the ends of the lines
+
+
+@pytest.fixture
+def wikitext(nowhere, tmp_path, monkeypatch):
+    """A small WikiText under EOSLIB_DATA; returns its folder."""
+    monkeypatch.setenv("EOSLIB_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "data" / "wikitext"
+    folder.mkdir(parents=True)
+    (folder / "wiki.train.tokens").write_text(LINES)
+    (folder / "wiki.valid.tokens").write_text("b ü a\nc c\n", encoding="utf-8")
+    (folder / "wiki.test.tokens").write_text("x y x y x y\n")
+    return folder
+
+
+def test_each_word_of_a_text_is_followed_by_the_next(wikitext):
+    data = load("wikitext", 2, length=4, vocabulary=5)  # unknown, end of line, a, b, c
+    # <eos> a b a <unk> | <eos> <eos> c a b | what is left over
+    assert data.inputs.tolist() == [[1, 2, 3, 2], [1, 1, 4, 2]]
+    assert data.labels.tolist() == [[2, 3, 2, 0], [1, 4, 2, 3]]
+    assert (data.inputs.dtype, data.n_classes) == (torch.int64, 5)
+    assert load("wikitext", 2, length=4, vocabulary=4).labels.tolist() == [[2, 3, 2, 0], [1, 0, 2, 3]]
+
+
+def test_words_of_the_training_text_alone_are_known(wikitext):
+    assert load("wikitext", 1, split="test", length=5).inputs.tolist() == [[3, 0, 2, 1, 4]]
+    assert load("wikitext", 1, length=5, part="test").inputs.tolist() == [[2, 3, 2, 3, 2]]
+
+
+def test_fingerprint_of_wikitext(wikitext):
+    train, valid, test = ((wikitext / f"wiki.{part}.tokens").read_bytes() for part in ("train", "valid", "test"))
+    assert load("wikitext", 1, length=3).fingerprint == hashlib.sha256(train).hexdigest()
+    assert fingerprint("wikitext", split="test", part="test") == hashlib.sha256(test + valid).hexdigest()
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\t\n"])
+def test_a_text_without_tokens(wikitext, text):
+    (wikitext / "wiki.train.tokens").write_text(text)
+    with pytest.raises(DataError, match=r"wiki\.train\.tokens is a text without tokens"):
+        load("wikitext", 1)
+
+
+def test_a_text_that_is_none(wikitext):
+    (wikitext / "wiki.train.tokens").write_bytes(b"good \xff\n")
+    with pytest.raises(DataError, match=r"wiki\.train\.tokens is damaged"):
+        load("wikitext", 1)
+
+
+def test_a_text_shorter_than_what_is_asked_for(wikitext):
+    with pytest.raises(DataError, match="n must lie between 1 and the 0 train examples"):
+        load("wikitext", 1, length=12)
+
+
+@pytest.mark.parametrize(("option", "value"), [("vocabulary", 2), ("length", 0), ("part", "valid")])
+def test_wikitext_refuses_impossible_options(wikitext, option, value):
+    with pytest.raises(DataError, match=f"wikitext: {option} must be"):
+        load("wikitext", 1, **{option: value})
+
+
 # --- the generated data ----------------------------------------------------------------------------------
 
 
@@ -337,14 +398,15 @@ def test_a_markov_text_follows_its_chain_and_its_entropy_is_the_best_loss():
     inputs, labels = source.examples("train")
     p = source.transitions
     np.testing.assert_allclose(p.sum(1), 1)
+    np.testing.assert_array_equal(inputs[:, 1:], labels[:, :-1])
     pairs = np.zeros((6, 6))
-    np.add.at(pairs, (inputs[:, -1], labels), 1)
+    np.add.at(pairs, (inputs, labels), 1)
     counts = pairs.sum(1, keepdims=True)
     assert (abs(pairs / counts - p) < 5 * np.sqrt(p * (1 - p) / counts) + 1e-12).all()
-    loss = -np.log(p[inputs[:, -1], labels])
+    loss = -np.log(p[inputs[:, -1], labels[:, -1]])
     assert loss.mean() == pytest.approx(source.entropy, abs=4 * loss.std() / len(loss) ** 0.5)
     assert datasets.Markov(vocabulary=6, spread=1e6).entropy == pytest.approx(np.log(6), abs=1e-5)
-    assert (inputs[1:, 0] != labels[:-1]).any()  # the next context begins after the label
+    assert (inputs[1:, 0] != labels[:-1, -1]).any()  # the next stretch begins after the last label
     assert len({fingerprint("markov", **o) for o in ({}, {"seed": 1}, {"length": 5}, {"spread": 1.0})}) == 4
     assert torch.equal(load("markov", 50).inputs, torch.from_numpy(datasets.Markov().examples("train")[0][:50]))
 
@@ -627,9 +689,8 @@ def test_nothing_to_download(name):
 def test_describe_where_data_are(cifar10, sst2):
     folder, _ = cifar10
     entries = {entry["name"]: entry for entry in describe()}
-    generated, files = ["digits", "noisy_digits", "power_law", "markov"], ["cifar10", "cifar100", "sst2"]
-    assert set(entries) == {*generated, *files, "image_folder"}
-    assert entries.pop("cifar100")["found"] is entries.pop("image_folder")["found"] is None
+    assert list(entries) == list(datasets.SOURCES)
+    assert all(entries.pop(name)["found"] is None for name in ("cifar100", "wikitext", "image_folder"))
     for name, entry in entries.items():
         assert entry["fingerprint"] == fingerprint(name)
         assert all(entry[key] for key in ("description", "source", "licence", "how_to_get", "looked_in"))

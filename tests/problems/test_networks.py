@@ -25,6 +25,7 @@ from eoslib.problems.networks import (
     Bottleneck,
     DeepResNet,
     LayerNorm,
+    RelativeAttention,
     ResNet,
     apply,
     buffers,
@@ -34,6 +35,7 @@ from eoslib.problems.networks import (
     resnet18,
     resnet101,
     transformer,
+    transformer_xl,
 )
 from eoslib.problems.objective import SupervisedObjective
 
@@ -350,6 +352,81 @@ def test_a_transformer_is_made_of_the_encoder_layers_of_torch():
     torch.testing.assert_close(network(x), F.linear(y.mean(1), network.head.weight))
 
 
+def language_model(segment, memory=0, seed=1):
+    """In float64, of two layers, away from special values; θ (p,), and two texts of eight tokens (2, 8)."""
+    network = transformer_xl(7, 7, segment, memory, 6, 2, 2, 5, "tanh", seed=0).double()
+    generator = torch.Generator().manual_seed(seed)
+    theta = flatten(network)
+    theta += 0.3 * torch.randn(theta.shape, generator=generator, dtype=theta.dtype)
+    return network, theta, torch.randint(7, (2, 8), generator=generator)
+
+
+@pytest.mark.parametrize("segment", [1, 2, 3, 4])
+def test_segments_with_a_memory_of_all_are_one_long_segment(segment):
+    one, theta, text = language_model(8)
+    several, *_ = language_model(segment, memory=8)
+    torch.testing.assert_close(apply(several, theta, text), apply(one, theta, text), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_not_in_the_memory_is_not_seen():
+    """A layer sees the two states before its segment, which saw two more: two layers reach four tokens back."""
+    network, theta, text = language_model(2, memory=2)
+    others = text.clone()
+    others[:, :2] += 1
+    others %= 7
+    same = (apply(network, theta, text) == apply(network, theta, others))[0].all(1)
+    assert same.tolist() == [False] * 6 + [True] * 2
+    alone, *_ = language_model(2, memory=0)
+    assert (apply(alone, theta, text) == apply(alone, theta, others))[0].all(1).tolist() == [False] * 2 + [True] * 6
+
+
+def test_no_output_sees_a_later_token():
+    network, theta, text = language_model(4, memory=4)
+    others = text.clone()
+    others[:, 5] = (others[:, 5] + 1) % 7
+    same = (apply(network, theta, text) == apply(network, theta, others))[0].all(1)
+    assert same.tolist() == [True] * 5 + [False] * 3
+
+
+def test_no_gradient_reaches_back_into_an_earlier_segment():
+    network, theta, _ = language_model(2, memory=2)
+    text = torch.tensor([[0, 1, 2, 3]])
+    theta.requires_grad_()
+    (slope,) = torch.autograd.grad(apply(network, theta, text)[:, 2:].sum(), theta)
+    rows = slope[: 7 * 6].view(7, 6).abs().sum(1)  # of the embedding
+    assert (rows > 0).tolist() == [False, False, True, True, False, False, False]
+
+
+def test_relative_attention_pair_by_pair():
+    generator = torch.Generator().manual_seed(0)
+    layer = RelativeAttention(6, 2).double()
+    past, x = (torch.randn(1, length, 6, generator=generator, dtype=torch.float64) for length in (3, 4))
+    every = torch.cat([past, x], 1)[0]
+    q, k, v = layer.queries_keys_values(every).chunk(3, 1)
+
+    def waves(distance):
+        angles = [distance / 10_000 ** (i / 6) for i in (0, 2, 4)]
+        return torch.tensor([*map(math.sin, angles), *map(math.cos, angles)], dtype=torch.float64)
+
+    rows = []
+    for i in range(3, 7):
+        heads = []
+        for h, part in enumerate((slice(0, 3), slice(3, 6))):
+            r = [layer.distances(waves(i - j))[part] for j in range(i + 1)]
+            scores = [(q[i, part] + layer.u[h]) @ k[j, part] + (q[i, part] + layer.v[h]) @ r[j] for j in range(i + 1)]
+            heads.append((torch.stack(scores) / 3**0.5).softmax(0) @ v[: i + 1, part])
+        rows.append(torch.cat(heads))
+    torch.testing.assert_close(layer(x, past)[0], layer.out(torch.stack(rows)), rtol=1e-12, atol=1e-12)
+
+
+def test_four_derivatives_of_a_language_model():
+    """Of one segment, since what a memory holds is fixed in derivatives, but not in differences."""
+    network, theta, text = language_model(8)
+    objective = SupervisedObjective(network, text, text.roll(1), "cross-entropy")
+    direction = torch.randn(theta.shape, generator=torch.Generator().manual_seed(2), dtype=theta.dtype)
+    assert_derivatives(objective, theta, pieces(network, direction), direction / direction.norm())
+
+
 def test_features_that_are_one_hot_are_tokens():
     network, x = transformer(7, 4, 3, 6, 2, 1, seed=0), torch.randint(7, (5, 4))
     nn.init.normal_(network.head.weight)
@@ -638,6 +715,11 @@ def test_unknown_names_list_the_valid_ones():
     ):
         with pytest.raises(ValueError, match="activation 'tahn'"):
             make()
+
+
+def test_distances_need_an_even_width():
+    with pytest.raises(ValueError, match="even width, not 3"):
+        transformer_xl(5, 5, width=3, heads=1, seed=0)
 
 
 def test_heads_and_groups_must_divide_the_widths():
