@@ -22,7 +22,7 @@
 #   as it is takes the place of the stationary point, and gradient, noise and curvature balance on it.
 # findings:
 #   - >-
-#     The picture holds where data cannot be learnt by heart: at constant step sizes the gradient norm ends at {fig2/gradient-stays} of its largest value, on few examples at {fig7/gradient-vanishes},
+#     The picture holds where data cannot be learnt by heart: at constant step sizes the gradient norm ends at {fig2/gradient-stays} times that in the middle of the run, on few examples at {fig7/gradient-vanishes} times,
 #     and the noise grows by a factor of {fig1/noise-grows}. On $100\sin\theta_1\sin\theta_2$ time averages settle to {fig5/averages-settle} of the range of the values, which never settle.
 #   - >-
 #     Three statements do not. Lemma 2's example gives {lem2/as-constructed} where at least 0.5 is claimed; theorem 4's limit need not be ergodic ({thm4/ergodic-limit} where 0 is claimed);
@@ -1207,7 +1207,7 @@ claims.measure(
 #
 # Figure 5's start is ours. Networks and data are small: what decides is whether the data can be learnt by heart, and what the estimators do depends on $m/N$ and on the ratio of noise to gradient, not on the size of the network. But orderings over step sizes ask for runs that have
 # converged at the smallest one, for which few epochs are not enough. The preset `paper` is the paper's data and networks: ImageNet (150 GB, after registration), CIFAR-10, WikiText-103 (0.5 GB), and, by the counted operations at 30 TFLOP/s, more than
-# a thousand GPU hours. Our last layers start at zero, where the gradient is small, so that we compare it with its largest value and not with the first.
+# a thousand GPU hours. Our last layers start at zero, where the gradient is small, so that we compare it with that in the middle of a run and not with the first.
 # Theorems 6 and 7 are run with the network of (8), which has no biases. Slips of the paper stand [on a page of their own](../book/errata.md).
 #
 # ## Try it
