@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+import eoslib
 from eoslib import store
 from eoslib.chapter.figures import BLUE, GREEN, ORANGE
 from eoslib.dynamics.rules import Rule
@@ -573,6 +574,31 @@ def narrow_resnet(n: int = 1000) -> Minibatches:
     return Minibatches(network, n, 0.05, momentum=0.9, weight_decay=5e-4)
 
 
+def watch_overhead(network: torch.nn.Module, n: int = N, every: int = 20, rounds: int = 12) -> tuple[float, str]:
+    """What `eoslib.watch` adds, in per cent, to the time of a bare loop over minibatches and of the gradients and
+    products that it counts; and on what. They are timed in turn, the same network trained twice."""
+    watched, bare = (Minibatches(copy.deepcopy(network), n, 0.01, momentum=0.9) for _ in range(2))
+
+    def steps(of: Minibatches) -> float:
+        return timed(lambda: [next(of._bare) for _ in range(every)])[0]
+
+    shares = []
+    with eoslib.watch(watched.module, cross_entropy, (watched.inputs, watched.labels), every) as w:
+        f = w.objective
+        for _ in range(2 + rounds):
+            gradients, products = f.gradients, f.products
+            took = steps(watched)
+            gradients, products = f.gradients - gradients, f.products - products
+            theta = networks.flatten(watched.module)
+            gradient, _ = timed(lambda at=theta: f.evaluate(at))
+            expand, point = timed(lambda at=theta: f.expand(at))
+            product = seconds(lambda e=point, v=theta: e.hvp(v), 3)
+            # one gradient of each measurement comes with its graph
+            counted = gradients / 2 * (gradient + expand) + products * product
+            shares.append(took / (steps(bare) + counted) - 1)
+    return 100 * statistics.median(shares[2:]), watched.what + f", watched on all at every {every} steps"
+
+
 def checkpoint_share(checkpoints: int = 3, hidden: tuple[int, ...] = (2150, 2150), **policy) -> tuple[float, int]:
     """Share of the time that checkpoints take in per cent, until so many are written after the one at the start, and
     the number of parameters. The state holds θ and its momentum; policy: as of `store.carry_on`, by default its own."""
@@ -693,6 +719,8 @@ def main() -> None:
     resnet = narrow_resnet()
     throughput = 1 / resnet.compare(rounds=6, repeats=1)
     row("resnet-epoch", throughput, "bare epochs", ">= 0.95", throughput >= 0.95, resnet.what)
+    overhead, what = watch_overhead(minibatch_networks()["mlp"])
+    row("watch/overhead", overhead, "% beside the products", "<= 5", overhead <= 5, what)
     share, size = checkpoint_share()
     row("checkpoint-share", share, "% of time", "<= 2", share <= 2, f"{size:,} parameters with momentum")
 

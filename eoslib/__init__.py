@@ -6,3 +6,7 @@ paper is a criterion on those observables. Each part of that sentence is a floor
 """
 
 __version__ = "0.1.0"
+
+from eoslib.chapter.watch import watch
+
+__all__ = ["watch"]

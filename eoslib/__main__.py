@@ -3,6 +3,7 @@
 Exit status 0 only if what was asked for was done, 1 if not, 2 for wrong usage.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -15,7 +16,8 @@ import typer
 from eoslib import store
 from eoslib.chapter import audit as audits
 from eoslib.chapter import claims as ledger
-from eoslib.chapter import costs, execution, experiments, presets, selftest
+from eoslib.chapter import compare, costs, execution, experiments, presets, selftest
+from eoslib.chapter import sweep as sweeps
 from eoslib.problems import datasets, ranks
 
 app = typer.Typer(
@@ -93,6 +95,69 @@ def compute(
     if done < len(wanted):
         print(f"the budget ended; the same command{' without --fresh' if fresh else ''} resumes", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example: python -m eoslib sweep unstable_convergence --only exp3 -g width=16,32 -g seeds=[0],[1] -o out"
+)
+def sweep(
+    chapter: Chapter,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder of the results; the same one resumes.")],
+    preset: Preset = "quick",
+    p: Assignments = None,
+    g: Annotated[
+        list[str] | None,
+        typer.Option("-g", "--grid", metavar="NAME=VALUES", help="a,b,c, or low:high:count, with @log geometrically."),
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Cases from a CSV or YAML file, each with every point.")] = None,
+    only: Annotated[str | None, typer.Option(help="Compute the runs of one experiment, e.g. exp3.")] = None,
+    cluster: Annotated[str, typer.Option(help="local, or the address tcp://… of a Dask scheduler.")] = "local",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th case, from the I-th on.")] = "1/1",
+    print_job: Annotated[int | None, typer.Option(metavar="N", help="Only print a SLURM script of N shards.")] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="Y:X:HUE", help="Draw an observable or claim, by parameter.")
+    ] = None,
+) -> None:
+    """A chapter over a grid of parameters, on all cores; collects claims and observables in OUT/results.csv. Status 1
+    if a case failed."""
+    fixed, path = _assignments(p), presets.chapter_path(chapter)
+    rows = sweeps.table(file) if file else [{}]
+    given = [fixed | row | point for row in rows for point in sweeps.grid(g or [])]
+    wanted = sweeps.cases(path, preset, given, only)
+    mine = sweeps.of_shard(wanted, shard)
+    if print_job:
+        at = sys.argv.index("--print-job")
+        print(sweeps.job([*sys.argv[2:at], *sys.argv[at + 2 :]], print_job), end="")
+        return
+    failed = sweeps.sweep(wanted, out, cluster, shard)
+    for key, failure in failed.items():
+        case = next(case for case in wanted if case.key == key)
+        print(f"case {key} failed: {case.given}\n{failure}", file=sys.stderr)
+    print(f"{len(mine) - len(failed)} of {len(mine)} case(s) finished; wrote {out / 'results.csv'}")
+    if plot:
+        print(f"wrote {sweeps.plot(out, plot)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("compare", epilog="Example: python -m eoslib compare before.ipynb after.ipynb --html difference.html")
+def compare_command(
+    a: Annotated[str, typer.Argument(help="A run (key or path), an executed notebook, or a folder of them.")],
+    b: Annotated[str, typer.Argument(help="Another of the same kind.")],
+    html: Annotated[Path | None, typer.Option(help="Also write a page, with figures side by side.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What differs between two runs, executed notebooks or builds: parameters, verdicts, values, figures; and where two
+    trajectories part."""
+    found = compare.compare(a, b)
+    if html:
+        store.write_atomically(html, found.html().encode())
+    if as_json:
+        parted = [dataclasses.asdict(parting) for parting in found.parted]
+        shown = {"identical": found.identical, **found.sections(), "parted": parted}
+        print(json.dumps(shown | {"figures": [name for name, _, _ in found.pictures]}, indent=1, ensure_ascii=False))
+    else:
+        print(found.text())
 
 
 @app.command(epilog="Example: python -m eoslib claims unstable_convergence --accept .executed/quick")

@@ -29,7 +29,7 @@
 #     stable starts more slowly. These in turn are then a share of {ours-area/stable-share-collapses} of those that converge.
 #   - >-
 #     Two sentences of the text do not hold. Of the points on the axes of $f_3$ a share of {fig2/axes-are-no-minima} only are no minima; at the others starts come to
-#     rest. And beside the convergent set the unstable one does not always grow with the step size: it falls by {fig2/unstable-set-expands} of it.
+#     rest. And beside the convergent set the unstable one does not always grow with the step size: it falls back by {fig2/unstable-set-expands} of it.
 # figure: fig1
 # thumbnails:
 #   fig2: figure 2
@@ -376,9 +376,7 @@ with panels(
 
 # %% [markdown]
 # What to see. The unstable set does grow with the step size, but only as long as there is room: that of $f_1$ is empty up to 0.8, and that of $f_2$ shrinks at last, with all of $V_\eta$;
-# as a share of $V_\eta$, in boxes that hold all of it, that of $f_3$ falls before it grows. How much of $U_\eta$ remains near $\eta_{\max}$ follows from an expansion: with
-# $s$ along the eigenvector, $f(F(s)) - f(s) = -2(1-\eta/\eta_{\max})\lambda s^2 + \frac23 f^{(3)} s^3 + \dots$, or $+\frac13 f^{(4)} s^4$ if $f^{(3)} = 0$, which is negative up to the
-# $s$ of the claim, three times as far as the curvature is below $2/\eta$.
+# as a share of $V_\eta$, in boxes that hold all of it, that of $f_3$ falls before it grows.
 # At the smallest step size the paper's "all points" is true of the neighbourhood of the minimum; farther out $f_1$ has
 # other basins, it has no lower bound. $f_2$ has its unstable starts in the corners of the stable set, $f_4$ in lobes along the edge, which repeat at smaller
 # and smaller scales. At 0.99 most of what converges does so unstably. $f_3$ has more: the orange starts come to rest on an axis, at
@@ -386,6 +384,17 @@ with panels(
 # strict ones, and draw an open set of starts. Starts around the origin of $f_3$, where the gradient all but vanishes, are undecided after 5,000 steps. Pieces that all but touch are a matter of resolution; we count those of one
 # minimiser (several minimisers are disconnected in any case) that two grids agree on. The thin
 # line across the maps of $f_4$ is exact: on $x = -y$ gradient descent leads to the saddle at the origin, and our pixels' centres lie on it.
+#
+# How much of $U_\eta$ remains near $\eta_{\max}$ follows from an expansion, with $s$ along the eigenvector of $\lambda = \lambda_{\max}(\theta^*)$:
+#
+# $$
+# \begin{aligned}
+# f(F(s)) - f(s) = &-2\bigl(1-\tfrac{\eta}{\eta_{\max}}\bigr)\lambda s^2\\
+# &+ \tfrac23 f^{(3)} s^3 + \dots,
+# \end{aligned}
+# $$
+#
+# or $+\frac13 f^{(4)} s^4$ where $f^{(3)} = 0$. It is negative up to the $s$ of the claim: three times, or $\sqrt3$ times, as far as the curvature is below $2/\eta$.
 
 # %% tags=["hide-input"]
 

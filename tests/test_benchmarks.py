@@ -57,6 +57,11 @@ def test_the_networks_of_the_rows_have_the_sizes_that_the_rows_say(benchmarks):
     assert (group["momentum"], group["weight_decay"]) == (0.9, 5e-4)
 
 
+def test_what_watching_adds_is_measured_beside_what_it_counts(benchmarks):
+    overhead, what = benchmarks.watch_overhead(networks.mlp(3072, (3,), 10, "tanh", seed=0), 130, 2, rounds=1)
+    assert -100 < overhead < 10_000 and "n = 130" in what and "every 2 steps" in what
+
+
 def test_per_example_norms_are_timed_on_networks_of_three_kinds(benchmarks, monkeypatch):
     monkeypatch.setattr(benchmarks, "N", 20)
     found = benchmarks.per_example_problems()

@@ -148,6 +148,11 @@ def test_every_command_explains_itself_with_an_example(eoslib, command):
         (["compute", "mini", "-p", "steps=0.5"], "parameter 'steps': expected PositiveInt"),
         (["compute", "mini", "-p", "step_sizes=[0]"], "parameter 'step_sizes'"),
         (["compute", "mini", "-p", "steps"], "expected name=value"),
+        (["sweep", "mini"], "--out"),
+        (["sweep", "mini", "-o", "out", "-g", "setps=3,4"], "unknown parameter 'setps', did you mean 'steps'"),
+        (["sweep", "mini", "-o", "out", "-g", "steps"], "expected name=a,b,c"),
+        (["sweep", "mini", "-o", "out", "--shard", "3/2"], "expected i/n"),
+        (["sweep", "mini", "-o", "out", "--only", "nets"], "no experiment 'nets'; there are hill, net"),
         (["run", "mini", "-p", "setps=3"], "unknown parameter 'setps'"),
         (["run", "mini", "--preset", "papre"], "unknown preset 'papre'"),
         (["claims", "minni"], "unknown chapter"),
@@ -475,3 +480,17 @@ def test_a_malformed_ledger_is_status_1(eoslib, chapter):
     status, _, err = eoslib("claims", "mini")
     assert status == 1
     assert "mini.yaml: paper: Field required" in err and "Traceback" not in err
+
+
+# --- comparisons -----------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_compared_as_text_json_and_page(eoslib, tmp_path):
+    eoslib("compute", "mini", "--only", "net")
+    one, two = (run["key"] for run in store.listing())
+    status, out, _ = eoslib("compare", one, two, "--html", "difference.html")
+    assert status == 0 and "seed: " in out and "the trajectories part:" in out
+    assert "The trajectories part" in (tmp_path / "difference.html").read_text()
+    status, out, _ = eoslib("compare", one, one, "--json")
+    assert status == 0 and json.loads(out) == {"identical": True, "parted": [], "figures": []}
+    assert eoslib("compare", one, "nothing")[0] == 1

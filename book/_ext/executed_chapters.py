@@ -18,6 +18,9 @@ chapter, the preset and the parameters that differ, and has a text of its own; a
 chapter's code cells tagged ``gallery``, which alone are executed. Its verdicts are about other settings than those of
 the ledger, so that the claims board lists them apart.
 
+Any other page may be a percent-format notebook too, ``book/<name>.py`` with a cell of parameters: it is executed at
+``quick`` and shown with its outputs, and is no chapter.
+
 Environment variables: EOSLIB_PRESET, at which all pages are shown (default ``published``: each chapter at the preset of
 ``notebooks/presets/published.yaml``, the most faithful one), and COMPUTE (``1`` lets other presets than ``quick``
 compute what is not yet computed).
@@ -142,15 +145,21 @@ class GalleryPage(Chapter):
         return self.text
 
 
+def pages(app) -> dict[str, Chapter]:
+    """All that is executed, by docname."""
+    return app.chapters | app.gallery | app.others
+
+
 # --- before Sphinx reads: execute and check --------------------------------------------------------------
 
 
 def run_chapters(app) -> None:
-    """Execute what changed; collect ``app.failures``, ``app.chapters`` and ``app.gallery`` (docname -> Chapter)."""
+    """Execute what changed; collect ``app.failures``, and ``app.chapters``, ``app.gallery`` and ``app.others`` (docname
+    -> Chapter)."""
     chosen = os.environ.get("EOSLIB_PRESET", "published")
     published = presets.published(ROOT / "notebooks")
     app.failures = []
-    app.chapters, app.gallery = {}, {}
+    app.chapters, app.gallery, app.others = {}, {}, {}
     for entry in app.config.external_site_map:
         docname = entry.removesuffix(".py").removesuffix(".yaml")
         if docname.startswith("notebooks/gallery/"):
@@ -160,13 +169,15 @@ def run_chapters(app) -> None:
             preset = published.get(name, "quick") if chosen == "published" else chosen
             live = None if preset == "quick" else Chapter(docname, "quick")
             app.chapters[docname] = Chapter(docname, preset, live=live)
+        elif (ROOT / f"{docname}.py").is_file():
+            app.others[docname] = Chapter(docname, "quick")
     executions = [one for chapter in app.chapters.values() for one in chapter.executions]
-    pages = [*executions, *app.gallery.values()]
+    executed = [*executions, *app.gallery.values(), *app.others.values()]
     # quick first: side by side, two presets of a chapter would wait for the runs that they share, and what only renders
     # depends on the runs in the store
     for live in (True, False):
-        execute_changed([page for page in pages if (page.preset == "quick") == live])
-    for page in pages:
+        execute_changed([page for page in executed if (page.preset == "quick") == live])
+    for page in executed:
         if page.failure:
             app.failures.append(page.failure)
         else:
@@ -273,13 +284,12 @@ def claim_failures(chapters: list[Chapter]) -> list[str]:
 
 def outdated(app, env, added, changed, removed) -> list[str]:
     """The chapters whose page showed something else when it was last read."""
-    return [name for name, page in (app.chapters | app.gallery).items() if env.shown.get(name) != page.digest()]
+    return [name for name, page in pages(app).items() if env.shown.get(name) != page.digest()]
 
 
 def show(app, docname: str, source: list[str]) -> None:
     """Replace the source of a chapter by its notebook with outputs."""
-    page = app.chapters.get(docname) or app.gallery.get(docname)
-    if page:
+    if page := pages(app).get(docname):
         app.env.shown[docname] = page.digest()
         board = "../" * docname.count("/") + "book/claims.html#" + ("gallery-" if docname in app.gallery else "")
         source[0] = nbformat.writes(merged(page)).replace(f"{claims.BOARD}#", board)
@@ -391,6 +401,8 @@ def split_at_figures(cell, outputs: list, chapter: Chapter, ran: dict) -> list:
 
 def rerun(chapter: Chapter) -> str:
     """The command that reruns what a page shows."""
+    if chapter.source.parent != ROOT / "notebooks":
+        return ""  # the page itself, as a notebook
     name = chapter.chapter if isinstance(chapter, GalleryPage) else chapter.name
     return f"python -m eoslib run {name} {execution.options(chapter.preset, chapter.parameters)}".rstrip()
 
@@ -427,7 +439,7 @@ def offered(chapter: Chapter) -> dict[str, dict]:
 def finish(app, exception) -> None:
     """Copy the executed notebooks and their figures into the site, list all failures, and make the build fail."""
     if exception is None:
-        for page in [*app.chapters.values(), *app.gallery.values()]:
+        for page in pages(app).values():
             for one in page.executions:
                 if not one.failure:
                     target = (Path(app.outdir) / one.docname).with_name(one.download)

@@ -60,8 +60,9 @@ def panels(
     name: its label on the page, fig-<chapter>-<name>. caption: MyST markdown that can be read alone. alt: what a
     reader who cannot see it should know. height: of a row, in inches of 96 pixels. runs: whose values it shows, which
     its footer lists. options: of `plt.subplots`. A figure in which nothing was drawn, because nothing was run, is not
-    shown.
+    shown, and none is outside a notebook.
     """
+    from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import display
 
     with sns.axes_style("ticks"), plt.rc_context(STYLE):
@@ -71,7 +72,7 @@ def panels(
         axes = list(axes.flat)
         try:
             yield axes
-            if any(ax.has_data() for ax in axes):
+            if InteractiveShell.initialized() and any(ax.has_data() for ax in axes):
                 png, files = drawn(figure, axes, columns, name)
                 shown = {"image/png": base64.b64encode(png).decode(), "text/plain": caption}
                 seconds = {run.key: run.manifest["wall_seconds"] for run in runs}

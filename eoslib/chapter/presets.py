@@ -12,7 +12,9 @@ All three pass the same check, before anything runs: papermill alone would injec
 """
 
 import ast
+import copy
 import difflib
+import functools
 import operator
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,12 +63,18 @@ def chapter_path(chapter: str, root: Path | None = None) -> Path:
 
 def read_chapter(path: Path, tag: str | None = None):
     """A chapter's source as a ``nbformat.NotebookNode`` without outputs; with ``tag``, of the code cells with it."""
-    import jupytext
-
-    notebook = jupytext.read(path, fmt="py:percent")
+    path = Path(path)
+    notebook = copy.deepcopy(_parsed(path, path.stat().st_mtime_ns, path.stat().st_size))
     if tag:
         notebook.cells = code_cells(notebook, tag)
     return notebook
+
+
+@functools.lru_cache(maxsize=16)  # parsing takes a hundred times as long as copying, and a sweep asks for each case
+def _parsed(path: Path, modified: int, size: int):
+    import jupytext
+
+    return jupytext.read(path, fmt="py:percent")
 
 
 def code_cells(notebook, *tags: str) -> list:
@@ -178,6 +186,14 @@ def _number(node: ast.expr) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{ast.unparse(node)!r} is not a number")
     return value
+
+
+def number(text: str) -> int | float:
+    """A number as on the command line, with exact arithmetic: 2/60. Raises ValueError."""
+    try:
+        return _number(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ArithmeticError) as error:
+        raise ValueError(f"cannot read {text!r} as a number: {error}") from None
 
 
 def _read(given: Any, type_: Any) -> Any:

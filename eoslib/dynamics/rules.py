@@ -16,6 +16,7 @@ from eoslib.measure.variables import Stateful
 # They want a closure, sparse gradients, matrices; a function, other schedulers, a loss.
 UNFIT = {"LBFGS", "SparseAdam", "Muon", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"}
 UNFIT |= {"ReduceLROnPlateau", "LRScheduler", "Optimizer"}
+ADAPTIVE = ("Adam", "AdamW", "RMSprop")
 ONE = {dtype: torch.ones((), dtype=dtype) for dtype in (torch.float32, torch.float64)}
 
 
@@ -77,23 +78,8 @@ class Optimiser:
         return self._leaf.detach().clone(), None  # since the optimiser goes on to move its own in place
 
     def metric(self, theta: Tensor, gradient: Tensor) -> Tensor | None:
-        """The diagonal of P (p,) where the step from θ along this gradient is v = ηP⁻¹m: √ν + ε of Adam and RMSprop, in
-        whose averages the gradient already counts; None, Euclidean, for all others."""
-        state, group, name = self._optimiser.state[self._leaf], self._group, type(self._optimiser).__name__
-        if name not in ("Adam", "AdamW", "RMSprop"):
-            return None
-        gradient = -gradient if group["maximize"] else gradient
-        if not group.get("decoupled_weight_decay"):
-            gradient = gradient + group["weight_decay"] * theta
-        decay, average = (group["alpha"], "square_avg") if name == "RMSprop" else (group["betas"][1], "exp_avg_sq")
-        nu = decay * state.get(average, 0) + (1 - decay) * gradient**2
-        if group.get("centered"):
-            nu = nu - (decay * state.get("grad_avg", 0) + (1 - decay) * gradient) ** 2
-        if group.get("amsgrad") and state:
-            nu = torch.maximum(nu, state["max_exp_avg_sq"])
-        if name != "RMSprop":
-            nu = nu / (1 - decay ** (float(state.get("step", 0)) + 1))
-        return nu.sqrt() + group["eps"]
+        """See `preconditioner`."""
+        return preconditioner(self._optimiser, self._group, self._leaf, theta, gradient)
 
     def state(self) -> dict:
         """The buffers of the one parameter."""
@@ -105,6 +91,46 @@ class Optimiser:
             groups = self._optimiser.state_dict()["param_groups"]
             self._optimiser.load_state_dict({"state": {0: state}, "param_groups": groups})
             (self._group,) = self._optimiser.param_groups
+
+
+def preconditioner(
+    optimiser: torch.optim.Optimizer, group: dict, parameter: Tensor, theta: Tensor, gradient: Tensor
+) -> Tensor | None:
+    """The diagonal of P, shaped as the parameter, where the step from θ along this gradient is v = ηP⁻¹m: √ν + ε of
+    Adam and RMSprop, in whose averages the gradient already counts; None, Euclidean, for all others. group: of the
+    optimiser, that of the parameter."""
+    state, name = optimiser.state.get(parameter, {}), type(optimiser).__name__
+    if name not in ADAPTIVE:
+        return None
+    gradient = -gradient if group["maximize"] else gradient
+    if not group.get("decoupled_weight_decay"):
+        gradient = gradient + group["weight_decay"] * theta
+    decay, average = (group["alpha"], "square_avg") if name == "RMSprop" else (group["betas"][1], "exp_avg_sq")
+    nu = decay * state.get(average, 0) + (1 - decay) * gradient**2
+    if group.get("centered"):
+        nu = nu - (decay * state.get("grad_avg", 0) + (1 - decay) * gradient) ** 2
+    if group.get("amsgrad") and state:
+        nu = torch.maximum(nu, state["max_exp_avg_sq"])
+    if name != "RMSprop":
+        nu = nu / (1 - decay ** (float(state.get("step", 0)) + 1))
+    return nu.sqrt() + group["eps"]
+
+
+def stable_sharpness(optimiser: torch.optim.Optimizer, group: dict) -> float:
+    """The largest curvature that an optimiser endures on a quadratic, in the metric of its `preconditioner`.
+
+    2/η of gradient descent; 2(1 + β)/η with momentum β, 2(1 + β)/((1 + 2β)η) with Nesterov's (Cohen et al. 2021,
+    appendix B); where the momentum averages, with weight 1 − d for the new gradient, 2(1 + β)/((1 − d)η): of Adam
+    d = β = β₁, hence 38/η (Cohen et al. 2022). SGD's weight decay is curvature of its own, and taken off. nan of other
+    optimisers, of which no such number is known.
+    """
+    name, eta = type(optimiser).__name__, float(group["lr"])
+    if name not in ("SGD", *ADAPTIVE) or not eta > 0:
+        return float("nan")
+    beta = group["betas"][0] if "betas" in group else group["momentum"]
+    weight = 1 - (beta if "betas" in group else group.get("dampening", 0))
+    ahead = 1 + 2 * beta if group.get("nesterov") else 1
+    return 2 * (1 + beta) / (weight * ahead * eta) - (group["weight_decay"] if name == "SGD" else 0)
 
 
 @dataclass(frozen=True, kw_only=True)

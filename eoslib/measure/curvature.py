@@ -23,7 +23,6 @@ from torch import Tensor
 from eoslib.measure import host
 from eoslib.measure.variables import Measurement, Stateful, Variable
 from eoslib.problems import networks
-from eoslib.problems.losses import LOSSES
 from eoslib.problems.objective import Expansion, Objective, SupervisedObjective
 
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
@@ -324,7 +323,7 @@ class Subspace(Expansion):
             later.layers = later.layers[1:]
             self._known[objective] = directions, objective.inputs @ directions, later
         self._directions, inputs, later = self._known[objective]
-        activation, loss, labels = later.activation, LOSSES[objective.loss], objective.labels
+        activation, loss, labels = later.activation, objective.loss, objective.labels
         self._hidden, d = objective.network.layers[0].weight.shape
         weight, others = theta[: self._hidden * d].view(self._hidden, d), theta[self._hidden * d :]
         inside = weight @ self._directions  # (h, r)

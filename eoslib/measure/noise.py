@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from eoslib.measure.variables import Measurement, Variable
-from eoslib.problems.losses import LOSSES
 from eoslib.problems.objective import SupervisedObjective
 
 PIECE = 500  # examples whose layers are unfolded at once
@@ -161,7 +160,7 @@ def _piece(objective: SupervisedObjective, theta: Tensor) -> tuple[Tensor, Tenso
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     with _Watched({id(leaf): name for leaf, name in zip(leaves, names, strict=True)}, n) as watched:
         outputs = torch.func.functional_call(network, dict(zip(names, leaves, strict=True)), objective.inputs)
-    value = LOSSES[objective.loss](outputs, objective.labels)
+    value = objective.loss(outputs, objective.labels)
     slopes = torch.autograd.grad(value, [*leaves, *(use.output for use in watched.uses)], materialize_grads=True)
     factors = {name: [] for name in names}
     with torch.no_grad():

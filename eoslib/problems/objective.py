@@ -154,17 +154,20 @@ class Objective:
 class SupervisedObjective(Objective):
     """f(θ) = loss(network(θ, inputs), labels). network: a module whose forward maps inputs (n, d) to outputs (n, c), c
     = 1 for `BINARY_LOSSES`; only its shapes are used, the parameters are those of θ in the order of `networks.flatten`.
-    loss: a name of `LOSSES`. buffers: the network's running statistics by name, by default copies of its own;
-    minibatches hold the same tensors. f takes the statistics of the examples it is evaluated on, of each part of
-    `chunk` its own, and leaves `buffers` alone, unless `moves`, which moves them once for every part."""
+    loss: a name of `LOSSES`, or a function like those, a mean over examples. buffers: the network's running statistics
+    by name, by default copies of its own; minibatches hold the same tensors. f takes the statistics of the examples it
+    is evaluated on, of each part of `chunk` its own, and leaves `buffers` alone, unless `moves`, which moves them once
+    for every part."""
 
     def __init__(
-        self, network: torch.nn.Module, inputs: Tensor, labels: Tensor, loss: str, buffers: Buffers | None = None
-    ):
-        if loss not in LOSSES:
+        self, network: torch.nn.Module, inputs: Tensor, labels: Tensor, loss: str | Callable[[Tensor, Tensor], Tensor],
+        buffers: Buffers | None = None,
+    ):  # fmt: skip
+        if not callable(loss) and loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}; there are {', '.join(LOSSES)}")
         super().__init__(lambda theta: self.forward(theta)[0])
-        self.network, self.inputs, self.labels, self.loss = network, inputs, labels, loss
+        self.network, self.inputs, self.labels = network, inputs, labels
+        self.loss = loss if callable(loss) else LOSSES[loss]
         self.buffers = networks.buffers(network) if buffers is None else buffers
 
     @classmethod
@@ -191,7 +194,7 @@ class SupervisedObjective(Objective):
         parts = self.inputs.split(self.chunk) if buffers else (self.inputs,)
         outputs = [networks.apply(self.network, theta, x, buffers=buffers, training=training) for x in parts]
         outputs = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-        return LOSSES[self.loss](outputs, self.labels), outputs
+        return self.loss(outputs, self.labels), outputs
 
     def evaluate(self, theta: Tensor, moves: bool = False) -> Evaluation:
         """f and ∇f at θ, part by part where there are many examples."""
@@ -236,7 +239,7 @@ class ObjectiveOnDisk(SupervisedObjective):
 
     def forward(self, theta: Tensor, moves: bool = False, training: bool = True) -> tuple[Tensor, Tensor]:
         outputs = torch.cat([part.forward(theta, moves, training)[1] for _, part in self.parts()])
-        return LOSSES[self.loss](outputs, self.labels), outputs
+        return self.loss(outputs, self.labels), outputs
 
     def parts(self, size: int | None = None) -> Iterator[tuple[float, SupervisedObjective]]:
         for part in self.batches(torch.arange(len(self.labels)).split(size or self.chunk)):

@@ -80,6 +80,20 @@ def find(identity: Identity) -> Run | None:
     return None if path is None or path.name == CHECKPOINT else _load(path)
 
 
+def load(name: str) -> Run:
+    """The finished run of a key, in the store or in recorded/, or at a path: the folder of a stored run, the file of a
+    recorded one. Raises StoreError if there is none, and Damaged."""
+    path = Path(name)
+    if (path / MANIFEST).exists():
+        return _load(path / MANIFEST)
+    if path.suffix == ".nc" and path.with_suffix(".json").exists():
+        return _load(path.with_suffix(".json"))
+    for found in _commits():
+        if found.name != CHECKPOINT and (found.parent.name == name or found.stem.endswith(f"-{name}")):
+            return _load(found)
+    raise StoreError(f"there is no finished run {name!r} in the store or in recorded/")
+
+
 def status(identity: Identity) -> str:
     """ "finished", "recorded", "at step N" or "not started"; reads no trace."""
     path = _commit(identity)

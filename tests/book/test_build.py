@@ -319,6 +319,23 @@ def test_a_reason_that_several_claims_share_stands_once_on_the_page(book):
     assert page.count('href="#amended-1"') == 2
 
 
+def test_a_page_that_is_no_chapter_is_executed_and_shown(book):
+    """It stands in no list of chapters, and no command reruns its figures; the notebook is offered."""
+    (book.root / "_toc.yml").write_text(TOC + "  - file: book/own\n")
+    own = SECOND.replace("# # Second", "# # My own").replace('"second\\n"', '"own\\n"')
+    own += FIRST[FIRST.index("PIXEL = (") : FIRST.index("ledger = ")] + 'figure("mine")\n'
+    imports = "import base64\nimport gzip\n\nfrom IPython.display import display\n\n"
+    (book.root / "book/own.py").write_text(HEADER + own.replace("PIXEL = (", imports + "PIXEL = (", 1))
+    book.build()
+    body = book.page("book/own")
+    body = body[body.index("<article") : body.index("</article")]
+    assert "second at quick" in body and 'id="fig-own-mine"' in body and 'href="own.ipynb"' in body
+    assert "python -m eoslib run" not in body and (book.root / "_build/html/book/figures/own-mine.svg").is_file()
+    assert book.ran() == ["first", "own", "second"]
+    assert "My own" not in BeautifulSoup(book.page("book/claims"), "html.parser").article.text
+    assert read_again(book.build()) == [] and book.ran() == []
+
+
 @pytest.fixture
 def gallery(book):
     """The small book with a gallery page; of the first chapter all cells but the first figure's are tagged."""

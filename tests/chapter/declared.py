@@ -92,6 +92,16 @@ STABILIZATION = Stabilization(
 )  # fmt: skip
 OTHERWISE = dataclasses.replace(STABILIZATION, unstable=2, predict_from=0.5, precision="float64", seed=1)
 
+# of images that are not here: `test_images` trains on some
+ON_DISK = dataclasses.replace(
+    SGD, batches=Batches(batch_size=7, part=True),
+    problem=Training(
+        data=Data(dataset="image_folder", n=30, standardisation="per-channel", data_options={"n_classes": 3}),
+        network=Network(architecture="resnet101", sizes={"widths": [2], "blocks": [1]}, activation="relu"),
+        loss="cross-entropy",
+    ),
+)  # fmt: skip
+
 NAMED = {
     "gd": GD, "sgd": SGD, "landscape": LANDSCAPE, "between": BETWEEN, "adaptive": ADAPTIVE, "scheduled": SCHEDULED,
     "stable": STABLE, "warm": WARM, "together": TOGETHER, "noisy": NOISY, "map": MAP, "sizes": SIZES, "phases": PHASES,

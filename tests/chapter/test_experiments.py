@@ -20,6 +20,7 @@ from declared import (
     GD,
     LANDSCAPE,
     NAMED,
+    ON_DISK,
     SCHEDULED,
     SEGMENT,
     SGD,
@@ -101,7 +102,7 @@ def test_an_experiment_is_rebuilt_from_what_the_store_read(experiment):
 
 def test_every_kind_and_every_measurement_is_tested_here():
     """With none of its defaults somewhere, so that nothing is rebuilt by chance. ManyStarts has tests of its own."""
-    theirs = [part for experiment in EACH for part in parts_of(experiment)]
+    theirs = [part for experiment in (*EACH, ON_DISK) for part in parts_of(experiment)]
 
     def ours(kind):
         return {sub for sub in experiments._subclasses(kind) if sub.__module__.startswith("eoslib.")}

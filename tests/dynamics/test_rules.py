@@ -2,12 +2,13 @@
 
 import itertools
 import json
+import math
 
 import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from eoslib.dynamics.rules import Rule, Schedule
+from eoslib.dynamics.rules import Rule, Schedule, stable_sharpness
 
 ETA = 0.03
 OPTIMISERS = [
@@ -218,6 +219,44 @@ def test_the_metric_moves_nothing():
 def test_other_rules_are_euclidean(name):
     theta = start()
     assert Rule(name=name).begin(theta, ETA).metric(theta, gradient_at(theta)) is None
+
+
+BIG = 1e6  # an ε next to which √ν is nothing, so that P is a number
+ENDURED = [
+    ("SGD", {}, 1, 2),
+    ("SGD", {"momentum": 0.9}, 1, 3.8),
+    ("SGD", {"momentum": 0.9, "nesterov": True}, 1, 3.8 / 2.8),
+    ("SGD", {"momentum": 0.8, "dampening": 0.5}, 1, 3.6 / 0.5),
+    ("SGD", {"momentum": 0.5, "weight_decay": 1.0}, 1, 3 - 0.1),
+    ("Adam", {"eps": BIG}, BIG, 38),
+    ("AdamW", {"eps": BIG, "betas": (0.5, 0.99), "weight_decay": 0.0}, BIG, 6),
+    ("RMSprop", {"eps": BIG}, BIG, 2),
+    ("RMSprop", {"eps": BIG, "momentum": 0.5}, BIG, 3),
+]
+
+
+@pytest.mark.parametrize("name, options, p, times", ENDURED)
+def test_an_optimiser_endures_just_so_much_curvature(name, options, p, times):
+    """On a quadratic with 2 % less it comes to rest, with 2 % more it does not; times: of P/η."""
+    eta, growth = 0.1, []
+    for share in (0.98, 1.02):
+        theta = torch.tensor([1e-60], dtype=torch.float64, requires_grad=True)
+        optimiser = getattr(torch.optim, name)([theta], lr=eta, **options)
+        endured = stable_sharpness(optimiser, optimiser.param_groups[0])
+        assert endured == pytest.approx(times / eta)
+        path = []
+        for _ in range(200):
+            theta.grad = share * p * endured * theta.detach()
+            optimiser.step()
+            path.append(abs(theta.item()))
+        growth.append(path[-1] / path[99])  # by then averages have forgotten that they began at zero
+    assert growth[0] < 0.1 and growth[1] > 10
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "NAdam", "Rprop"])
+def test_of_other_optimisers_no_such_curvature_is_known(name):
+    optimiser = getattr(torch.optim, name)([torch.zeros(1, requires_grad=True)])
+    assert math.isnan(stable_sharpness(optimiser, optimiser.param_groups[0]))
 
 
 # --- schedules -------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from eoslib.measure import noise
 from eoslib.measure.noise import Noise, per_example, sampled
 from eoslib.problems import networks
 from eoslib.problems.batches import Batches
-from eoslib.problems.losses import LOSSES
 from eoslib.problems.objective import SupervisedObjective
 
 N = 12
@@ -87,7 +86,7 @@ def brute(objective, theta):
     def f(theta, x, y):
         parts = theta.split([shape.numel() for shape in shapes])
         given = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        return LOSSES[objective.loss](functional_call(objective.network, given, x[None]), y[None])
+        return objective.loss(functional_call(objective.network, given, x[None]), y[None])
 
     return vmap(grad(f), (None, 0, 0))(theta, objective.inputs, objective.labels)
 

@@ -1,0 +1,211 @@
+"""Sweeps: what is swept, what a case finds, and that nothing that was found is lost."""
+
+import csv
+import json
+import os
+from collections import Counter
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from eoslib import store
+from eoslib.chapter import presets, sweep
+
+CHAPTER = """\
+# %% tags=["parameters"]
+preset: Literal["quick"] = "quick"
+step_sizes: list[float] = [0.01, 0.02]
+seed: int = 0
+trouble: Literal["none", "raises", "dies"] = "none"
+
+# %% tags=["plain"]
+raise RuntimeError("a sweep does not execute it")
+
+# %% tags=["experiments"]
+from eoslib.chapter.experiments import Data, Descent, Network, Training
+
+network = Network(architecture="mlp", sizes={"hidden": [4]}, activation="tanh")
+training = Training(data=Data(dataset="digits", n=20), network=network, loss="mse-sum")
+experiments = {
+    "hill": [Descent(chapter="tiny", experiment="hill", problem=training, step_size=s, steps=5) for s in step_sizes],
+    "net": [Descent(chapter="tiny", experiment="net", problem=training, step_size=0.1, steps=5, seed=seed)],
+}
+
+# %%
+import os
+import signal
+from pathlib import Path
+
+from eoslib.chapter.claims import Ledger
+from eoslib.chapter.experiments import collect
+
+if trouble == "raises":
+    raise ValueError("on purpose")
+if trouble == "dies" and not Path("died").exists():
+    Path("died").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+ledger = Ledger("tiny", preset, Path("notebooks/claims/tiny.yaml"))
+hill = collect(experiments["hill"])
+ledger.measure("ex1/small", {f"{r.step_size}": r.trace.loss.values[-1] for r in hill}, hill)
+net = collect(experiments["net"])
+ledger.measure("ex1/learns", {"": r.trace.loss.values[-1] < r.trace.loss.values[0] for r in net}, net)
+"""
+
+CLAIMS = {
+    "paper": "tiny2026",
+    "claims": [
+        {
+            "id": f"ex1/{name}", "where": "Example 1", "statement": "…", "quantity": "f", "scale": "exact",
+            "criteria": {"quick": criterion},
+        }
+        for name, criterion in (("small", {"at_most": 20.0}), ("learns", {"holds": True}))
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def chapter(tmp_path, monkeypatch):
+    (tmp_path / "notebooks/claims").mkdir(parents=True)
+    (tmp_path / "notebooks/tiny.py").write_text(CHAPTER)
+    (tmp_path / "notebooks/claims/tiny.yaml").write_text(yaml.safe_dump(CLAIMS))
+    monkeypatch.setattr(presets, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "notebooks/tiny.py"
+
+
+def table(folder):
+    return list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+
+
+# --- what is swept ---------------------------------------------------------------------------------------
+
+
+def test_a_grid_is_all_combinations():
+    given = sweep.grid(["a=1,[2, 3],tanh", "b=1:3:3"])
+    assert [point["a"] for point in given[::3]] == ["1", "[2, 3]", "tanh"]
+    assert [point["b"] for point in given[:3]] == ["1", "2", "3"] and len(given) == 9
+    assert sweep.grid([]) == [{}]
+
+
+def test_values_are_spaced_evenly_or_geometrically():
+    assert [float(point["eta"]) for point in sweep.grid(["eta=2/100:2/10:3@log"])] == pytest.approx(
+        [0.02, 0.02 * 10**0.5, 0.2]
+    )
+    assert [float(point["eta"]) for point in sweep.grid(["eta=-1:1:5"])] == [-1, -0.5, 0, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a=1,,2", "a=1:2", "a=1:2:3@lin", "a=0:2:3@log", "a=1:2:0", "a=x:2:3", "a=1:2:1.5"]
+)
+def test_a_grid_that_cannot_be_read_is_named(text):
+    with pytest.raises(presets.ParameterError, match="-g"):
+        sweep.grid([text])
+
+
+def test_cases_come_from_a_file(tmp_path):
+    (tmp_path / "c.csv").write_text('seed,step_sizes\n1,"[0.1, 0.2]"\n2,[0.3]\n')
+    assert sweep.table(tmp_path / "c.csv") == [
+        {"seed": "1", "step_sizes": "[0.1, 0.2]"}, {"seed": "2", "step_sizes": "[0.3]"}
+    ]  # fmt: skip
+    (tmp_path / "c.yaml").write_text("- {seed: 1}\n- {seed: 2, step_sizes: [0.3]}\n")
+    assert sweep.table(tmp_path / "c.yaml") == [{"seed": 1}, {"seed": 2, "step_sizes": [0.3]}]
+    for name, text in (("d.csv", "seed\n1,2\n"), ("d.yaml", "seed: 1\n"), ("e.yaml", "[")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(presets.ParameterError, match=name):
+            sweep.table(tmp_path / name)
+    with pytest.raises(presets.ParameterError, match=r"none\.csv"):
+        sweep.table(tmp_path / "none.csv")
+
+
+def test_each_case_is_there_once_and_has_a_key_of_its_own(chapter):
+    given = [{"seed": "1"}, {"seed": "2"}, {"seed": "1"}]
+    wanted = sweep.cases(chapter, "quick", given)
+    assert [case.given for case in wanted] == [{"seed": 1}, {"seed": 2}]
+    (alone,) = sweep.cases(chapter, "quick", given[:1], only="net")
+    assert len({alone.key, *(case.key for case in wanted)}) == 3
+    chapter.write_text(CHAPTER.replace("steps=5, seed", "steps=6, seed"))
+    assert sweep.cases(chapter, "quick", given)[0].key != wanted[0].key
+
+
+def test_nothing_runs_where_a_parameter_is_wrong(chapter):
+    with pytest.raises(presets.ParameterError, match="'sed', did you mean 'seed'"):
+        sweep.cases(chapter, "quick", [{"seed": "1"}, {"sed": "2"}])
+
+
+def test_shards_share_the_cases():
+    wanted = list("abcdefg")
+    assert [sweep.of_shard(wanted, f"{i}/3") for i in (1, 2, 3)] == [list("adg"), list("be"), list("cf")]
+    for wrong in ("0/3", "4/3", "3", "a/b", "1/0"):
+        with pytest.raises(presets.ParameterError, match="--shard"):
+            sweep.of_shard(wanted, wrong)
+
+
+# --- what a case finds -----------------------------------------------------------------------------------
+
+
+def found(chapter, tmp_path, only=None, **given):
+    (case,) = sweep.cases(chapter, "quick", [given], only)
+    sweep.case_of(case, tmp_path / "out")
+    return json.loads((tmp_path / "out" / f"{case.key}.json").read_text())
+
+
+def test_a_case_finds_observables_and_claims(chapter, tmp_path):
+    values = found(chapter, tmp_path, seed=3)
+    rows = {(row["name"], row["label"]): row for row in values["rows"]}
+    (run,) = [
+        store.find(e.identity) for n, e in sweep.cases(chapter, "quick", [{"seed": 3}])[0].experiments() if n == "net"
+    ]
+    assert rows["net/loss", "η = 0.1, seed 3"]["value"] == run.trace.loss.values[-1]
+    assert rows["tiny2026/ex1/learns", ""]["value"] is True
+    assert rows["tiny2026/ex1/learns", ""]["verdict"] == "reproduced"
+    assert {label for name, label in rows if name == "tiny2026/ex1/small"} == {"0.01", "0.02"}
+    assert values["threads"].keys() == {*sweep.THREADS, "torch"} and values["given"] == {"seed": 3}
+
+
+def test_of_one_experiment_only_its_runs_are_computed_and_its_claims_judged(chapter, tmp_path):
+    rows = found(chapter, tmp_path, only="net")["rows"]
+    assert {row["name"] for row in rows if row["kind"] == "claim"} == {"tiny2026/ex1/learns"}
+    assert [run["experiment"] for run in store.listing()] == ["tiny.net"]
+    with pytest.raises(presets.ParameterError, match="there are hill, net"):
+        found(chapter, tmp_path, only="nets")
+
+
+# --- all together ----------------------------------------------------------------------------------------
+
+
+def test_no_case_is_lost_whatever_happens_to_others(chapter, tmp_path, capsys):
+    """One worker is killed, one case raises; cases share runs; then the sweep goes on where it stopped."""
+    given = [{"seed": s, "trouble": t} for t in ("none", "raises", "dies") for s in (0, 1)]
+    wanted, out = sweep.cases(chapter, "quick", given), tmp_path / "out"
+    failed = sweep.sweep(wanted, out)
+    assert sorted(failed) == sorted(case.key for case in wanted if case.given["trouble"] == "raises")
+    assert all("on purpose" in text and "tiny.py, code cell" in text for text in failed.values())
+    assert (tmp_path / "died").exists()
+    rows = table(out)
+    assert Counter((row["seed"], row["trouble"]) for row in rows if row["name"] == "tiny2026/ex1/learns") == {
+        (s, t): 1 for s in "01" for t in ("none", "dies")
+    }
+    assert Counter(run["experiment"] for run in store.listing()) == {"tiny.hill": 2, "tiny.net": 2}
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
+    assert len(written) == 4
+    assert sweep.sweep([case for case in wanted if case.key not in failed], out) == {}  # and no worker is started
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.json")} == written
+    threads = json.loads(next(out.glob("*.json")).read_text())["threads"]
+    assert set(threads.values()) == {"1", 1}
+    picture = sweep.plot(out, "net/loss:seed:trouble")
+    assert picture.read_text().startswith("<?xml") and picture.name == "net-loss-seed-trouble.svg"
+    with pytest.raises(presets.ParameterError, match="net/loss"):
+        sweep.plot(out, "net/los:seed")
+
+
+def test_a_sweep_that_is_under_way_is_not_begun_twice(chapter, tmp_path):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out/lock-1-of-1"), pytest.raises(store.StoreError, match="another process"):
+        sweep.sweep(sweep.cases(chapter, "quick", [{}]), tmp_path / "out")
+
+
+def test_a_job_script_runs_a_shard_in_each_job():
+    script = sweep.job(["mini", "-g", "hidden=[4, 4],[8]", "-o", "out"], 5)
+    assert "#SBATCH --array=1-5\n" in script and f"--chdir={os.getcwd()}\n" in script
+    assert "sweep mini -g 'hidden=[4, 4],[8]' -o out --shard \"$SLURM_ARRAY_TASK_ID/5\"\n" in script
