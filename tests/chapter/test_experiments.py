@@ -499,7 +499,8 @@ def test_a_language_model_has_outputs_for_each_token_of_a_text(monkeypatch):
 
 
 def test_an_unknown_architecture_is_named():
-    with pytest.raises(ValueError, match="unknown architecture 'rnn'; there are mlp, cnn, resnet18, transformer"):
+    known = "mlp, cnn, resnet18, resnet101, transformer"
+    with pytest.raises(ValueError, match=f"unknown architecture 'rnn'; there are {known}"):
         changed(STABILIZATION, architecture="rnn").problem.build(0)
 
 
