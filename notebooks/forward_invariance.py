@@ -203,7 +203,7 @@ from scipy import ndimage
 
 from eoslib.chapter.claims import Ledger
 from eoslib.chapter.experiments import collect
-from eoslib.chapter.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, colours, panels
+from eoslib.chapter.figures import BLUE, GREEN, ORANGE, PURPLE, RULE, SKY, VERMILION, colours, panels
 from eoslib.chapter.provenance import provenance
 from eoslib.measure import certificates
 from eoslib.papers.basins import Outcome, classify, pixel_centres
@@ -1049,7 +1049,7 @@ with panels(
     for ax, by_name, title in zip(axes, balls.values(), ("stable starts", "convergent starts"), strict=True):
         for (name, (measured, by_proof)), colour in zip(by_name.items(), colours(4), strict=True):
             ax.plot(np.log10(measured), by_proof[:, 1], "o", color=colour, markersize=4, label=rf"$f_{name[1]}$")
-        ax.axline((-1, -1), slope=1, color="0.3", linestyle="--", linewidth=0.9)
+        ax.axline((-1, -1), slope=1, color=RULE, linestyle="--", linewidth=0.9)
         ax.set(title=title, xlabel=r"$\log_{10}$ of the measured radius")
     axes[0].set(ylabel=r"$\log_{10}\varepsilon$ by (42)")
     axes[0].legend()
@@ -1182,7 +1182,7 @@ with panels(
     left.set(xlabel="$x$", ylabel="$y$", xlim=(0, 6), ylim=(-4, 3))
     left.legend(title="sharpness at the start")
     right.plot(ratios, np.where(arrived, limit_ratio, np.nan), ".", color=BLUE)
-    right.axhline(1, color="0.3", linestyle="--", linewidth=0.9)
+    right.axhline(1, color=RULE, linestyle="--", linewidth=0.9)
     right.set(
         xlabel=r"sharpness at the start / $(2/\eta)$", ylabel=r"sharpness of the limit / $(2/\eta)$", xlim=(0.2, 3)
     )
@@ -1269,7 +1269,7 @@ with panels(
             slope, slope_error = dimension(run, of).T
             axes[4 + i].errorbar(fractions(run), slope, 2 * slope_error, color=colour, fmt=".-")
         axes[i].set(title=symbol(name), ylim=(0, None))
-        axes[4 + i].axhline(1, color="0.3", linestyle="--", linewidth=0.9)
+        axes[4 + i].axhline(1, color=RULE, linestyle="--", linewidth=0.9)
         axes[4 + i].set(xlabel=r"$\eta\,/\,\eta_{\max}$", ylim=(0.8, 2))
     axes[0].set(ylabel="area")
     axes[4].set(ylabel="dimension")

@@ -367,7 +367,7 @@ from eoslib.papers import escape
 
 claims = Ledger("large_learning_rates", preset)
 
-DASHED = {"color": "0.3", "linestyle": "--", "linewidth": 0.9}
+DASHED = {"color": RULE, "linestyle": "--", "linewidth": 0.9}
 
 
 def interval(share, n, confidence=0.95):

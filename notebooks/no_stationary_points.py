@@ -288,7 +288,7 @@ from scipy.stats import wasserstein_distance
 
 from eoslib.chapter.claims import Ledger
 from eoslib.chapter.experiments import collect
-from eoslib.chapter.figures import BLUE, GREEN, ORANGE, SKY, VERMILION, colours, panels
+from eoslib.chapter.figures import BLUE, GREEN, INK, ORANGE, RULE, SKY, VERMILION, colours, panels
 from eoslib.chapter.provenance import provenance
 from eoslib.papers import stationarity
 from eoslib.papers.stationarity import time_averages, window_change
@@ -375,7 +375,7 @@ def draw(axes, groups):
                 ax.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
             ax.set(title=title, xlabel="epoch")
     if len(groups) > 1 and any(runs for _, runs in groups.values()):
-        axes[3].legend()
+        axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
 
 
 def by_step_size(runs):
@@ -398,7 +398,7 @@ fig1, fig2, fig3, fig7 = (collect(experiments[name]) for name in ("fig1", "fig2"
 # %% tags=["hide-input"]
 for name, groups, caption, alt in (
     (
-        "fig1", {"divided by 10": ("black", fig1)},
+        "fig1", {"divided by 10": (INK, fig1)},
         "with momentum on images, whose step size is divided by 10 after each third of the epochs",
         "The loss falls and becomes flat in each third. The gradient norm rises at first and stays high; noise and sharpness grow.",
     ),
@@ -471,13 +471,13 @@ decaying, constant = fig4[:1], fig4[1:]
 # %% tags=["hide-input"]
 with panels(
     1, 4, name="fig4", height=2.3,
-    caption=f"Figure 4. The quantities (2) for Transformer-XL on a text: Adam with a cosine (black), and with constant step sizes; means and ranges over {len(seeds)} seeds."
+    caption=f"Figure 4. The quantities (2) for Transformer-XL on a text: Adam with a cosine, and with constant step sizes; means and ranges over {len(seeds)} seeds."
     + (" Dashed: the entropy of the chain, the best loss there is." if text == "markov" else ""),
     alt="The losses fall towards the dashed line. With constant step sizes the gradient norm stays at its initial size, the larger the smaller the step size, and so are noise and sharpness. With the cosine the gradient norm falls in the end.",
 ) as axes:  # fmt: skip
-    draw(axes, {"cosine": ("black", decaying)} | by_step_size(constant))
+    draw(axes, {"cosine": (INK, decaying)} | by_step_size(constant))
     if text == "markov" and fig4:
-        axes[0].axhline(on_text(text_n).data.source.entropy, color="0.3", linestyle="--", linewidth=0.8)
+        axes[0].axhline(on_text(text_n).data.source.entropy, color=RULE, linestyle="--", linewidth=0.8)
 
 # %% tags=["hide-input"]
 short_kept = {f"{run['n']} stretches": kept(run, "gradient_norm") for run in short}
@@ -558,10 +558,10 @@ with panels(
     left.scatter(np.tile(offset, 120), np.concatenate(late), s=0.3, color=BLUE, linewidths=0)
     left.set(ylabel=r"$\theta_1+\theta_2$ (mod $2\pi$)")
     right.plot(offset, exponent, color=BLUE)
-    right.axhline(0, color="0.3", linewidth=0.8)
+    right.axhline(0, color=RULE, linewidth=0.8)
     right.set(ylabel="Lyapunov exponent")
     for ax in (left, right):
-        ax.axvline(0, color="0.3", linestyle="--", linewidth=0.9)
+        ax.axvline(0, color=RULE, linestyle="--", linewidth=0.9)
         ax.set(xlabel=r"$(\eta - 0.04)\cdot 10^6$", xticks=(-1, -0.5, 0, 0.5))
 
 # %% tags=["hide-input"]
@@ -711,8 +711,8 @@ with panels(
 ) as (ax,):  # fmt: skip
     for (noise, of), colour in zip(thm1.items(), colours(4), strict=True):
         ax.loglog(lengths, of, ".-", color=colour, label=f"$s = {noise:g}$")
-    ax.loglog(lengths, thm1[0.0][0] * lengths[0] / lengths, "--", color="0.3", linewidth=0.8)
-    ax.loglog(lengths, thm1[20.0][0] * np.sqrt(lengths[0] / lengths), "--", color="0.3", linewidth=0.8)
+    ax.loglog(lengths, thm1[0.0][0] * lengths[0] / lengths, "--", color=RULE, linewidth=0.8)
+    ax.loglog(lengths, thm1[20.0][0] * np.sqrt(lengths[0] / lengths), "--", color=RULE, linewidth=0.8)
     ax.set(xlabel="$n$", ylabel="expected change")
     ax.legend()
 noisy = {f"s = {noise:g}": slope(of) for noise, of in thm1.items() if noise}
@@ -814,7 +814,7 @@ with panels(
             n = np.unique(np.geomspace(100, len(values), 800).astype(int))
             ax.semilogx(n, values[n - 1], color=colour)
         for end in ends:
-            ax.axhline(end, color="0.3", linestyle="--", linewidth=0.8)
+            ax.axhline(end, color=RULE, linestyle="--", linewidth=0.8)
         ax.set(xlabel="steps $n$")
     left.set(ylabel=r"average of $\cos\alpha$")
     right.set(ylabel="average of $f$")
@@ -1011,16 +1011,16 @@ with panels(
     alt="Left, the averages of the squared gradient norm, of the corrected right side and of relation 6 come near each other; that of the printed one is negative. Right, the change is negative for small c, near zero at one and positive at two.",
 ) as (left, right):  # fmt: skip
     for values, label, colour in (
-        (late.balance_square.values, r"$\|\nabla L\|^2$", "black"), (corrected(late), "corrected", BLUE),
+        (late.balance_square.values, r"$\|\nabla L\|^2$", INK), (corrected(late), "corrected", BLUE),
         (late.balance_relation.values, "by (6)", GREEN), (late.balance_printed.values, "as printed", VERMILION),
     ):  # fmt: skip
         left.plot(late.step, time_averages(values), color=colour, label=label)
-    left.axhline(0, color="0.3", linewidth=0.8)
+    left.axhline(0, color=RULE, linewidth=0.8)
     left.set(xlabel="step", ylabel="average since half of the run")
     left.legend(ncols=2)
     found = np.array([changes(late, i) for i in range(len(FRACTIONS))])
     right.errorbar(FRACTIONS, found[:, 0], 2 * found[:, 1], fmt="o", color=BLUE)
-    right.axhline(0, color="0.3", linewidth=0.8)
+    right.axhline(0, color=RULE, linewidth=0.8)
     right.set(xlabel="$c$", ylabel=r"change / $\eta\,\|\nabla L\|^2$")
 
 smaller = {f"c = {c:g}": changes(late, i) for i, c in enumerate(FRACTIONS) if c < 1}
@@ -1056,7 +1056,7 @@ with panels(
     + ", its step size divided by 10 at half and three quarters of the epochs.",
     alt="Loss, gradient norm, noise and sharpness rise at first, and then all fall to nearly zero.",
 ) as axes:  # fmt: skip
-    draw(axes, {"few examples": ("black", fig7)})
+    draw(axes, {"few examples": (INK, fig7)})
 claims.measure("fig7/gradient-vanishes", by_heart, fig7, control={f"{run['n']} examples": kept(run, "gradient_norm") for run in fig1})
 
 # %% [markdown]
@@ -1120,8 +1120,10 @@ def draw_estimates(axes, run):
                 ax.fill_between(sizes, low, high, color=colour, alpha=0.3, linewidth=0)
                 mean, error = np.sqrt(np.where(mean > 0, mean, np.nan)), 0 * error
             ax.errorbar(sizes, mean, 2 * error, fmt=".-", color=colour, label=label)
-        ax.axhline(1, color="0.3", linestyle="--", linewidth=0.8)
-        ax.set(title=title, xscale="log", xlabel="examples $m$")
+        ax.axhline(1, color=RULE, linestyle="--", linewidth=0.8)
+        shown = sizes[[0, len(sizes) // 2, -1]]
+        ax.set(title=title, xscale="log", xlabel="examples $m$", xticks=shown, xticklabels=shown)
+        ax.minorticks_off()
 
 
 for name, runs, what in (("fig8", fig8, "a multilayer perceptron on digits"), ("fig9", fig9, "a transformer on a Markov text")):
@@ -1165,7 +1167,7 @@ for name, runs in (("fig8", fig8), ("fig9", fig9)):
 # %% tags=["hide-input"]
 measured = sharpnesses.trace.isel(step=np.flatnonzero(np.isfinite(sharpnesses.trace.sharpness.values)))
 KINDS = {
-    "sharpness": (r"$\lambda_{\max}$", "black"), "power_sharpness": ("power iteration", ORANGE),
+    "sharpness": (r"$\lambda_{\max}$", INK), "power_sharpness": ("power iteration", ORANGE),
     "batch_sharpness": ("batch sharpness", VERMILION), "critical_sharpness": ("critical sharpness", BLUE),
     "directional_smoothness": ("directional smoothness", GREEN),
 }  # fmt: skip

@@ -325,6 +325,7 @@ from eoslib.chapter.figures import (
     ORANGE,
     PALETTE,
     PURPLE,
+    RULE,
     SKY,
     VERMILION,
     colours,
@@ -607,7 +608,7 @@ with panels(
     draw_stages(left, steps_shown, abs(toy_x))
     draw_stages(middle, steps_shown, 2 / toy_step_size + toy_y)
     draw_stages(right, abs(toy_x), toy_y)
-    left.axhline(delta, color="0.3", linestyle="--", linewidth=0.9)
+    left.axhline(delta, color=RULE, linestyle="--", linewidth=0.9)
     threshold(middle, toy_step_size)
     handles, _ = left.get_legend_handles_labels()
     left.figure.legend(handles=handles, loc="outside upper center")
@@ -871,9 +872,9 @@ def draw_run(axes, run, trace):
         low, high = min([low, *predicted]), max([high, *predicted])
         ax.set(ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)))
         if quantity == "sharpness":
-            ax.axhline(1, color="0.3", linestyle=":", linewidth=0.9)
+            ax.axhline(1, color=RULE, linestyle=":", linewidth=0.9)
         if quantity == "x":
-            ax.plot(trace.step, trace.delta, color="0.3", linestyle=":", linewidth=0.9, label=r"$\delta$")
+            ax.plot(trace.step, trace.delta, color=RULE, linestyle=":", linewidth=0.9, label=r"$\delta$")
 
 
 def first_cycle(run):
@@ -1310,7 +1311,7 @@ with panels(
     for ax in axes[-2:]:
         ax.set(xlabel="step from the onset")
     if appe:
-        axes[4].axhline(1, color="0.3", linestyle=":", linewidth=0.9)
+        axes[4].axhline(1, color=RULE, linestyle=":", linewidth=0.9)
         handles, _ = axes[0].get_legend_handles_labels()
         axes[0].figure.legend(handles=handles, loc="outside lower center")
 
@@ -1363,7 +1364,7 @@ with panels(
         ax.plot(*curve(trace, "sharpness", run.step_size), color=BLUE, linewidth=1, label="gradient descent")
         limit = trace.limiting_sharpness.dropna("step")
         ax.plot(limit.step, limit * run.step_size / 2, "o-", color=VERMILION, label="limit")
-        ax.axhline(1, color="0.3", linestyle=":", linewidth=0.9)
+        ax.axhline(1, color=RULE, linestyle=":", linewidth=0.9)
         ax.set(title=case(run), xlabel="step $t$", ylabel=r"$S\,\eta/2$")
     handles, _ = axes[0].get_legend_handles_labels()
     axes[0].figure.legend(handles=handles, loc="outside upper center")
@@ -1500,7 +1501,7 @@ with panels(
                 fillstyle="none" if run["loss"] == "logistic" else "full",
             )  # fmt: skip
         if foretold:
-            ax.axhline(0.2, color="0.3", linestyle="--", linewidth=0.9)
+            ax.axhline(0.2, color=RULE, linestyle="--", linewidth=0.9)
         ax.set(title=PREDICTIONS[kind][-1], xlabel=r"$\varepsilon$")
         ax.set_xticks([0.03, 0.05, 0.1, 0.2], ["0.03", "0.05", "0.1", "0.2"])
         ax.set_yticks([0.1, 0.2, 0.5, 1, WORST], ["0.1", "0.2", "0.5", "1", f"{WORST:g}"])
@@ -1899,7 +1900,7 @@ with panels(
     alt="Left, the sharpness rises to one and stays close to it after some large swings. Right, both curves meet when the sharpness reaches one and then fall together to the dotted line.",
 ) as (left, right):  # fmt: skip
     left.plot(measured, (decay_s + decay) * decay_step_size / 2, color=BLUE, linewidth=0.8)
-    left.axhline(1, color="0.3", linestyle="--", linewidth=0.9)
+    left.axhline(1, color=RULE, linestyle="--", linewidth=0.9)
     right.plot(measured, unit_sharpness, color=BLUE, linewidth=0.8, label=r"$S_f(\bar\theta)$")
     right.plot(measured, bound, color=ORANGE, linewidth=0.8, label=r"$\|\theta\|^2(2/\eta-\lambda)$")
     right.axhline(sharpness(ends[decay][1])[0], color=GREEN, linestyle=":", label="minimum of $J$")

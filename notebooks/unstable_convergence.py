@@ -324,7 +324,7 @@ from scipy.optimize import minimize
 
 from eoslib.chapter.claims import Ledger
 from eoslib.chapter.experiments import collect
-from eoslib.chapter.figures import BLUE, ORANGE, VERMILION, colours, panels, step_size_label, threshold
+from eoslib.chapter.figures import BLUE, ORANGE, RULE, VERMILION, colours, panels, step_size_label, threshold
 from eoslib.chapter.provenance import provenance
 from eoslib.measure.certificates import prove
 from eoslib.measure.progress import gauss_legendre
@@ -495,7 +495,7 @@ with panels(
     left.scatter(*theta[arrived].T, s=5, color=BLUE)
     left.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
     right.hist(limit_sharpness.numpy(), bins=40, color=BLUE, linewidth=0)
-    right.axvline(2 / neuron.step_size, color="0.3", linestyle="--", linewidth=0.9)
+    right.axvline(2 / neuron.step_size, color=RULE, linestyle="--", linewidth=0.9)
     right.set(xlabel=r"sharpness of the limit", ylabel="number of starts")
 
 # %% tags=["hide-input"]
@@ -673,7 +673,7 @@ with panels(
     theta = tanh.trace.theta.values
     left.plot(*theta.T, color=BLUE, linewidth=0.4)
     left.scatter(*theta.T, c=np.log1p(np.arange(len(theta))), cmap="Blues", vmin=-2, s=10, zorder=2)
-    left.axvline((1 / tanh.step_size) ** 0.5, color="0.3", linestyle="--", linewidth=0.9)
+    left.axvline((1 / tanh.step_size) ** 0.5, color=RULE, linestyle="--", linewidth=0.9)
     left.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
     for run, name, colour in ((linear, "linear", VERMILION), (tanh, "tanh", BLUE)):
         right.loglog(run.trace.step + 1, run.trace.loss, color=colour, label=name)
@@ -862,7 +862,7 @@ with panels(
         measured = run.trace.sharpness.dropna("step")
         right.plot(measured.step, measured, color=colour)
         threshold(right, run.step_size, colour, label=False)
-        middle.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
+        middle.axhline(0, color=RULE, linestyle="--", linewidth=0.9)
         middle.legend(*left.get_legend_handles_labels(), loc="upper right")
     left.set(xlabel="iteration $t$", ylabel="training loss")
     middle.set(xlabel="iteration $t$", ylabel=r"relative progress $\mathrm{RP}(\theta^t)$", ylim=(-1.6, 1.6))
@@ -958,7 +958,7 @@ with panels(
     for run, colour in zip(exp2, colours(len(stable_step_sizes)), strict=False):
         left.semilogy(run.trace.step, run.trace.loss, color=colour, label=label(run))
         right.plot(run.trace.step, run.trace.relative_progress, color=colour)
-        right.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
+        right.axhline(0, color=RULE, linestyle="--", linewidth=0.9)
         left.legend()
     left.set(xlabel="iteration $t$", ylabel="training loss")
     right.set(xlabel="iteration $t$", ylabel=r"relative progress $\mathrm{RP}(\theta^t)$", ylim=(-1.05, 0.2))
@@ -1073,7 +1073,7 @@ with panels(
         relation = -1 + run.step_size / 2 * run.trace.directional_smoothness
         left.scatter(relation, run.trace.relative_progress, s=3, color=colour, alpha=0.4, linewidths=0, label=label(run))
         right.plot(run.trace.step, relation5_error(run.trace, run.step_size), color=colour, linewidth=0.6)
-        left.axline((0, 0), slope=1, color="0.3", linestyle="--", linewidth=0.9)
+        left.axline((0, 0), slope=1, color=RULE, linestyle="--", linewidth=0.9)
         left.legend(markerscale=4)
     for run in exp2:
         relation = -1 + run.step_size / 2 * run.trace.directional_smoothness
@@ -1409,7 +1409,7 @@ with panels(
         top, bottom, trace = axes[column], axes[len(exp8) + column], by_epoch(run)
         top.semilogy(trace.epoch, trace.loss, color=BLUE)
         draw_sides(bottom, trace)
-        bottom.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
+        bottom.axhline(0, color=RULE, linestyle="--", linewidth=0.9)
         top.set(title=label(run), ylabel="training loss" if column == 0 else None)
         bottom.set(xlabel="epoch", ylabel="relative progress" if column == 0 else None)
     handles, _ = axes[-1].get_legend_handles_labels()
@@ -1472,7 +1472,7 @@ with panels(
     for ax, run in zip(axes, exp9, strict=False):
         trace = by_epoch(run)
         draw_sides(ax, trace)
-        ax.axhline(0, color="0.3", linestyle="--", linewidth=0.9)
+        ax.axhline(0, color=RULE, linestyle="--", linewidth=0.9)
         ax.set(title=label(run), xlabel="epoch", ylabel="relative progress" if ax is axes[0] else None)
     handles, _ = axes[0].get_legend_handles_labels()
     axes[0].figure.legend(handles=handles, loc="outside lower center")
@@ -1522,8 +1522,8 @@ with panels(
         measured = run.trace.preconditioned_sharpness.dropna("step")
         right.semilogy(measured.step, measured / limit(run), color=colour)
         left.legend()
-        right.axhline(1, color="0.3", linestyle="--", linewidth=0.9)
-        middle.axhline(1, color="0.3", linestyle="--", linewidth=0.9)
+        right.axhline(1, color=RULE, linestyle="--", linewidth=0.9)
+        middle.axhline(1, color=RULE, linestyle="--", linewidth=0.9)
     left.set(xlabel="iteration $t$", ylabel="RP in the metric P", ylim=(-1.6, 1.6))
     middle.set(xlabel="iteration $t$", ylabel=r"$L\cdot\eta/2$ in the metric P", ylim=(-0.5, 2.5))
     right.set(xlabel="iteration $t$", ylabel="sharpness / limit")
