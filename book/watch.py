@@ -117,7 +117,7 @@ w.plot(caption=caption, alt="Three panels against the step. The loss falls, the 
 
 # %%
 observed = ["loss", "accuracy", "sharpness", "threshold", "batch_sharpness"]
-w.trace[observed].to_pandas().round(3)
+w.trace[observed].to_pandas().reset_index().style.hide().format(precision=3)
 
 # %% [markdown]
 # ## It is the same training

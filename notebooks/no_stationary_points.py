@@ -1195,7 +1195,8 @@ costs = {
     ),
     "directional smoothness": ("exact", "two gradients of all data"),
 }  # fmt: skip
-display(HTML(pd.DataFrame({k: v for k, v in zip(("precision", "cost"), zip(*costs.values(), strict=True), strict=True)}, index=costs).to_html()))
+taken = [{"measure": name, "precision": precision, "cost": cost} for name, (precision, cost) in costs.items()]
+display(HTML(pd.DataFrame(taken).to_html(index=False)))
 
 second_half = measured.isel(step=slice(len(measured.step) // 2, None))
 above = {name: float((second_half[name] / second_half.sharpness).median()) for name in KINDS}

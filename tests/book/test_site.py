@@ -53,8 +53,17 @@ def test_a_page_is_whole(read):
         assert article.locator(f"a[download][href='{read.docname.rpartition('/')[2]}.ipynb']").count() >= 1
 
 
-@reading(PAGES)
+@reading(PAGES, "wide")
 def test_a_page_is_accessible(read):
+    accessible(read)
+
+
+@reading([PAGES[0], *NOTEBOOKS], "phone")  # on which they are laid out otherwise
+def test_a_page_is_accessible_on_a_phone(read):
+    accessible(read)
+
+
+def accessible(read):
     # without preload, since axe would ask for stylesheets at wrong addresses; the dark mode differs in colours alone
     runs = {"light": {"preload": False}, "dark": {"preload": False, "runOnly": ["color-contrast"]}}
     for scheme in ("light", "dark") if read.screen == "wide" else ("light",):
