@@ -7,6 +7,12 @@ paper is a criterion on those observables. Each part of that sentence is a floor
 
 __version__ = "0.1.0"
 
-from eoslib.chapter.watch import watch
-
 __all__ = ["watch"]
+
+
+def __getattr__(name: str):
+    if name != "watch":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from eoslib.chapter.watch import watch  # here, or every floor would import those above it
+
+    return watch

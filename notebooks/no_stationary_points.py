@@ -535,8 +535,8 @@ with panels(
 # inside of the bands it stretches: the derivatives along an orbit have a positive mean logarithm, its *Lyapunov exponent*, and two orbits that begin $10^{-11}$ apart part at the same rate. So it is
 # not periodic, and the empirical measure does not converge to a discrete one.
 #
-# And the bands are an accident of the round number. At step sizes one part in ten thousand smaller or larger the orbit visits most of the circle for ever; $\eta = 0.04$ lies at the very end of a window of step sizes, only some
-# $6\cdot10^{-7}$ wide, in which it is caught. What the picture is to show, averages that converge though nothing else does, does not hang on that.
+# And the bands are an accident of the round number. At step sizes one part in ten thousand smaller or larger the orbit visits most of the circle for ever; $\eta = 0.04$ lies at the very end of a window of step sizes, less than
+# a millionth wide, in which it is caught. What the picture is to show, averages that converge though nothing else does, does not hang on that.
 
 # %% tags=["hide-input"]
 with panels(
@@ -544,7 +544,7 @@ with panels(
     caption=r"Where $u = \theta_1 + \theta_2$ lies on the circle after 30,000 steps, at step sizes around $\eta = 0.04$ (dashed), and the Lyapunov exponent of its map. Where the exponent is "
     "negative a cycle attracts, where it is positive nearby orbits part.",
     alt="Left, the circle is filled but for a narrow window of step sizes up to 0.04, in which there are twelve thin bands. "
-    "Right, the exponent is about 0.7 outside of the window and falls below zero inside; at 0.04 it is small but positive.",
+    "Right, the exponent is well above zero outside of the window and falls below zero inside; at 0.04 it is small but positive.",
 ) as (left, right):  # fmt: skip
     offset = np.linspace(-1.2, 0.6, 180)  # of η from 0.04, in millionths
     etas, u = 0.04 + 1e-6 * offset, np.full(180, 2.9)

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from eoslib import store
-from eoslib.chapter import claims, figures, presets
+from eoslib.chapter import claims, presets
 from eoslib.chapter.templates import render
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}  # relative: a hundred times what a number itself is rounded by
@@ -128,12 +128,14 @@ def _pair(found: Comparison, left: Any, right: Any, prefix: str) -> None:
 
 
 def _figures(notebook: Any) -> Iterator[tuple[str, str]]:
+    from eoslib.chapter.figures import MIME  # here, because drawing takes a second to import
+
     for cell in presets.code_cells(notebook):
         for output in cell.outputs:
-            if figures.MIME in output.get("data", {}):
+            if MIME in output.get("data", {}):
                 png = output["data"]["image/png"]
                 base64.b64decode(png, validate=True)  # it goes into a page as it is
-                yield output["data"][figures.MIME]["name"], png
+                yield output["data"][MIME]["name"], png
 
 
 def _runs(found: Comparison, left: store.Run, right: store.Run) -> None:

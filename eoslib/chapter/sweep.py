@@ -148,19 +148,18 @@ def compute(experiment: Experiment, *builds_on: Any) -> str:
 def case_of(case: Case, folder: Path, *runs: Any) -> None:
     """Write what the case found. runs: finished before."""
     began = time.monotonic()
-    for one in {e.identity.key: e for _, e in case.experiments()}.values():
-        experiments.carry_on(one)  # found in the store
-    rows = [*observables(case), *judged(case)]
+    done = [(name, e, experiments.carry_on(e)) for name, e in case.experiments()]  # in the store
+    rows = [*observables(done), *judged(case)]
     found = {"given": case.given, "preset": case.preset, "rows": rows, "seconds": time.monotonic() - began}
     found |= {"threads": {name: os.environ.get(name) for name in THREADS} | {"torch": torch.get_num_threads()}}
     found |= {"machine": store.machine(store.default_device())}
     store.write_atomically(folder / f"{case.key}.json", json.dumps(found, ensure_ascii=False).encode())
 
 
-def observables(case: Case) -> Iterator[dict]:
-    """Of each run the last finite value of each observable, and the step at which it diverged."""
-    for name, experiment in case.experiments():
-        run = store.find(experiment.identity)
+def observables(runs: Sequence[tuple[str, Experiment, store.Run]]) -> Iterator[dict]:
+    """Of each run, with the name and declaration of its experiment, the last finite value of each observable, and the
+    step at which it diverged."""
+    for name, experiment, run in runs:
         label = f"η = {run.step_size:.6g}" + (f", seed {experiment.seed}" if hasattr(experiment, "seed") else "")
         for variable, values in run.stored.data_vars.items():
             if values.ndim == 1 and values.dtype.kind == "f" and np.isfinite(values).any():
@@ -186,22 +185,16 @@ def judged(case: Case) -> Iterator[dict]:
         mock.patch.dict(os.environ, environment),
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        for number, (source, tags) in enumerate(_cells(case.path, case.path.stat().st_mtime_ns), start=1):
-            if not APART & tags:
-                where = f"{case.path.name}, {execution.cell_name(number, source)}"
-                exec(compile_cell(source, where), namespace)
+        for number, cell in enumerate(presets.code_cells(presets.read_chapter(case.path)), start=1):
+            if not APART.intersection(cell.metadata.get("tags", [])):
+                where = f"{case.path.name}, {execution.cell_name(number, cell.source)}"
+                exec(compile_cell(cell.source, where), namespace)
     for v in verdicts:
         if v["verdict"] != claims.NOT_RUN:
             for label, value in v["cases"].items():
                 error = v["standard_error"].get(label)
                 found = {"name": v["id"], "label": label, "value": value, "standard_error": error}
                 yield {"kind": "claim", "verdict": v["verdict"]} | found
-
-
-@functools.cache
-def _cells(path: Path, changed: int) -> list[tuple[str, set[str]]]:
-    cells = presets.code_cells(presets.read_chapter(path))
-    return [(cell.source, set(cell.metadata.get("tags", []))) for cell in cells]
 
 
 compile_cell = functools.cache(functools.partial(compile, mode="exec"))

@@ -145,6 +145,11 @@ def download(name: str) -> Path:
     return _source(name, "train", {}).download()
 
 
+def _counted(split: str) -> dict[str, None]:
+    """The splits that count in a fingerprint, see `fingerprint`."""
+    return dict.fromkeys(("train", split))
+
+
 def _check(what: str, value: str, valid) -> None:
     if value not in valid:
         raise DataError(f"unknown {what} {value!r}; expected one of: {', '.join(valid)}")
@@ -272,7 +277,7 @@ class NoisyDigits(_Images):
 
     def fingerprint(self, split):
         digest = hashlib.sha256()
-        for part in ["train"] + (["test"] if split == "test" else []):
+        for part in _counted(split):
             inputs, labels = self.rows(part)
             digest.update(inputs.astype("<f4").tobytes() + labels.astype(np.uint8).tobytes())
         return digest.hexdigest()
@@ -321,7 +326,7 @@ class PowerLaw(_Source):
 
     def fingerprint(self, split):
         teacher, z = self._draws()
-        draws = [teacher, z["train"]] + ([z["test"]] if split == "test" else [])
+        draws = [teacher, *(z[part] for part in _counted(split))]
         return hashlib.sha256(np.concatenate(draws).astype("<f8").tobytes()).hexdigest()
 
     def _draws(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -380,8 +385,8 @@ class Markov(_Source):
 
     def fingerprint(self, split):
         text = _markov_text(self)
-        parts = [text["train"]] + ([text["test"]] if split == "test" else [])
-        return hashlib.sha256(np.concatenate(parts).astype("<i8").tobytes()).hexdigest()
+        parts = np.concatenate([text[part] for part in _counted(split)])
+        return hashlib.sha256(parts.astype("<i8").tobytes()).hexdigest()
 
 
 @functools.lru_cache(maxsize=1)
@@ -421,7 +426,7 @@ class _Files(_Source):
         return paths
 
     def fingerprint(self, split):
-        paths = self.paths("train") + (self.paths("test") if split == "test" else [])
+        paths = [path for part in _counted(split) for path in self.paths(part)]
         return _sha256(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
 
 
@@ -577,12 +582,16 @@ class Sst2(_Files):
         return inputs, labels
 
 
-def _sst2_phrases(path: Path) -> tuple[list[list[str]], np.ndarray]:
-    """The words of each phrase of a file, and the labels (N,)."""
+def _text(path: Path) -> str:
     try:
-        header, *lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is damaged: {error}") from error
+
+
+def _sst2_phrases(path: Path) -> tuple[list[list[str]], np.ndarray]:
+    """The words of each phrase of a file, and the labels (N,)."""
+    header, *lines = _text(path).rstrip("\n").split("\n")
     if header != "sentence\tlabel" or not lines:
         raise DataError(f'{path} must have the header "sentence<tab>label" and phrases after it; it begins {header!r}')
     phrases, labels = [], []
@@ -640,10 +649,7 @@ class WikiText(_Files):
 
 def _words(path: Path) -> list[str]:
     """The words of a text, each line with its end."""
-    try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+    lines = [line.split() for line in _text(path).splitlines()]
     if not any(lines):
         raise DataError(f"{path} is a text without tokens")
     return [word for line in lines for word in (*line, "<eos>")]
@@ -697,7 +703,7 @@ class ImageFolder(_Files):
         return _colours(self, folder, _changed(folder))
 
     def fingerprint(self, split):
-        return _names_and_sizes(*((f, _changed(f)) for f in map(self._folder, dict.fromkeys(("train", split)))))
+        return _names_and_sizes(*((f, _changed(f)) for f in map(self._folder, _counted(split))))
 
     def _folder(self, split: str) -> Path:
         folder = self.found() / {"train": "train", "test": "val"}[split]
