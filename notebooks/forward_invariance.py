@@ -1372,9 +1372,9 @@ claims.measure(
 # are undecided after 5,000 steps, and a larger step decides more of them. From $512^2$ to $2048^2$ starts the areas change by less than their uncertainty allows to see in the figure.
 #
 # Is the boundary a fractal? That of $V_\eta$, for $f_3$ and $f_4$ near the largest step size, yes: its dimension is above 1 over three decades of $\varepsilon$. For $f_1$ it is a smooth
-# curve there. That of $f_3$ has a dimension slightly above 1 at $\eta_{\max}/4$, too, which box counting sees only as the pixels shrink ($D = 1.00$, $1.03$, $1.05$ on $512^2$, $1024^2$, $2048^2$ starts).
+# curve there. That of $f_3$ has a dimension slightly above 1 at $\eta_{\max}/4$, too, which box counting sees only as the pixels shrink.
 #
-# For $U_\eta$ box counting gives far more, up to 1.6. But this is not a fractal. On a compact part of $V_\eta$ all starts enter a trap within some number
+# For $U_\eta$ box counting gives far more. But this is not a fractal. On a compact part of $V_\eta$ all starts enter a trap within some number
 # $N$ of steps, so that there $U_\eta$ is cut out by the $N$ polynomial inequalities $f(F^{k+1}(\theta)) < f(F^k(\theta))$; its boundary inside $V_\eta$ consists of
 # finitely many pieces of algebraic curves, of dimension 1. What the fit sees is how densely they lie: $N$ grows like $1/(1-\eta/\eta_{\max})$; so $D$ falls at smaller scales.
 #

@@ -802,7 +802,7 @@ with panels(
 #
 # What comes out is not "without activation gradient descent diverges", at either preset, but a step size beyond which it does.
 # On CIFAR-10 at the published $2/30$ no seed diverged, in many times the iterations that the
-# published run took to blow up; nor did a second implementation in plain PyTorch, in 750. The sharpness soon passes $2/\eta$ and stays well above it; the loss
+# published run took to blow up; nor did a second implementation in plain PyTorch, in a quarter as many. The sharpness soon passes $2/\eta$ and stays well above it; the loss
 # oscillates, and falls: unstable convergence without an activation function. At the largest step size tried every
 # setting diverged. A network without activation is linear in its inputs, but not in its parameters, and cross-entropy flattens towards confident
 # predictions; so the quadratic argument (fact 1) does not apply to it either.
