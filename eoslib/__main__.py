@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,15 +36,41 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 
 
-@app.command(epilog="Example: python -m eoslib run unstable_convergence -p n=300 -p 'hidden=[64, 64]' -o mine.ipynb")
+class WithParameters(typer.core.TyperCommand):
+    """A command whose help, once a chapter is given, lists the chapter's parameters at the preset given."""
+
+    def parse_args(self, ctx, args):
+        self.given, *_ = self.make_parser(ctx).parse_args(list(args))  # help is shown before anything else is read
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx, formatter) -> None:
+        super().format_help(ctx, formatter)
+        chapter, preset = (self.given.get(name) for name in ("chapter", "preset"))
+        if not isinstance(chapter, str):
+            return
+        preset = preset if isinstance(preset, str) else "quick"
+        meaning = ""
+        print(f"Parameters of {chapter}, with their values at {preset}:\n")
+        for row in presets.described(presets.chapter_path(chapter), preset):
+            if row["meaning"] != meaning:
+                meaning = row["meaning"]
+                print(textwrap.fill(meaning, 100, initial_indent="# ", subsequent_indent="# "))
+            print(f"  {row['name']}: {row['type']} = {row['value']}")
+
+
+@app.command(
+    cls=WithParameters,
+    epilog="Example: python -m eoslib run unstable_convergence -p n=300 -p 'hidden=[64, 64]' -o mine.ipynb",
+)
 def run(
-    chapter: Chapter,
+    chapter: Annotated[str, typer.Argument(help="A chapter; with --help, its parameters are listed.")],
     preset: Preset = "quick",
     p: Assignments = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where to write the executed notebook.")] = None,
 ) -> None:
-    """Rerun one chapter with new parameters; writes the executed notebook, and its claims as JSON beside it. Status 1
-    if a claim's control does not fail its criterion."""
+    """Rerun one chapter with new parameters; writes the executed notebook, and its claims as JSON beside it. Says what
+    was changed against the preset and which verdicts changed with it. Status 1 if a claim's control does not fail its
+    criterion."""
     path = presets.chapter_path(chapter)
     out = out or Path(f"{chapter}.ipynb")
     notebook = execution.execute(path, out, preset, _assignments(p), progress=sys.stderr.isatty())
@@ -51,6 +78,13 @@ def run(
     out.with_suffix(".claims.json").write_text(json.dumps(verdicts, indent=1, ensure_ascii=False))
     for verdict in verdicts:
         print(f"{verdict['verdict']:<24} {verdict['id']}: {verdict['value']}")
+    difference = compare.with_preset(notebook)
+    if difference.parameters:
+        import nbformat
+
+        print(difference.text())
+        notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f"**Rerun**\n{difference.markdown()}"))
+        store.write_atomically(out, nbformat.writes(notebook).encode())
     print(f"wrote {out} and {out.with_suffix('.claims.json')}")
     if failures := ledger.control_failures(verdicts):
         print(*failures, sep="\n", file=sys.stderr)

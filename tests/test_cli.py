@@ -10,12 +10,13 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import papermill
 import pytest
 import torch
 import yaml
 
 from eoslib import __main__, store
-from eoslib.chapter import claims, experiments, presets
+from eoslib.chapter import claims, compare, experiments, presets
 from eoslib.problems import datasets
 from eoslib.store import files
 
@@ -166,6 +167,18 @@ def test_wrong_usage_is_status_2_and_says_what_was_wrong_before_anything_runs(eo
     assert complaint in " ".join(err.replace("│", "").split())
     assert "Traceback" not in err
     assert not store.home().exists()
+
+
+def test_the_help_of_run_lists_the_parameters_of_a_chapter(eoslib, chapter):
+    chapter.write_text(CHAPTER.replace("steps: PositiveInt = 30", "# how long\nsteps: PositiveInt = 30  # no more"))
+    status, out, _ = eoslib("run", "mini", "--help")
+    assert status == 0 and "Usage" in out
+    assert out.endswith(
+        "  step_sizes: list of number > 0 = [2 / 41, 2 / 39]\n"
+        "# how long; no more\n  steps: integer > 0 = 30\n# how long\n  seeds: list of integer ≥ 0 = [0, 1]\n\n"
+    )
+    assert "  steps: integer > 0 = 60\n" in eoslib("run", "--help", "--preset", "paper", "mini")[1]
+    assert eoslib("run", "minim", "--help")[0] == 2
 
 
 def test_it_works_as_a_module_from_any_folder(tmp_path):
@@ -433,9 +446,11 @@ def test_run_writes_notebook_and_claims_which_can_be_acknowledged(eoslib, tmp_pa
     notebook = nbformat.read(tmp_path / "mini.ipynb", as_version=4)
     assert claims.in_notebook(notebook) == verdicts
     assert notebook.metadata["eoslib"]["parameters"]["steps"] == 40
+    assert notebook.cells[1].source.startswith("**Rerun**") and "| steps | 30 | 40 |" in notebook.cells[1].source
     assert "partly                   ahn2022/ex1/descends: η = 0.049: yes; η = 0.051: no" in out
     assert {run["experiment"] for run in store.listing()} == {"mini.hill"}
     assert {key for v in verdicts for key in v["runs"]} == store.inventory().keys()
+    assert "steps: 30 → 40" in out and "verdicts" not in out  # none was acknowledged
 
     status, out, _ = eoslib("claims", "mini", "--accept", tmp_path / "mini.ipynb")
     assert status == 0 and str(tmp_path / "recorded" / "claims" / "mini.yaml") in out
@@ -444,6 +459,20 @@ def test_run_writes_notebook_and_claims_which_can_be_acknowledged(eoslib, tmp_pa
     shown = {(row["id"], row["preset"]): row["verdict"] for row in rows}
     assert shown["ahn2022/ex1/descends", "quick"] == claims.PARTLY
     assert shown["ahn2022/ex1/descends", "paper"] == claims.NOT_RUN
+
+    # rerun by plain papermill, which replaces the parameters, and beside what is acknowledged
+    changed = {"preset": "quick", "step_sizes": [2 / 41], "steps": 40, "seeds": [0]}
+    again = papermill.execute_notebook(
+        tmp_path / "mini.ipynb", tmp_path / "again.ipynb", changed, progress_bar=False, kernel_name="python3"
+    )
+    assert [v["verdict"] for v in claims.in_notebook(again)] == [claims.REPRODUCED, claims.NOT_REPRODUCED]
+    again.metadata["eoslib"]["parameters"] = changed
+    difference = compare.with_preset(again)
+    assert difference.parameters[1:] == [("steps", "30", "40"), ("seeds", "[0, 1]", "[0]")]
+    assert difference.verdicts == [("ahn2022/ex1/descends", claims.PARTLY, claims.REPRODUCED)]
+    assert "| verdicts | mini at quick | this run |\n|---|---|---|\n| ahn2022/ex1/descends | partly | reproduced |" in (
+        difference.markdown()
+    )
 
 
 def test_a_control_that_does_not_fail_is_status_1_and_named(eoslib, chapter, tmp_path):

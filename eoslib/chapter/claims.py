@@ -283,6 +283,12 @@ def acknowledged(chapter: str) -> dict[str, dict[str, dict]]:
     return yaml.safe_load(path.read_text()) if path.exists() else {}
 
 
+def acknowledged_here(chapter: str, preset: str) -> dict[str, str]:
+    """Claim id → the verdict acknowledged on this kind of machine, else on the one that acknowledged it last."""
+    entries, here = acknowledged(chapter).get(preset, {}), _machine()
+    return {id_: entry["machines"].get(here, entry["verdict"]) for id_, entry in entries.items()}
+
+
 def changed(verdicts: Sequence[dict], chapter: str, preset: str) -> list[str]:
     """What differs from the acknowledged verdicts, a sentence each.
 

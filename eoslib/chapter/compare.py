@@ -75,6 +75,14 @@ class Comparison:
             for p in self.parted
         ]
 
+    def markdown(self) -> str:
+        """The tables, for a cell of a notebook."""
+        lines = []
+        for title, rows in self.sections().items():
+            lines += ["", f"| {title} | {self.a} | {self.b} |", "|---|---|---|"]
+            lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
+        return "\n".join(lines)
+
     def html(self) -> str:
         """As a page of its own, figures side by side."""
         return render("compare.html", c=self)
@@ -97,6 +105,19 @@ def compare(a: str, b: str) -> Comparison:
                 _pair(found, left[name], right[name], f"{name}: ")
             else:
                 found.parameters.append((name, *("there" if name in side else ABSENT for side in (left, right))))
+    return found
+
+
+def with_preset(notebook: Any) -> Comparison:
+    """What an executed notebook changed against its preset, and which verdicts are not those acknowledged there."""
+    said = notebook.metadata["eoslib"]
+    chapter, preset = said["chapter"], said["preset"]
+    found = Comparison(f"{chapter} at {preset}", "this run")
+    given = presets.parameters(presets.chapter_path(chapter), preset)
+    found.parameters = _differing(given, said["parameters"], "")
+    before, now = claims.acknowledged_here(chapter, preset), claims.in_notebook(notebook)
+    now = {v["id"]: v["verdict"] for v in now if v["id"] in before}
+    found.verdicts = _differing({id_: before[id_] for id_ in now}, now, "")
     return found
 
 

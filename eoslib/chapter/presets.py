@@ -15,7 +15,9 @@ import ast
 import copy
 import difflib
 import functools
+import io
 import operator
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -157,6 +159,54 @@ def _declared(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Any
             cause = f"{ast.unparse(line)!r}: {error}; a type may use {', '.join(TYPES)}"
             raise ParameterError(f"{path}: parameters cell: {cause}") from None
     return types, texts, values
+
+
+def described(path: Path, preset: str = "quick") -> list[dict[str, str]]:
+    """Each parameter of the chapter at ``path``: name, type and range in words, its value at the preset, its meaning,
+    which is the comment above, of all parameters until the next one, with that beside it."""
+    types, _, declared = _declared(path)
+    values = parameters(path, preset)
+    above, beside = {}, {}
+    (cell,) = code_cells(read_chapter(path), "parameters")
+    for token in tokenize.generate_tokens(io.StringIO(cell.source).readline):
+        if token.type == tokenize.COMMENT:
+            alone = token.line.strip().startswith("#")
+            (above if alone else beside)[token.start[0]] = token.string.removeprefix("#").strip()
+    found = []
+    for line in ast.parse(cell.source).body:
+        name, text = line.target.id, beside.get(line.end_lineno, "")
+        text = "" if text.startswith("fmt:") else text
+        heading = next((above[i] for i in reversed(above) if i < line.lineno), "")
+        value = ast.unparse(line.value) if values[name] == declared[name] else repr(values[name])  # 2 / 45, as written
+        meaning = "; ".join(filter(None, [heading, text]))
+        found.append({"name": name, "type": in_words(types[name]), "value": value, "meaning": meaning})
+    return [row for row in found if row["name"] != "preset"]  # which is chosen, not set
+
+
+def in_words(type_: Any) -> str:
+    """A type of a parameters cell, with its range."""
+    if type_ is NoneType:
+        return "null"
+    if get_origin(type_) is Annotated:
+        type_, *limits = get_args(type_)
+        return " ".join([in_words(type_), *filter(None, map(_range, limits))])
+    inside = [repr(x) if get_origin(type_) is Literal else in_words(x) for x in get_args(type_)]
+    if get_origin(type_) in (Literal, Union, UnionType):
+        return " or ".join(inside)
+    named = {int: "integer", float: "number", str: "text", bool: "true or false", list: "list", dict: "dictionary"}
+    word = named[get_origin(type_) or type_]
+    return f"{word} of {', '.join(inside)}" if inside else word
+
+
+def _range(limit: Any) -> str:
+    """An annotation of a number, or of a list's length."""
+    if isinstance(limit, annotated_types.Len):
+        most = "or more" if limit.max_length is None else f"to {limit.max_length}"
+        fixed = limit.min_length == limit.max_length
+        return f"(length {limit.min_length})" if fixed else f"(length {limit.min_length} {most})"
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bounds = {sign: getattr(limit, name, None) for name, sign in signs.items()}
+    return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
 
 
 ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}

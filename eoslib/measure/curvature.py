@@ -28,6 +28,8 @@ from eoslib.problems.objective import Expansion, Objective, SupervisedObjective
 MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz vectors
 TURNED = 0.5**0.5  # cosine of 45°: vectors that turned farther are others
 SPARE = 0.03  # residual of the spare vector
+SINGLE = 3e-4  # tolerance down to which sums over p coordinates may be taken in single precision
+LOST = 100  # times the rounding of an image: what is left of it then is nothing new
 ROUGH_SHARE = 1e-2  # of an eigenvector, that may lie in directions multiplied roughly: their errors enter times this
 NEAR = 0.8  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
 PRINCIPAL = 100  # directions of the inputs in a `Subspace`
@@ -71,58 +73,127 @@ def top_eigenpairs(
     p = start.shape[1]
     if not 1 <= k <= p:
         raise ValueError(f"k = {k} eigenpairs were asked of an operator of size {p}")
-    # orthonormal basis Q, and HQ: in float64, for sums in float32 over p coordinates leave residuals of 1e-5
-    rows = images = start[:0].double()
-    queue = list(start.double())
+    dtype = start.dtype if tolerance >= SINGLE else torch.float64
+    space = _Space(start.to(dtype))
+    queued = space.size  # of the start, not used yet
     needed = min(p, max(k, len(start) if eager is None else eager))
-    products, exact, multiply = 0, 0, hvp
+    products, exact, multiply, direction = 0, 0, hvp, None
     while True:
-        q = _orthonormalised(queue.pop(0), rows)
-        if q is None:  # nothing new in it; a residual that is lost in rounding ends in a new direction
-            queue = queue or [random_rows(1, rows, products)[0]]
-            continue
-        rows = torch.cat([rows, q[None]])
-        images = torch.cat([images, multiply(q.to(start))[None].double()])
+        if space.size == space.used:  # it is closed under H
+            space.extend(random_rows(1, space.rows, products)[0])
+        space.use(multiply(space.next(direction).to(start)))
         products += 1
         exact += multiply == hvp
-        if queue and len(rows) < needed:
+        queued = max(queued - 1, 0)
+        if queued and space.used < needed:
             continue
-        projected = (rows @ images.T).cpu()  # a device takes longer for a problem of this size
-        if not projected.isfinite().all():  # f overflowed here: the spectrum does not exist, the run goes on
+        if not np.isfinite(space.images).all():  # f overflowed here: the spectrum does not exist, the run goes on
             nothing = torch.full((k,), torch.nan, dtype=start.dtype)
             return Spectrum(nothing, torch.full_like(start[:k], torch.nan), nothing, products, False, start)
-        values, mixing = torch.linalg.eigh((projected + projected.T) / 2)
-        values, mixing = values.flip(0), mixing.flip(1).T  # descending; rows of mixing are Ritz pairs
+        values, mixing, coordinates = space.pairs()
         added = mixing[:k, exact:].norm(dim=1).max()
-        mixing = mixing.to(rows)
-        looked_at = k + (spare > 0)
-        ritz, ritz_images = mixing[:looked_at] @ rows, mixing[:looked_at] @ images
-        residual_vectors = ritz_images - values[: len(ritz), None].to(ritz.device) * ritz
-        lengths = residual_vectors.norm(dim=1).cpu()
+        lengths = coordinates[: k + (spare > 0)].norm(dim=1)
         residuals = lengths[:k]
-        next_ratio = (values[k] / values[k - 1]).item() if len(rows) > k else math.nan
+        next_ratio = (values[k] / values[k - 1]).item() if space.used > k else math.nan
         errors = residuals if wanted == "vectors" else _value_errors(values[:k], residuals, np.fmax(beyond, next_ratio))
-        if wanted == "values" and within is not None and len(rows) == k:
+        if wanted == "values" and within is not None and space.used == k:
             left = (residuals**2 - within**2).clamp(min=0).sqrt()
             parts = _value_errors(values[:k], within, beyond) + _value_errors(values[:k], left, outside)
             errors = torch.fmin(errors, parts)
         excess = errors / (tolerance * values[0].abs())
-        small = len(rows) >= k and not bool((excess > 1).any())
-        if small and spare and len(rows) < p and not (len(ritz) > k and lengths[k] <= SPARE * values[0].abs()):
+        small = space.used >= k and not bool((excess > 1).any())
+        if small and spare and space.used < p and not (len(lengths) > k and lengths[k] <= SPARE * values[0].abs()):
             spare, small, excess = spare - 1, False, lengths
         if small and rough and added > ROUGH_SHARE:
-            rows, images, queue, exact, multiply = rows[:0], images[:0], list(ritz[:k]), 0, hvp
+            space = _Space(space.combined(mixing[:k]))
+            queued, exact, multiply, direction = space.size, 0, hvp, None
             continue
-        if small or len(rows) == p or products >= max_products:
-            converged = small or len(rows) == p
-            ritz = (mixing[: k + 1] @ rows).to(start)
+        if small or space.used == p or products >= max_products:
+            converged = small or space.used == p
+            ritz = space.combined(mixing[: k + 1]).to(start)
             values, residuals = values[:k].to(start.dtype), residuals.to(start.dtype)
             return Spectrum(values, ritz[:k], residuals, products, converged, ritz, next_ratio)
-        if len(rows) >= MAX_BASIS + k:  # thick restart: keep the best half, which needs no new products
-            keep = mixing[: MAX_BASIS // 2 + k]
-            rows, images, exact = keep @ rows, keep @ images, exact if multiply == hvp else 0
-        if not queue:
-            queue, multiply = [residual_vectors[excess.argmax()]], rough or hvp
+        if not queued:
+            direction, multiply = coordinates[excess.argmax(), space.used :], rough or hvp
+        if space.used >= MAX_BASIS + k:  # thick restart: keep the best half, which needs no new products
+            keep = MAX_BASIS // 2 + k
+            space.restart(mixing[:keep])
+            exact = exact if multiply == hvp else 0
+
+
+class _Space:
+    """The space of a search as a block Krylov–Schur decomposition (Zhou and Saad 2008): orthonormal rows V (size, p),
+    the first `used` of them multiplied, and on the host C (used, size), the coordinates of their images: VᵤH = CV.
+
+    What an image has outside of V becomes one more row, which waits to be used. So no image is kept, and a residual, a
+    combination of rows that wait, is formed only as the next row to be used: what each product takes beside itself are
+    four passes over V.
+    """
+
+    def __init__(self, start: Tensor):
+        self.rows = start.new_empty(max(8, len(start)), start.shape[1])  # with room for more
+        self.size = self.used = 0
+        self.images = np.zeros((0, 0))
+        for v in start:
+            self.extend(v)
+
+    def extend(self, v: Tensor) -> list[float]:
+        """The coordinates of v (p,) in V, with one more row in it where they do not suffice."""
+        known, v = self.rows[: self.size], v.to(self.rows, copy=True)
+        length = v.norm()
+        first = known @ v
+        v.addmv_(known.T, first, alpha=-1)
+        second = known @ v  # twice is enough
+        v.addmv_(known.T, second, alpha=-1)
+        *coordinates, left, length = torch.cat([first + second, torch.stack([v.norm(), length])]).tolist()
+        if not left > LOST * torch.finfo(v.dtype).eps * length:
+            return coordinates
+        if self.size == len(self.rows):  # doubled; memory that is not written yet costs nothing
+            grown = self.rows.new_empty(2 * self.size, len(v))
+            grown[: self.size], self.rows = self.rows, grown
+        torch.div(v, left, out=self.rows[self.size])
+        self.size += 1
+        return [*coordinates, left]
+
+    def next(self, direction: Tensor | None) -> Tensor:
+        """The next row (p,) to multiply; direction: along which, in coordinates of the rows that wait."""
+        if direction is not None and len(direction) > 1:
+            turn = torch.linalg.qr(direction[:, None], mode="complete").Q.T  # ± the direction is its first row
+            waiting = self.rows[self.used : self.size]
+            waiting.copy_(turn.to(waiting) @ waiting)
+            self.images[:, self.used :] = self.images[:, self.used :] @ turn.numpy().T
+        return self.rows[self.used]
+
+    def use(self, image: Tensor) -> None:
+        """image (p,): of the next row."""
+        coordinates = self.extend(image)
+        images = np.zeros((self.used + 1, self.size))
+        images[: self.used, : self.images.shape[1]] = self.images
+        images[self.used, : len(coordinates)] = coordinates
+        self.images = images
+        self.used += 1
+
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ritz values (used,), descending; their vectors, rows of coordinates (used, used); and their residuals, in
+        coordinates (used, size)."""
+        inside = self.images[:, : self.used]  # of products that err no symmetric matrix
+        values, mixing = np.linalg.eigh((inside + inside.T) / 2)
+        values, mixing = values[::-1].copy(), mixing[:, ::-1].T.copy()
+        residuals = mixing @ self.images
+        residuals[:, : self.used] -= values[:, None] * mixing
+        return tuple(map(torch.from_numpy, (values, mixing, residuals)))
+
+    def combined(self, mixing: Tensor) -> Tensor:
+        """The vectors (…, p) of these coordinates (…, used)."""
+        return mixing.to(self.rows) @ self.rows[: self.used]
+
+    def restart(self, mixing: Tensor) -> None:
+        """Go on with these vectors, and with the rows that wait."""
+        rows = torch.cat([self.combined(mixing), self.rows[self.used : self.size]])
+        inside, outside = np.split(mixing.numpy() @ self.images, [self.used], axis=1)
+        self.images = np.hstack([inside @ mixing.numpy().T, outside])
+        self.used, self.size = len(mixing), len(rows)
+        self.rows[: self.size] = rows
 
 
 def _value_errors(values: Tensor, residuals: Tensor, beyond: float) -> Tensor:
@@ -130,17 +201,6 @@ def _value_errors(values: Tensor, residuals: Tensor, beyond: float) -> Tensor:
     below the eigenvalue, so half of the gap is counted on."""
     gaps = (values - beyond * values[-1]).clamp(min=0) / 2
     return torch.fmin(residuals, residuals**2 / gaps)
-
-
-def _orthonormalised(v: Tensor, rows: Tensor) -> Tensor | None:
-    """v made orthogonal to the orthonormal rows and of length 1, or None if nothing of it is left."""
-    length = v.norm()
-    for _ in range(2):  # twice is enough, and once if little was taken away
-        v = v - rows.T @ (rows @ v)
-        left = (v.norm() / length).item()
-        if left > 0.7:
-            break
-    return v / v.norm() if left > 1e-5 else None
 
 
 def random_rows(count: int, like: Tensor, seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from eoslib.measure.curvature import (
     Sharpness,
     SharpnessTracker,
     Subspace,
-    _orthonormalised,
+    _Space,
     top_eigenpairs,
 )
 from eoslib.problems import networks
@@ -115,11 +115,13 @@ def test_restarts_do_not_lose_accuracy():
 
 def test_a_basis_in_float32_stays_orthogonal_when_little_is_new():
     """Subtracting once leaves 1e-7 of the whole, which is much of a thousandth."""
-    rows = torch.linalg.qr(random(2000, 30)).Q.T.float()
-    q = _orthonormalised(rows.sum(0) + 1e-3 * random(2000, seed=1).float() / 2000**0.5, rows)
-    assert (rows @ q).abs().max() < 1e-6
-    assert q.norm().item() == pytest.approx(1, abs=1e-6)
-    assert _orthonormalised(rows.sum(0), rows) is None
+    space = _Space(torch.linalg.qr(random(2000, 30)).Q.T.float())
+    rows = space.rows[:30].clone()
+    coordinates = space.extend(rows.sum(0) + 1e-3 * random(2000, seed=1).float() / 2000**0.5)
+    q = space.rows[30]
+    assert (rows @ q).abs().max() < 1e-6 and q.norm().item() == pytest.approx(1, abs=1e-6)
+    assert coordinates == pytest.approx([1] * 30 + [1e-3], rel=0.05)
+    assert len(space.extend(rows.sum(0))) == space.size == 31
 
 
 def test_a_search_cut_short_says_so():
