@@ -4,10 +4,10 @@ PRESET ?= published
 COMPUTE ?= 0
 BIN := .venv/bin
 
-.PHONY: help setup browser book test bench clean
+.PHONY: help setup browser book test bench publish-check clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: .venv/installed  ## create .venv and install the pinned requirements
 
@@ -33,6 +33,12 @@ test: setup browser  ## lint and run all tests (no GPU, no download, at most 30 
 bench: setup  ## measure against public peers; writes benchmarks/results.json and two pictures
 	$(BIN)/pip install --quiet --no-deps -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/run.py
+
+publish-check: book  ## what the workflows of .github do, here: lint them, build, follow the links, lay the site out beside older versions
+	PATH=$(BIN):$$PATH $(BIN)/actionlint
+	$(BIN)/linkchecker --no-status --config .github/linkcheckerrc _build/html/index.html
+	rm -rf _build/pages.git && git init --quiet --bare _build/pages.git
+	$(BIN)/python .github/publish.py _build/html _build/pages.git v$$(sed -n 's/^version: //p' CITATION.cff)
 
 clean:  ## delete the site and the executed notebooks; the run store and .venv stay
 	rm -rf _build .executed

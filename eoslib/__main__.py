@@ -196,12 +196,15 @@ def compare_command(
 
 @app.command(epilog="Example: python -m eoslib claims unstable_convergence --accept .executed/quick")
 def claims(
-    chapter: Annotated[str | None, typer.Argument(help="A chapter; default all.")] = None,
+    chapter: Annotated[str | None, typer.Argument(help="A chapter, or a page with claims; default all.")] = None,
     accept: Annotated[Path | None, typer.Option(help="Acknowledge an executed notebook, or a folder of them.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the ledger with the verdicts last acknowledged, or acknowledge new ones."""
-    chosen = [presets.chapter_path(chapter).stem] if chapter else presets.chapters()
+    if chapter in ledger.of_pages():
+        chosen = [chapter]
+    else:
+        chosen = [presets.chapter_path(chapter).stem] if chapter else [*presets.chapters(), *ledger.of_pages()]
     if accept:
         import nbformat
 

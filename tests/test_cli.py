@@ -434,7 +434,7 @@ def strictly(text):
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-def test_run_writes_notebook_and_claims_which_can_be_acknowledged(eoslib, tmp_path, monkeypatch):
+def test_run_writes_notebook_and_claims_which_can_be_acknowledged(eoslib, chapter, tmp_path, monkeypatch):
     monkeypatch.setenv("EOSLIB_COMPUTE", "1")
     status, out, err = eoslib("run", "mini", "-p", "steps=40", "-o", tmp_path / "mini.ipynb")
     assert status == 0, err
@@ -473,6 +473,12 @@ def test_run_writes_notebook_and_claims_which_can_be_acknowledged(eoslib, tmp_pa
     assert "| verdicts | mini at quick | this run |\n|---|---|---|\n| ahn2022/ex1/descends | partly | reproduced |" in (
         difference.markdown()
     )
+    # a page that is no chapter has claims, too
+    page = chapter.parents[1] / "book/claims/own.yaml"
+    page.parent.mkdir(parents=True)
+    page.write_text(yaml.safe_dump(CLAIMS | {"paper": "own"}))
+    assert {row["id"].partition("/")[0] for row in json.loads(eoslib("claims", "own", "--json")[1])} == {"own"}
+    assert len(json.loads(eoslib("claims", "--json")[1])) == 12
 
 
 def test_a_control_that_does_not_fail_is_status_1_and_named(eoslib, chapter, tmp_path):

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from docutils import nodes
-from executed_chapters import ROOT, TEMPLATES
+from executed_chapters import ROOT, TEMPLATES, with_ledger
 from sphinx.util.docutils import SphinxDirective
 
 from eoslib.chapter import claims
@@ -37,7 +37,7 @@ FLAT = (
 def verdicts(app) -> list[dict]:
     """All verdicts, claim by claim in the order of the chapters, each with its chapter, page, scale and words."""
     found = []
-    for chapter in app.chapters.values():
+    for chapter in with_ledger(app):
         ledger = claims.ledger_path(chapter.name)
         stated = claims.read(ledger) if ledger.is_file() else {}
         now = {(v["id"], v["preset"]): v for one in chapter.executions for v in one.verdicts}
@@ -78,7 +78,7 @@ def anchor(id_: str) -> str:
 
 def digest(app) -> str:
     """Identifies what a board shows: the verdicts, the titles, and how the templates show them."""
-    titles = [page.title for page in [*app.chapters.values(), *app.gallery.values()]]
+    titles = [page.title for page in [*with_ledger(app), *app.gallery.values()]]
     templates = [path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.glob("*.html"))]
     shown = [verdicts(app), of_gallery(app), titles, templates]
     return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
@@ -97,7 +97,7 @@ def html(app, up: str) -> str:
     """The board. up: the way to the root of the site."""
     return render(
         TEMPLATES / "claims-board.html", tables=matrices(app), filters=filters(app), marks=claims.MARKS, scales=SCALES,
-        sums={chapter.title: sums(app, chapter) for chapter in app.chapters.values()}, up=up,
+        sums={chapter.title: sums(app, chapter) for chapter in with_ledger(app)}, up=up,
     )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def matrices(app) -> list[dict]:
 
 def matrix(caption: str, columns: dict[str, str], found: list[dict], column, app, prefix: str = "") -> dict:
     """A table for the template: a row for each claim, its verdicts by column(verdict)."""
-    titles = {chapter.name: chapter.title for chapter in app.chapters.values()}
+    titles = {chapter.name: chapter.title for chapter in with_ledger(app)}
     rows: dict[str, dict] = {}
     for v in found:
         row = rows.setdefault(
@@ -130,7 +130,7 @@ def filters(app) -> dict[str, dict[str, str]]:
     """The selection lists of the board: name → value → title."""
     verbs = {claims.REPRODUCED: "reproduced or seen", claims.NOT_REPRODUCED: "not reproduced, not seen"}
     return {
-        "chapter": {chapter.name: chapter.title for chapter in app.chapters.values()},
+        "chapter": {chapter.name: chapter.title for chapter in with_ledger(app)},
         "preset": {preset: preset for preset in claims.PRESETS},
         "verdict": {verdict: f"{mark} {verbs.get(verdict, verdict)}" for verdict, mark in claims.MARKS.items()},
         "scale": {scale: scale for scale in SCALES},

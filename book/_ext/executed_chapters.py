@@ -19,7 +19,7 @@ chapter's code cells tagged ``gallery``, which alone are executed. Its verdicts 
 the ledger, so that the claims board lists them apart.
 
 Any other page may be a percent-format notebook too, ``book/<name>.py`` with a cell of parameters: it is executed at
-``quick`` and shown with its outputs, and is no chapter.
+``quick`` and shown with its outputs, and is no chapter. It may have claims of its own, ``book/claims/<name>.yaml``.
 
 Environment variables: EOSLIB_PRESET, at which all pages are shown (default ``published``: each chapter at the preset of
 ``notebooks/presets/published.yaml``, the most faithful one), and COMPUTE (``1`` lets other presets than ``quick``
@@ -150,6 +150,11 @@ def pages(app) -> dict[str, Chapter]:
     return app.chapters | app.gallery | app.others
 
 
+def with_ledger(app) -> list[Chapter]:
+    """The chapters, and the other pages that judge claims of their own."""
+    return [*app.chapters.values(), *(page for page in app.others.values() if page.verdicts)]
+
+
 # --- before Sphinx reads: execute and check --------------------------------------------------------------
 
 
@@ -184,7 +189,7 @@ def run_chapters(app) -> None:
             notebook = page.notebook()
             page.verdicts = claims.in_notebook(notebook)
             app.failures += written_to_stderr(page, notebook)
-    app.failures += claim_failures(executions)
+    app.failures += claim_failures([*executions, *app.others.values()])
     if not hasattr(app.env, "shown"):
         app.env.shown = {}  # docname -> digest of what the page showed when it was last read
 

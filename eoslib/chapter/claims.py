@@ -211,8 +211,18 @@ class Ledger:
 
 
 def ledger_path(chapter: str) -> Path:
-    """The file that states the claims of a chapter."""
-    return presets.NOTEBOOKS / "claims" / f"{chapter}.yaml"
+    """The file that states the claims of a chapter, or of another page of the book."""
+    folder = _of_pages() if chapter in of_pages() else presets.NOTEBOOKS / "claims"
+    return folder / f"{chapter}.yaml"
+
+
+def of_pages() -> list[str]:
+    """The pages that are no chapters and have claims of their own."""
+    return sorted(path.stem for path in _of_pages().glob("*.yaml"))
+
+
+def _of_pages() -> Path:
+    return presets.NOTEBOOKS.parent / "book" / "claims"
 
 
 class _FORMAT(TypedDict):

@@ -1,7 +1,7 @@
 """What shows verdicts, without a build: the stacked bar, and the claims board in a browser."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +69,7 @@ class App:
 
     chapters: dict
     gallery: dict
+    others: dict = field(default_factory=dict)
 
 
 @pytest.fixture
