@@ -208,10 +208,15 @@ def descent(experiment, problem, seed=seeds[0], measurements=(), **rest):
     )
 
 
-def mlp(activation, dataset=exp1_dataset, n=exp1_n, loss=exp1_loss, hidden=hidden, standardisation=standardisation, bias_init=bias_init):
+def mlp(
+    activation, dataset=exp1_dataset, n=exp1_n, loss=exp1_loss, hidden=hidden, standardisation=standardisation,
+    bias_init=bias_init, weight_scale=1.0,
+):  # fmt: skip
     """The loss of a fully connected network."""
     data = Data(dataset=dataset, n=n, standardisation=standardisation)
-    network = Network(architecture="mlp", sizes={"hidden": list(hidden)}, activation=activation, bias_init=bias_init)
+    network = Network(
+        architecture="mlp", sizes={"hidden": list(hidden)}, activation=activation, bias_init=bias_init, weight_scale=weight_scale
+    )
     return Training(data=data, network=network, loss=loss)
 
 
@@ -267,6 +272,13 @@ experiments = {
             stop_accuracy=stop_accuracy,
         )
         for eta in stable_step_sizes
+    ],
+    "exp2_weights": [
+        descent(
+            "exp2_weights", mlp(activation, dataset, n, loss, weight_scale=3**0.5),
+            measurements=(Sharpness(every=4 * sharpness_every),), step_size=stable_step_sizes[0], steps=stable_steps,
+            stop_accuracy=stop_accuracy,
+        )
     ],
     "exp3": [
         descent("exp3", problem, seed, (sharpness,), step_size=eta, steps=steps, stop_accuracy=stop_accuracy)
