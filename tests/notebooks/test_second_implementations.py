@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.linalg import hadamard
 from scipy.optimize import brentq
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.datasets import load_digits
@@ -122,3 +123,69 @@ def test_relation_5_leaves_more_for_relu_than_for_tanh():
         difference = progress - (-1 + smoothness / 6)
         left[activation] = (difference[onset:] ** 2).mean() / progress[onset:].var()
     assert left[nn.Tanh] < 0.1 < left[nn.ReLU]
+
+
+def generated(n=1000):
+    """Inputs whose covariance falls as a power of the index, standardised, and labels that depend on all directions."""
+    rng = np.random.default_rng(0)
+    teacher, z = rng.standard_normal((10, 128)), rng.standard_normal((10_000, 128))
+    x = (z * np.arange(1, 129) ** -0.75) @ hadamard(128)
+    x = (x - x.mean(0)) / x.std(0)
+    return torch.tensor(x[:n]), torch.tensor((z[:n] @ teacher.T).argmax(1))
+
+
+def small_network(activation):
+    """Its θ at the start, f(θ, x, y), and the same with ∇f."""
+    torch.manual_seed(0)
+    layers = nn.Linear(128, 32), activation(), nn.Linear(32, 32), activation(), nn.Linear(32, 10)
+    network = nn.Sequential(*layers).double()
+    parameters = list(network.parameters())
+
+    def loss(theta, x, y):
+        nn.utils.vector_to_parameters(theta, parameters)
+        return nn.functional.cross_entropy(network(x), y)
+
+    def with_gradient(theta, x, y):
+        f = loss(theta, x, y)
+        return f.item(), torch.cat([g.flatten() for g in torch.autograd.grad(f, parameters)])
+
+    return nn.utils.parameters_to_vector(parameters).detach(), torch.no_grad()(loss), with_gradient
+
+
+def test_of_sgd_on_small_data_most_minibatches_decrease_the_loss_and_so_does_their_mean():
+    """All whole minibatches of a fresh partition are seen at the beginning of every fourth epoch."""
+    x, y = generated()
+    theta, loss, with_gradient = small_network(nn.ReLU)
+    step_size, generator, progress, decreases = 2 / 15, torch.Generator().manual_seed(0), [], []
+    for epoch in range(40):
+        if epoch % 4 == 0:
+            f, gradient = with_gradient(theta, x, y)
+            parts = torch.randperm(1000, generator=generator).split(32)[:-1]
+            steps = [step_size * with_gradient(theta, x[part], y[part])[1] for part in parts]
+            changes = np.array([loss(theta - v, x, y).item() - f for v in steps])
+            progress.append(changes.mean() / (step_size * gradient @ gradient).item())
+            decreases.append((changes < 0).mean())
+        for part in torch.randperm(1000, generator=generator).split(32):
+            theta = theta - step_size * with_gradient(theta, x[part], y[part])[1]
+    progress = np.array(progress)
+    assert progress.mean() < -2 * progress.std(ddof=1) / len(progress) ** 0.5
+    assert (progress > 0).mean() < 0.5
+    assert np.mean(decreases) > 0.7
+
+
+def test_relation_5_leaves_a_tenth_of_the_variance_for_rmsprop():
+    """In the metric of its preconditioner."""
+    x, y = generated()
+    theta, _, with_gradient = small_network(nn.Tanh)
+    step_size, square, rows = 1e-3, torch.zeros_like(theta), []
+    f, g = with_gradient(theta, x, y)
+    for _ in range(225):
+        square = 0.99 * square + 0.01 * g**2
+        v = step_size * g / (square.sqrt() + 1e-7)
+        theta = theta - v
+        after, g_after = with_gradient(theta, x, y)
+        rows.append([(after - f) / (g @ v).item(), (v @ (g - g_after) / (g @ v)).item()])  # RP, and η L
+        f, g = after, g_after
+    progress, smoothness = np.array(rows[75:]).T
+    left = ((progress + 1 - smoothness / 2) ** 2).mean() / progress.var()
+    assert 0.09 < left < 0.12
