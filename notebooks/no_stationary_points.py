@@ -151,7 +151,7 @@ start: Annotated[list[float], Len(2, 2)] = [1.0, 2.0]
 step_sizes: Annotated[list[PositiveFloat], Len(2, 2)] = [0.01, 0.04]
 # figures 8 and 9: the sizes of samples, the last one all of the data; how many are drawn of each
 sample_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [10, 40, 160, 640]
-text_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [16, 64, 256]
+text_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [20, 80, 240]
 repeats: Annotated[int, Interval(ge=2)] = 6
 # figure 8 and the measures of sharpness: a network whose examples have gradients of their own
 sampled: Literal["digits", "cifar10"] = "digits"
