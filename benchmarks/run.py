@@ -38,7 +38,7 @@ from eoslib.measure.progress import Loss
 from eoslib.papers import basins
 from eoslib.papers.escape import PhaseDiagram
 from eoslib.papers.stabilization import SelfStabilization
-from eoslib.problems import datasets, landscapes, networks
+from eoslib.problems import datasets, images, landscapes, networks
 from eoslib.problems.batches import Batches
 from eoslib.problems.compiled import compiled
 from eoslib.problems.losses import cross_entropy
@@ -599,6 +599,39 @@ def watch_overhead(network: torch.nn.Module, n: int = N, every: int = 20, rounds
     return 100 * statistics.median(shares[2:]), watched.what + f", watched on all at every {every} steps"
 
 
+def loading_wait(side: int = 224, n: int = 16, batch_size: int = 2, sizes: dict | None = None) -> tuple[float, str]:
+    """The share of the time, in per cent, that steps of ResNet-101 wait for their images, which other processes read
+    from disk meanwhile; and on what. Photographs are of ImageNet's usual size. The first step, before which the
+    processes start, is left out, and so is the last, after which nothing is left to be read ahead."""
+    from PIL import Image
+
+    waits, rng = [], np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(n):
+            path = Path(folder) / "train" / "ab"[i % 2] / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            slopes = np.linspace(0, 200, 500)[:, None] + rng.normal(0, 10, (375, 500, 3))
+            Image.fromarray(slopes.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        options = {"folder": folder, "size": side, "n_classes": 2}
+        data = Data(dataset="image_folder", n=n, standardisation="per-channel", data_options=options)
+        network = Network(architecture="resnet101", sizes=sizes or {}, activation="relu")
+        problem = Training(data=data, network=network, loss="cross-entropy")
+        objective, theta = problem.begin(0, "float32", torch.device("cpu"))
+        read = objective.inputs.batches
+
+        def timed_batches(*arguments):
+            coming = read(*arguments)
+            while (found := timed(lambda: next(coming, None)))[1] is not None:
+                waits.append(found[0])
+                yield found[1]
+
+        objective.inputs.batches = timed_batches
+        batches = Batches(batch_size=batch_size, part=True).begin(objective, 0)
+        steps = [timed(lambda: batches.see(theta, None))[0] for _ in range(n // batch_size)]
+    what = f"{n} photographs of 500×375, ResNet-101 at {side}×{side}, {batch_size} a step, {images.WORKERS} readers"
+    return 100 * sum(waits[1:-1]) / sum(steps[1:-1]), what
+
+
 def checkpoint_share(checkpoints: int = 3, hidden: tuple[int, ...] = (2150, 2150), **policy) -> tuple[float, int]:
     """Share of the time that checkpoints take in per cent, until so many are written after the one at the start, and
     the number of parameters. The state holds θ and its momentum; policy: as of `store.carry_on`, by default its own."""
@@ -723,6 +756,9 @@ def main() -> None:
     row("watch/overhead", overhead, "% beside the products", "<= 5", overhead <= 5, what)
     share, size = checkpoint_share()
     row("checkpoint-share", share, "% of time", "<= 2", share <= 2, f"{size:,} parameters with momentum")
+
+    share, what = loading_wait()
+    row("data-loading/wait", share, "% of a step", "<= 5", share <= 5, what)
 
     waits = transfers()
     row("transfers-per-step", waits, "at most", "<= 1", waits <= 1, "digits, n = 640, 64-32-32-10, pretend accelerator")

@@ -111,29 +111,32 @@ from pydantic import PositiveFloat, PositiveInt
 # %% tags=["parameters"]
 preset: Literal["quick", "standard", "paper"] = "quick"
 seeds: Annotated[list[int], Len(1, 10)] = [0, 1, 2]
-# images: figures 1 to 3, and 7, where there are few of them; step sizes from large to small, as in figure 2; the noise is estimated on a sample of so many minibatches of so many examples
+# images: figures 1 to 3, and 7, where there are few of them; step sizes from large to small, as in figure 2; noise and sharpness are measured so many times in a run, the noise on a sample of so many minibatches of so many examples
 images: Literal["noisy_digits", "cifar10", "image_folder"] = "noisy_digits"
 image_options: dict = {}
 image_n: PositiveInt = 2000
 image_network: dict = {"architecture": "cnn", "sizes": {"width": 8}, "activation": "swish"}
 image_batch_size: PositiveInt = 50
 image_augmentation: dict = {}
-image_step_sizes: Annotated[list[PositiveFloat], Len(2, 5)] = [0.1, 0.05, 0.025]
-image_epochs: Annotated[int, Interval(ge=3)] = 8
-longer_epochs: PositiveInt = 24
+image_step_sizes: Annotated[list[PositiveFloat], Len(2, 5)] = [0.2, 0.1, 0.05]
+image_epochs: Annotated[int, Interval(ge=3)] = 6
+image_measured: Annotated[int, Interval(ge=6)] = 6
+longer_epochs: PositiveInt = 20
 image_sample: Annotated[list[PositiveInt], Len(2, 2)] = [4, 125]
 few: Literal["noisy_digits", "cifar10"] = "noisy_digits"
 few_n: PositiveInt = 100
 few_network: dict = {"architecture": "cnn", "sizes": {"width": 8}, "activation": "swish"}
 few_augmentation: dict = {}
-few_epochs: PositiveInt = 150
+few_epochs: PositiveInt = 120
+# between the two: as many steps on so many of the images
+trend_n: Annotated[list[PositiveInt], Len(1, 4)] = [100, 400]
 # texts: figures 4 and 9; stretches of tokens, of which the short text has few
 text: Literal["markov", "wikitext"] = "markov"
 text_options: dict = {"length": 8}
 text_n: PositiveInt = 640
 text_network: dict = {"segment": 4, "memory": 4, "width": 8, "heads": 2, "layers": 1, "inner": 16}
 text_batch_size: PositiveInt = 16
-text_step_sizes: Annotated[list[PositiveFloat], Len(2, 5)] = [0.03, 0.01, 0.003]
+text_step_sizes: Annotated[list[PositiveFloat], Len(2, 5)] = [0.03, 0.015, 0.0075]
 text_epochs: PositiveInt = 5
 text_sample: Annotated[list[PositiveInt], Len(2, 2)] = [4, 100]
 short_n: PositiveInt = 8
@@ -142,15 +145,19 @@ short_epochs: PositiveInt = 200
 last: Annotated[int, Interval(ge=2)] = 50
 last_whole: bool = True
 # the loss and its gradient norm are taken so many times as often as noise and sharpness
-finer: PositiveInt = 3
+finer: PositiveInt = 2
 # figure 5, on 100 sin θ₁ sin θ₂
 start: Annotated[list[float], Len(2, 2)] = [1.0, 2.0]
 step_sizes: Annotated[list[PositiveFloat], Len(2, 2)] = [0.01, 0.04]
 # figures 8 and 9: the sizes of samples, the last one all of the data; how many are drawn of each
 sample_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [10, 40, 160, 640]
-text_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [20, 80, 320]
-repeats: Annotated[int, Interval(ge=2)] = 6
-# sharpness, theorem 8 and (10), on digits
+text_sizes: Annotated[list[PositiveInt], Len(2, 8)] = [20, 80, 240]
+repeats: Annotated[int, Interval(ge=2)] = 5
+# figure 8 and the measures of sharpness: a network whose examples have gradients of their own
+sampled: Literal["digits", "cifar10"] = "digits"
+sampled_n: PositiveInt = 640
+sampled_network: dict = {"architecture": "mlp", "sizes": {"hidden": [32, 32]}, "activation": "tanh"}
+# theorem 8 and (10), on digits
 digits: Annotated[int, Interval(ge=64, le=1797)] = 640
 batch_size: PositiveInt = 16
 balance_step_size: PositiveFloat = 0.2
@@ -181,9 +188,8 @@ def on_text(n):
     return Training(data=Data(dataset=text, n=n, data_options=text_options), network=network, loss="cross-entropy")
 
 
-def on_digits(hidden):
-    network = Network(architecture="mlp", sizes={"hidden": hidden}, activation="tanh")
-    return Training(data=Data(dataset="digits", n=digits), network=network, loss="cross-entropy")
+def on_all(dataset, n, network):
+    return Training(data=Data(dataset=dataset, n=n), network=Network(**network), loss="cross-entropy")
 
 
 def training(experiment, problem, step_size, epochs, batches, rule, sample, iterations, measured=0, last=0, **rest):
@@ -204,11 +210,13 @@ def training(experiment, problem, step_size, epochs, batches, rule, sample, iter
     )  # fmt: skip
 
 
-def image_run(experiment, step_size, epochs=image_epochs, problem=None, augmentation=image_augmentation, **rest):
+def image_run(
+    experiment, step_size, epochs=image_epochs, problem=None, augmentation=image_augmentation, measured=image_measured, **rest
+):  # fmt: skip
     problem = problem or on_images(images, image_n, image_network, image_options)
     batches = Batches(batch_size=min(image_batch_size, problem.data.n), **augmentation)
     rule = Rule(name="SGD", options={"momentum": 0.9, "weight_decay": 1e-4})
-    return training(experiment, problem, step_size, epochs, batches, rule, image_sample, 5, **rest)
+    return training(experiment, problem, step_size, epochs, batches, rule, image_sample, 5, measured, **rest)
 
 
 def text_run(experiment, step_size, epochs=text_epochs, n=text_n, **rest):
@@ -222,6 +230,7 @@ def divided(*epochs):
 
 
 cosine = Schedule(name="CosineAnnealingLR", options={"T_max": text_epochs * math.ceil(text_n / text_batch_size)})
+two_units = {"architecture": "mlp", "sizes": {"hidden": [2]}, "activation": "tanh"}  # too small to fit the digits
 FRACTIONS = (0.05, 0.2, 0.5, 1.0, 2.0)  # of the step size, theorem 8
 
 
@@ -238,7 +247,10 @@ def stochastic(experiment, problem, step_size, steps, *measurements):
 
 
 experiments = {
-    "fig1": [image_run("fig1", image_step_sizes[0], schedule=divided(image_epochs // 3, 2 * image_epochs // 3))],
+    "fig1": [
+        image_run("fig1", image_step_sizes[0], schedule=divided(image_epochs // 3, 2 * image_epochs // 3), seed=seed)
+        for seed in seeds
+    ],
     "fig2": [image_run("fig2", step_size, seed=seed) for step_size in image_step_sizes for seed in seeds],
     "fig3": [image_run("fig3", image_step_sizes[1], longer_epochs, measured=max(12, longer_epochs // 2), last=last * last_whole)],
     "fig4": [
@@ -263,18 +275,22 @@ experiments = {
             schedule=divided(few_epochs // 2, 3 * few_epochs // 4),
         )
     ],
-    "fig8": [stochastic("fig8", on_digits([32, 32]), 0.1, 200, by_size(sample_sizes))],
+    "trend": [
+        image_run("trend", image_step_sizes[0], image_epochs * image_n // n, on_images(images, n, image_network, image_options))
+        for n in trend_n
+    ],
+    "fig8": [stochastic("fig8", on_all(sampled, sampled_n, sampled_network), 0.1, 200, by_size(sample_sizes))],
     "fig9": [stochastic("fig9", on_text(text_sizes[-1]), 0.5, 400, by_size(text_sizes))],
     "sharpnesses": [
         stochastic(
-            "sharpnesses", on_digits([32, 32]), 0.05, 1000, Progress(every=25), Sharpness(every=25),
-            PowerIteration(batch_size=4 * batch_size, every=25),
-            BatchSharpness(batch_size=batch_size, minibatches=20, every=25), CriticalSharpness(every=25),
+            "sharpnesses", on_all(sampled, sampled_n, sampled_network), 0.05, 1000, Progress(every=50), Sharpness(every=50),
+            PowerIteration(batch_size=4 * batch_size, every=50),
+            BatchSharpness(batch_size=batch_size, minibatches=20, every=50), CriticalSharpness(every=50),
         )
     ],
     "balance": [
         stochastic(
-            "balance", on_digits([2]), balance_step_size, balance_steps, Progress(every=50), Sharpness(every=50),
+            "balance", on_all("digits", digits, two_units), balance_step_size, balance_steps, Progress(every=100), Sharpness(every=100),
             Balance(batch_size=batch_size, minibatches=4, fractions=FRACTIONS, nodes=2, every=20),
         )
     ],
@@ -399,7 +415,7 @@ fig1, fig2, fig3, fig7 = (collect(experiments[name]) for name in ("fig1", "fig2"
 for name, groups, caption, alt in (
     (
         "fig1", {"divided by 10": (INK, fig1)},
-        "with momentum on images, whose step size is divided by 10 after each third of the epochs",
+        f"with momentum on images, whose step size is divided by 10 after each third of the epochs; mean and range over {len(seeds)} seeds",
         "The loss falls and becomes flat in each third. The gradient norm rises at first and stays high; noise and sharpness grow.",
     ),
     (
@@ -431,7 +447,8 @@ def by_run(runs, value):
 by_heart = {f"{run['n']} examples": kept(run, "gradient_norm") for run in fig7}
 if fig1 and fig2:
     claims.measure(
-        "fig1/loss-settles", settling(fig1[0]), fig1, control={f"η = {fig2[-1].step_size:g}": settling(fig2[-1], 1)["period 1"]}
+        "fig1/loss-settles", {f"seed {run['seed']}, {period}": value for run in fig1 for period, value in settling(run).items()}, fig1,
+        control={f"η = {fig2[-1].step_size:g}": settling(fig2[-1], 1)["period 1"]},
     )  # fmt: skip
 claims.measure("fig1/gradient-stays", by_run(fig1, lambda run: kept(run, "gradient_norm")), fig1, control=by_heart)
 claims.measure(
@@ -1057,7 +1074,26 @@ with panels(
     alt="Loss, gradient norm, noise and sharpness rise at first, and then all fall to nearly zero.",
 ) as axes:  # fmt: skip
     draw(axes, {"few examples": (INK, fig7)})
-claims.measure("fig7/gradient-vanishes", by_heart, fig7, control={f"{run['n']} examples": kept(run, "gradient_norm") for run in fig1})
+claims.measure("fig7/gradient-vanishes", by_heart, fig7, control=by_run(fig1, lambda run: kept(run, "gradient_norm")))
+
+# %% [markdown]
+# **Between few and many.** *Ours.* The paper has one data set that is learnt by heart and one that is not. We take the network of figure 2 at its largest step size, and as many steps, on more and more of the same images. The loss that is left rises with their number. The gradient
+# norm vanishes with the fewest only, and need not be the larger, the more there are: just before the data can be learnt by heart it may be largest. What looks like a property of training at large scale is one of the ratio of data to parameters, and of how long one trains.
+
+# %%
+trend = collect(experiments["trend"])
+
+# %% tags=["hide-input"]
+largest_step = [run for run in fig2 if run.step_size == image_step_sizes[0] and run["seed"] == seeds[0]]
+sizes = sorted([*trend, *largest_step], key=lambda run: run["n"])
+with panels(
+    1, 2, name="trend", height=2.3,
+    caption=f"Loss and gradient norm in the end (means over the last third) after as many steps on more and more images, at $\\eta = {image_step_sizes[0]:g}$. The last one is a run of figure 2.",
+    alt="On logarithmic axes the loss rises with the number of images. The gradient norm is small at the fewest and not at the others.",
+) as axes:  # fmt: skip
+    for ax, name in zip(axes, ("loss", "gradient_norm"), strict=True):
+        ax.loglog([run["n"] for run in sizes], [in_the_end(run, name) for run in sizes], ".-", color=BLUE)
+        ax.set(xlabel="images", ylabel=QUANTITIES[name])
 
 # %% [markdown]
 # ## Estimating the statistics (paper, section 6.2, figures 8 and 9)
@@ -1126,7 +1162,8 @@ def draw_estimates(axes, run):
         ax.minorticks_off()
 
 
-for name, runs, what in (("fig8", fig8, "a multilayer perceptron on digits"), ("fig9", fig9, "a transformer on a Markov text")):
+kinds = {"digits": "digits", "cifar10": "CIFAR-10", "markov": "a Markov text", "wikitext": "WikiText"}
+for name, runs, what in (("fig8", fig8, f"a network on {kinds[sampled]}"), ("fig9", fig9, f"Transformer-XL on {kinds[text]}")):
     with panels(
         1, 4, name=name, height=2.3,
         caption=f"Figure {name[3]}. The estimates of loss, gradient norm, noise and sharpness from samples of $m$ examples, for {what}, over their values on all data: means over samples with two standard errors. "
@@ -1173,7 +1210,7 @@ KINDS = {
 }  # fmt: skip
 with panels(
     1, 1, name="sharpnesses", height=2.9,
-    caption=rf"Five measures of curvature on one run of SGD on digits at $\eta = {sharpnesses.step_size:g}$, $2/\eta = {2 / sharpnesses.step_size:g}$ being far above. Bars: two standard errors of the batch sharpness.",
+    caption=rf"Five measures of curvature on one run of SGD on {kinds[sampled]} at $\eta = {sharpnesses.step_size:g}$, $2/\eta = {2 / sharpnesses.step_size:g}$ being far above. Bars: two standard errors of the batch sharpness.",
     alt="The largest eigenvalue is a smooth curve near one; power iteration scatters about it; batch sharpness rises to three times as much; directional smoothness lies below, and critical sharpness lowest.",
 ) as (ax,):  # fmt: skip
     for name, (label, colour) in KINDS.items():
@@ -1225,4 +1262,4 @@ claims.measure(
 # ## Provenance
 
 # %%
-provenance(fig1, fig2, fig3, fig4, short, fig5, [balance], fig7, fig8, fig9, [sharpnesses])
+provenance(fig1, fig2, fig3, fig4, short, fig5, [balance], fig7, trend, fig8, fig9, [sharpnesses])

@@ -62,6 +62,11 @@ def test_what_watching_adds_is_measured_beside_what_it_counts(benchmarks):
     assert -100 < overhead < 10_000 and "n = 130" in what and "every 2 steps" in what
 
 
+def test_steps_wait_for_their_images_for_a_share_of_the_time(benchmarks):
+    share, what = benchmarks.loading_wait(8, 8, 2, {"widths": [2], "blocks": [1]})
+    assert 0 < share < 100 and "8 photographs" in what
+
+
 def test_per_example_norms_are_timed_on_networks_of_three_kinds(benchmarks, monkeypatch):
     monkeypatch.setattr(benchmarks, "N", 20)
     found = benchmarks.per_example_problems()

@@ -114,10 +114,11 @@ class Descent(Experiment):
         size, n = self.batches.batch_size, self.problem.examples
         operations, _ = self.problem.work(self.precision, size)
         epoch = self.batches.epoch(n)
-        for m in asked(self.measurements, self.batches.whole):
+        measured = asked(self.measurements, self.batches.whole)
+        for m in measured:
             ends = 0 if self.batches.whole else 1 + m.along  # where the whole data are seen for its sake
             operations += (ends + m.gradients(n)) * whole * min(1, m.share(self.steps, epoch))
-        return operations, memory
+        return operations, memory if any(m.products for m in measured) else memory / 4
 
 
 @dataclass(frozen=True, kw_only=True)

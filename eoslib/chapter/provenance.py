@@ -16,10 +16,12 @@ def provenance(*groups: Sequence[store.Run]) -> None:
     trained = [run for run in everything if run.identity["fingerprint"]]
     data = {(run["dataset"], run["fingerprint"]): built(run.identity).problem.data for run in trained}
     machines = [m["machine"] for m in manifests] + [s["machine"] for m in manifests for s in m.get("stretches", [])]
+    unreadable = sorted({name for m in manifests for name in m.get("unreadable", ())})
     rows = {
         "runs": f"{len(manifests)}, of which {sum(run.recorded for run in everything)} recorded",
         "data": "; ".join(f"{name}, fingerprint {fingerprint[:12]}…" for name, fingerprint in data),
         "about the data": "; ".join({w: w for d in data.values() if (w := d.warning)}),
+        "images that could not be read": f"{len(unreadable):,}: {', '.join(unreadable)}" if unreadable else "",
         "seeds": ", ".join(sorted({str(run["seed"]) for run in trained})),
         "precision": ", ".join(sorted({run["precision"] for run in trained})),
         "processor": "; ".join(sorted({m["processor"] for m in machines})),

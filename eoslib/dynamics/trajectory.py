@@ -119,6 +119,7 @@ class Trajectory(Stateful):
             "measurements": {str(i): live.state() for i, (_, live) in enumerate(self.measurements)},
             "gradients": self.objective.gradients,
             "products": self.objective.products,
+            "unreadable": self.objective.unreadable,
         }
 
     def load(self, state: dict) -> None:
@@ -132,6 +133,8 @@ class Trajectory(Stateful):
         for i, (_, live) in enumerate(self.measurements):
             live.load(state["measurements"][str(i)])
         self.objective.gradients, self.objective.products = state["gradients"], state["products"]
+        if unreadable := state.get("unreadable"):  # which those of earlier versions do not say
+            self.objective.inputs.unreadable.update(unreadable)
 
     def _arrive(self, numbers: dict[str, Tensor], along: Callable[[Tensor], dict] | None = None) -> dict[str, float]:
         """Evaluate and measure what is due at θ_t. Its numbers come over together with the step's own, which are

@@ -98,7 +98,6 @@ class PowerIteration(Measurement):
     batch_size: int
     iterations: int = 10
     seed: int = 0
-    products: ClassVar[bool] = True
     variables: ClassVar = {
         "power_sharpness": Variable("sharpness by power iteration on fresh minibatches"),
         "power_sharpness_residual": Variable("residual ‖Hv − μv‖ / |μ| of its last product"),
@@ -131,7 +130,6 @@ class BatchSharpness(Measurement):
     batch_size: int
     minibatches: int
     seed: int = 0
-    products: ClassVar[bool] = True
     variables: ClassVar = {
         "batch_sharpness": Variable("batch sharpness E[⟨g, ∇²L_B g⟩ / ‖g‖²]"),
         "batch_sharpness_se": Variable("standard error of the batch sharpness"),

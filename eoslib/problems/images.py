@@ -25,11 +25,11 @@ class Images(Dataset):
     """The images in the files `paths`, each as bytes (3 · size²,) of `size` × `size` pixels in three colours: the
     middle of the image, 224/256 of its shorter side, resized. mean, std: of each colour (3,), 0 … 255. In place of an
     image that cannot be read stands one of the mean colour, with a warning that names it; `unreadable` are those met so
-    far."""
+    far, as "class/file"."""
 
     def __init__(self, paths: Sequence[Path], size: int, mean: Tensor, std: Tensor):
         self.paths, self.size, self.mean, self.std = paths, size, mean, std
-        self.unreadable: set[Path] = set()
+        self.unreadable: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -71,8 +71,8 @@ class Images(Dataset):
         return (images.to(dtype) - mean) / std
 
     def _note(self, path: Path, error: str) -> None:
-        if path not in self.unreadable:
-            self.unreadable.add(path)
+        if (name := f"{path.parent.name}/{path.name}") not in self.unreadable:
+            self.unreadable.add(name)
             met, most = len(self.unreadable), int(UNREADABLE * len(self))
             words = f"{path} cannot be read ({error}); of {len(self):,} images {met:,} so far"
             if met > most:

@@ -125,6 +125,11 @@ class Objective:
         self.buffers: Buffers = {}  # of normalisation layers: only a training step moves them
         self.gradients = self.products = 0
 
+    @property
+    def unreadable(self) -> list[str]:
+        """The data that were met and could not be read."""
+        return []
+
     def forward(self, theta: Tensor, moves: bool = False) -> tuple[Tensor, Tensor | None]:
         """f(θ) and, where f has any, the outputs it was computed from."""
         return self.f(theta), None
@@ -236,6 +241,10 @@ class ObjectiveOnDisk(SupervisedObjective):
     """The same, the inputs being `Images`: they are read part by part, ahead of use, whenever f is wanted."""
 
     chunk = property(lambda self: CHUNK_ON_DISK)
+
+    @property
+    def unreadable(self) -> list[str]:
+        return sorted(self.inputs.unreadable)
 
     def forward(self, theta: Tensor, moves: bool = False, training: bool = True) -> tuple[Tensor, Tensor]:
         outputs = torch.cat([part.forward(theta, moves, training)[1] for _, part in self.parts()])

@@ -141,7 +141,8 @@ class Training:
         return self.network.build(source, 1 if self.loss in BINARY_LOSSES else source.n_classes, seed)
 
     def work(self, precision: str, examples: int | None = None) -> tuple[float, float]:
-        """Operations of a gradient on so many examples (default all), counted, and bytes of memory."""
+        """Operations of a gradient on so many examples (default all), counted, and bytes of memory, roughly: of a
+        Hessian-vector product; a gradient alone takes a quarter."""
         network, source, outputs, counted = self.build(0).to("meta").eval(), self.data.source, [], []
         dtype = torch.int64 if source.tokens else torch.float32
         for n in (2, 1):  # a product of weights is taken once for all examples
@@ -149,11 +150,12 @@ class Training:
                 network(torch.zeros(n, source.d, dtype=dtype, device="meta"))
             counted.append(counter.get_total_flops())
         for module in network.modules():
-            module.register_forward_hook(lambda module, inputs, output: outputs.append(output.numel()))
+            if not any(module.children()):  # what holds others puts out what the last of them does
+                module.register_forward_hook(lambda module, inputs, output: outputs.append(output.numel()))
         network(torch.zeros(1, source.d, dtype=dtype, device="meta"))
         examples, item = examples or self.examples, PRECISIONS[precision].itemsize
         forward = counted[1] + (examples - 1) * (counted[0] - counted[1])
         p = sum(parameter.numel() for parameter in network.parameters())
         held = min(examples, CHUNK_ON_DISK if source.on_disk else CHUNK // source.labels)
-        memory = item * (9 * held * sum(outputs) + 20 * p)
+        memory = item * (12 * held * sum(outputs) + 20 * p)
         return 3 * forward * item / 4 + OVERHEAD, memory  # backward takes twice forward

@@ -174,6 +174,8 @@ class _Journal:
         checksums = self._written("trace.nc", bytes(trace.to_netcdf(engine="h5netcdf")))
         state, body = self.process.state(), self._body()
         manifest = body | {name: state.get(name) for name in ("diverged_at", "gradients", "products")}
+        if unreadable := state.get("unreadable"):
+            manifest["unreadable"] = unreadable
         manifest |= {
             "trace_sha256": checksums["trace.nc"],
             "values_sha256": values_sha256(trace),

@@ -275,10 +275,11 @@ def test_a_thousand_resamples_have_the_bias_and_the_spread_that_are_stated(popul
         "logged_gradient": square + variance / m * (n - m) / (n - 1),
         "logged_noise": 19 / 20 * variance / 2 * n / (n - 1),
     }
-    for name, truth in expected.items():
+    for name in samples[0]:
         values, errors = np.array([(s[name].value, s[name].standard_error) for s in samples]).T
-        assert abs(values.mean() - truth) < 4 * values.std() / 1000**0.5, name
         assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.15), name
+        if name in expected:
+            assert abs(values.mean() - expected[name]) < 4 * values.std() / 1000**0.5, name
     # Jensen: the printed norm is too large by far more than chance allows, which the corrected square is not
     printed = np.array([s["sample_gradient_norm"].value for s in samples])
     assert printed.mean() - square**0.5 > 10 * printed.std() / 1000**0.5

@@ -1,5 +1,7 @@
 """eoslib.measure.stochastic_curvature: against whole Hessians of a small network, and closed forms."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -119,6 +121,45 @@ def test_batch_sharpness_is_the_mean_curvature_along_minibatch_gradients(problem
         quotients.append((g @ hessian(batch, theta) @ g / (g @ g)).item())
     assert row["batch_sharpness"] == pytest.approx(np.mean(quotients), rel=1e-10)
     assert row["batch_sharpness_se"] == pytest.approx(np.std(quotients, ddof=1) / 5**0.5, rel=1e-10)
+
+
+class Quadratics:
+    """A population of examples f_i(θ) = ½ ⟨θ, H_i θ⟩ with gradients of their own, known already: a thousand samples are
+    measured in a second."""
+
+    def __init__(self, hessians, gradients):
+        self.hessians, self.gradients = hessians, gradients
+        self.labels = gradients
+
+    def batch(self, indices):
+        return Quadratics(self.hessians[indices], self.gradients[indices])
+
+    def batches(self, minibatches):
+        return map(self.batch, minibatches)
+
+    def expand(self, theta):
+        self.hessian, self.gradient = self.hessians.mean(0), self.gradients.mean(0)
+        return self
+
+    def hvp(self, v):
+        return self.hessian @ v
+
+
+def test_a_thousand_resamples_have_the_spread_that_is_stated():
+    generator = torch.Generator().manual_seed(0)
+    near, scale = torch.randn(N, 4, generator=generator, dtype=torch.float64), torch.rand(N, generator=generator)
+    near[:, 0] += 5  # examples are steep along much the same direction
+    population = Quadratics(scale[:, None, None] * near[:, :, None] * near[:, None], near * scale[:, None])
+    point = SimpleNamespace(objective=population, theta=torch.zeros(4, dtype=torch.float64))
+    for declared, names in (
+        (BatchSharpness(batch_size=6, minibatches=4), ["batch_sharpness"]),
+        (SampleSharpness(batch_size=2, examples=20), ["sample_sharpness", "fresh_sharpness"]),
+    ):
+        live = declared.begin(None, point.theta)
+        rows = [live.measure(point, 0.1) for _ in range(1000)]
+        for name in names:
+            values, errors = np.array([(row[name], row[f"{name}_se"]) for row in rows]).T
+            assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.15), name
 
 
 def test_critical_sharpness_of_a_quadratic_is_the_curvature_along_the_gradient():

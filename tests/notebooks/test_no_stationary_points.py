@@ -3,11 +3,12 @@
 import cells
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from eoslib.chapter import presets
 from eoslib.chapter.experiments import carry_on
-from eoslib.measure.noise import Noise
+from eoslib.measure.noise import Noise, draw
 from eoslib.measure.progress import Loss
 
 CHAPTER = presets.chapter_path("no_stationary_points")
@@ -58,7 +59,13 @@ def test_what_oscillates_has_quiet_averages_and_what_falls_has_none():
 def test_every_sample_is_of_whole_minibatches_and_the_last_steps_are_measured(preset):
     parameters = presets.parameters(CHAPTER, preset)
     found = presets.declared_experiments(CHAPTER, parameters)
-    trained = [run for name in ("fig1", "fig2", "fig3", "fig4", "fig4-short", "fig7") for run in found[name]]
+    trained = [run for name in ("fig1", "fig2", "fig3", "fig4", "fig4-short", "fig7", "trend") for run in found[name]]
+    for run in (*found["fig8"], *found["fig9"]):
+        (sizes,) = run.measurements
+        for size in sizes.sizes:
+            drawn = draw(run.problem.data.n, size, sizes._samples(size).batch_size, torch.Generator())
+            assert len(drawn) >= 2  # which asks for whole minibatches
+        assert sizes.sizes[-1] == run.problem.data.n
     for run in trained:
         (noise,) = (m for m in run.measurements if isinstance(m, Noise))
         assert noise.examples % noise.batch_size == 0 and 2 * noise.batch_size <= noise.examples <= run.problem.data.n

@@ -12,6 +12,7 @@ from PIL import Image
 
 from eoslib import store
 from eoslib.chapter.experiments import Descent, carry_on
+from eoslib.chapter.provenance import provenance
 from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.measure.noise import Noise
 from eoslib.measure.progress import HeldOut, Loss
@@ -225,7 +226,7 @@ def test_an_unreadable_image_is_named_and_counted_and_the_mean_colour_takes_its_
     with pytest.warns(UserWarning, match=rf"{name} cannot be read \(.*\); of 24 images 1 so far") as warned:
         pixels = data.inputs.read(torch.arange(24))
         again = data.inputs.read(torch.tensor([i]))
-    assert len(warned) == 1 and data.inputs.unreadable == {data.inputs.paths[i]}
+    assert len(warned) == 1 and data.inputs.unreadable == {f"{data.inputs.paths[i].parent.name}/{name}"}
     assert torch.equal(pixels[i], again[0])
     assert data.inputs.standardised(again, torch.float32).abs().max() < 0.05
     other = next(j for j in range(24) if j != i)
@@ -316,3 +317,23 @@ def test_a_deep_network_is_trained_measured_recorded_and_resumed_within_an_epoch
     process = DEEP.process(torch.device("cpu"))
     again = store.carry_on(process, DEEP.identity)
     assert again.manifest["resumes"] == 1 and again.manifest["values_sha256"] == plain.manifest["values_sha256"]
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read")
+def test_what_a_run_could_not_read_stands_in_its_manifest_and_on_the_page(folder, monkeypatch, shown):
+    monkeypatch.setattr(images, "UNREADABLE", 0.05)
+    path = given(n=20).inputs.paths[3]
+    damage(path, "cut")
+    run = dataclasses.replace(DEEP, steps=4, measurements=(Loss(every=(0,)),))  # all images are seen at the first step
+    process = run.process(torch.device("cpu"))
+    process.step()
+    state = process.state()
+    assert state["unreadable"] == [f"{path.parent.name}/{path.name}"]
+    process = dataclasses.replace(run, measurements=(Loss(every="end"),)).process(torch.device("cpu"))
+    process.load(state)
+    assert process.state()["unreadable"] == state["unreadable"]
+    finished = carry_on(run)
+    assert finished.manifest["unreadable"] == state["unreadable"]
+    provenance([finished])
+    row = shown[0]["data"]["application/vnd.eoslib.provenance+json"]["images that could not be read"]
+    assert row == f"1: {path.parent.name}/{path.name}"
