@@ -21,6 +21,12 @@ class Mark:
     remarks: tuple[str, ...] = ()
 
 
+def marked(*faults: str | None) -> Mark:
+    """The mark of an answer that was looked at in several ways, which count alike: each is None, or what is wrong."""
+    remarks = tuple(fault for fault in faults if fault)
+    return Mark(1 - len(remarks) / len(faults), remarks)
+
+
 @dataclass(frozen=True)
 class Question:
     """One question: `inputs` draws what it is asked with, `check(inputs, outputs)` compares the answer with its own.
@@ -58,20 +64,28 @@ def generator(seed: str, assignment: str, question: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest))
 
 
+def misshapen(outputs: dict, name: str, shape: tuple[int, ...]) -> str | None:
+    """Why one output is not a number or an array of numbers of this shape, or None; so that no answer is broadcast."""
+    if name not in outputs:
+        return f"{name} is missing"
+    given = np.asarray(outputs[name])
+    if given.dtype.kind not in "biuf":
+        return f"{name} should be a real number or an array of them, not {given.dtype}"
+    if given.shape != shape:
+        return f"{name} has the shape {given.shape} instead of {shape}"
+    return None
+
+
 def differs(outputs: dict, name: str, expected, tolerance: float = 1e-6) -> str | None:
     """What is wrong with one output, or None: it should be a number or an array of the expected shape and values.
 
-    The tolerance is relative to the largest finite expected magnitude, absolute where that is zero. Shapes are compared
-    first, so that no answer is broadcast; a NaN equals only a NaN.
+    The tolerance is relative to the largest finite expected magnitude, absolute where that is zero. A NaN equals only a NaN.
     """
-    if name not in outputs:
-        return f"{name} is missing"
-    given, expected = np.asarray(outputs[name]), np.asarray(expected, dtype=float)
-    if given.dtype.kind not in "biuf":
-        return f"{name} should be a real number or an array of them, not {given.dtype}"
-    if given.shape != expected.shape:
-        return f"{name} has the shape {given.shape} instead of {expected.shape}"
+    expected = np.asarray(expected, dtype=float)
+    if fault := misshapen(outputs, name, expected.shape):
+        return fault
     scale = np.max(np.abs(expected), initial=0, where=np.isfinite(expected))
-    if not np.allclose(given.astype(float), expected, rtol=0, atol=tolerance * (scale or 1), equal_nan=True):
+    given = np.asarray(outputs[name], dtype=float)
+    if not np.allclose(given, expected, rtol=0, atol=tolerance * (scale or 1), equal_nan=True):
         return f"{name} has a wrong value"
     return None

@@ -30,10 +30,12 @@
 # Write with NumPy; what you define may use anything that was defined above it.
 
 # %%
-import numpy as np
 import otter
 
 grader = otter.Notebook(tests_dir="tests")
+
+# %%
+import numpy as np
 
 # %% [markdown]
 # ```otter
@@ -339,7 +341,7 @@ def hvp_at(theta):
 # %%
 step_size = 2 / 4
 run = descend(f, gradient, start, step_size, 300)
-theta, measured, values = start, range(0, 300, 15), []
+theta, measured, values = start, range(0, 300, 30), []
 for t in range(300):
     if t in measured:
         values.append(sharpness(hvp_at(theta), len(theta)))
