@@ -67,6 +67,7 @@ def main(
     keys = {student: key_of(path, circumstances) for student, path in found.items()}
     graded = {student: read(output, student) for student in found}
     waiting = [student for student in found if graded[student].get("key") != keys[student]]
+    failed = {}
     bar = tqdm(total=len(found), initial=len(found) - len(waiting), unit="submission", disable=None)
     spawn = multiprocessing.get_context("spawn")
     with bar, ProcessPoolExecutor(workers, spawn, begin, (assignment, seed, limits, trust)) as pool:
@@ -74,14 +75,21 @@ def main(
             running = {pool.submit(grade, found[student]): student for student in waiting}
             for done in as_completed(running):
                 student = running[done]
-                graded[student] = {"key": keys[student], "student": student} | done.result()
-                write(output / "graded" / f"{student}.json", json.dumps(graded[student], indent=1))
                 bar.update()
+                try:
+                    graded[student] = {"key": keys[student], "student": student} | done.result()
+                except sandbox.Failed as error:
+                    failed[student] = str(error)
+                    del graded[student]
+                    continue
+                write(output / "graded" / f"{student}.json", json.dumps(graded[student], indent=1))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    report(output, assignment.resolve().name, [graded[student] for student in sorted(found)])
-    print(f"{len(found)} submissions, {len(waiting)} graded now: {output / 'marks.csv'}")
+    report(output, assignment.resolve().name, [graded[student] for student in sorted(graded)])
+    print(f"{len(found)} submissions, {len(waiting) - len(failed)} graded now: {output / 'marks.csv'}")
+    if failed:
+        sys.exit("\n".join(f"not graded, the sandbox failed: {student}: {why}" for student, why in failed.items()))
 
 
 # --- submissions

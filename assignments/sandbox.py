@@ -5,8 +5,7 @@ programs, Python with its packages, eoslib, the two modules of the student's sid
 read-only. A scratch folder of bounded size is all that can be written to. `student_side` sets the limits of each
 process; time, and the memory of all of them together, are watched here.
 
-All of it works without privileges. Root, which no limit on processes binds, first becomes nobody, in a view in which
-nobody can read what the sandbox shows.
+It needs no privileges. What it cannot keep out is a use of a fault in the kernel: keep the machine up to date.
 """
 
 import contextlib
@@ -85,22 +84,23 @@ def run(notebook: str, asks: Path, questions: dict[str, dict], limits: Limits, *
             ending = _carried_out(process, process.pid, limits)
         else:
             ending = _in_sandbox(command, asks, limits, channels)
-        complaints.seek(0)
-        if complaint := complaints.read(exchange.LIMIT).decode(errors="replace").strip():
-            raise Failed(complaint)  # not the notebook's: student_side closes this channel before it runs one
         answers.seek(0)
         messages = []
         with contextlib.suppress(ValueError):  # what came whole before it counts
             for message in exchange.unpack(answers.read(exchange.LIMIT)):
                 messages.append(message)
-    report, *rest = messages or [{}]
+        complaints.seek(0)
+        if not messages and (complaint := complaints.read(exchange.LIMIT).decode(errors="replace").strip()):
+            raise Failed(complaint)
+    report, *rest = messages[1:] or [{}]
     return Outcome(str(report.get("trouble", ""))[:20_000], tuple(rest[: len(questions)]), ending)
 
 
 def _in_sandbox(command: list[str], asks: Path, limits: Limits, channels: dict) -> str:
-    """Carry the command out as process 1 of a sandbox: when that ends, the kernel ends all others in it."""
+    """Carry the command out in a sandbox. Its first process is bubblewrap's: with it, the kernel ends all others."""
     (told, tell), (held, hold) = os.pipe(), os.pipe()
-    command = [*_bubblewrap(asks), "--info-fd", str(tell), "--block-fd", str(held), "--", *command]
+    bubblewrap, *arguments = _bubblewrap(asks)
+    command = [bubblewrap, "--info-fd", str(tell), "--block-fd", str(held), *arguments, *command]
     process = subprocess.Popen(command, start_new_session=True, pass_fds=[tell, held], **channels)
     os.close(tell)
     os.close(held)
@@ -152,17 +152,20 @@ def _resident(first: int) -> int:
 
 
 def _bubblewrap(asks: Path) -> list[str]:
+    """A sandbox in a sandbox. In the inner one, of which the notebook is process 1, there is nothing but the notebook.
+
+    The outer one's first process is out of the notebook's reach, and takes everything with it when it ends. In between
+    root becomes nobody: no limit on processes binds root, and nobody can read what the outer one shows.
+    """
     view = _view(asks)
-    sandbox = [
-        *("bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--as-pid-1", "--die-with-parent"),
-        *view,
+    outer = ["bwrap", "--unshare-pid", "--die-with-parent", *view, "--bind", "/proc", "/proc", "--dev", "/dev", "--"]
+    drop = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--"] if os.geteuid() == 0 else []
+    inner = [
+        *("bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--as-pid-1", "--die-with-parent", *view),
         *("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--size", SCRATCH, "--tmpfs", "/dev/shm"),
-        *("--remount-ro", "/", "--hostname", "sandbox", "--chdir", "/tmp"),
+        *("--remount-ro", "/", "--hostname", "sandbox", "--chdir", "/tmp", "--"),
     ]
-    if os.geteuid() != 0:
-        return sandbox
-    drop = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--"]
-    return ["bwrap", "--die-with-parent", *view, "--bind", "/proc", "/proc", "--dev", "/dev", "--", *drop, *sandbox]
+    return [*outer, *drop, *inner]
 
 
 def _view(asks: Path) -> list[str]:

@@ -92,14 +92,15 @@ SOURCES = {
             raise RuntimeError(f"forked {forks} times")
     """,
     "allocates without end": """
+        import numpy as np
         kept = []
         while True:
-            kept.append(bytearray(2**24))
+            kept.append(np.zeros(2**24))
     """,
     "allocates without end in many": """
         for _ in range(8):
             if os.fork() == 0:
-                kept = bytearray(2**27)
+                kept = b"x" * 2**27
                 time.sleep(1000)
         while True:
             try:
