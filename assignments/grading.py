@@ -6,6 +6,7 @@ functions are called. The first never leaves the grader, the second is all that 
 
 import hashlib
 import importlib.util
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +50,18 @@ class Assignment:
     questions: tuple[Question, ...]
 
 
+def module(path: Path) -> types.ModuleType:
+    """One of the lecturer's files, `checks.py` or `asks.py`, as a module."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
 def load(folder: Path) -> Assignment:
     """The assignment in this folder, by its `checks.py`."""
     folder = Path(folder).resolve()
-    spec = importlib.util.spec_from_file_location(f"checks_{folder.name}", folder / "checks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Assignment(folder.name, folder, tuple(module.QUESTIONS))
+    return Assignment(folder.name, folder, tuple(module(folder / "checks.py").QUESTIONS))
 
 
 def generator(seed: str, assignment: str, question: str) -> np.random.Generator:
@@ -79,7 +85,8 @@ def misshapen(outputs: dict, name: str, shape: tuple[int, ...]) -> str | None:
 def differs(outputs: dict, name: str, expected, tolerance: float = 1e-6) -> str | None:
     """What is wrong with one output, or None: it should be a number or an array of the expected shape and values.
 
-    The tolerance is relative to the largest finite expected magnitude, absolute where that is zero. A NaN equals only a NaN.
+    The tolerance is relative to the largest finite expected magnitude, absolute where that is zero. A NaN equals
+    only a NaN.
     """
     expected = np.asarray(expected, dtype=float)
     if fault := misshapen(outputs, name, expected.shape):

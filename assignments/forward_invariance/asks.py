@@ -48,7 +48,9 @@ def q1(student, inputs):
 
 def q2(student, inputs):
     kinds = []
-    for a, minimiser, step_size, radius in zip(*(inputs[n] for n in ("a", "minimiser", "step_size", "radius")), strict=True):
+    for a, minimiser, step_size, radius in zip(
+        *(inputs[n] for n in ("a", "minimiser", "step_size", "radius")), strict=True
+    ):
         f, gradient, _ = polynomial(a, minimiser)
         starts = inputs["starts"] + minimiser
         kinds.append(student["classify"](f, gradient, minimiser.copy(), radius, step_size, starts, inputs["steps"]))
@@ -57,7 +59,9 @@ def q2(student, inputs):
 
 def q3(student, inputs):
     shares = []
-    for a, minimiser, step_size, radius in zip(*(inputs[n] for n in ("a", "minimiser", "step_size", "radius")), strict=True):
+    for a, minimiser, step_size, radius in zip(
+        *(inputs[n] for n in ("a", "minimiser", "step_size", "radius")), strict=True
+    ):
         f, gradient, _ = polynomial(a, minimiser)
         shares.append(student["share_kept"](f, gradient, minimiser.copy(), radius, step_size))
     return {"shares": np.array(shares, float)}
@@ -67,7 +71,9 @@ def q4(student, inputs):
     return {
         "proved": np.array(
             [
-                bool(student["proves_invariance"](with_bump(inputs, i), inputs["r"], inputs["lipschitz"][i], inputs["n"]))
+                bool(
+                    student["proves_invariance"](with_bump(inputs, i), inputs["r"], inputs["lipschitz"][i], inputs["n"])
+                )
                 for i in range(len(inputs["scale"]))
             ]
         )

@@ -2,6 +2,7 @@
 
 import numpy as np
 from grading import Mark, Question, marked, misshapen
+from guides import EXPERIMENT
 
 CASES = 4  # polynomials
 
@@ -70,12 +71,17 @@ def check_traps(inputs, outputs) -> Mark:
     spacing = inputs["radii"][1] - inputs["radii"][0]
     slack = np.where(clear, 1e-9, spacing + 1e-9)  # a sample of 64 points may miss a failure by a hair
     right = abs(outputs["radii"] - expected) <= slack
-    return marked(*(None if ok else f"wrong for η = {eta:.3g}" for ok, eta in zip(right, inputs["step_size"], strict=True)))
+    return marked(
+        *(None if ok else f"wrong for η = {eta:.3g}" for ok, eta in zip(right, inputs["step_size"], strict=True))
+    )
 
 
 def for_starts(rng) -> dict:
     drawn = polynomials(rng, (0.75, 0.95))
-    radii = [max(0.3 * trap(a, eta, np.linspace(0.01, 1, 100), 256)[0], 0.003) for a, eta in zip(drawn["a"], drawn["step_size"], strict=True)]
+    radii = [
+        max(0.3 * trap(a, eta, np.linspace(0.01, 1, 100), 256)[0], 0.003)
+        for a, eta in zip(drawn["a"], drawn["step_size"], strict=True)
+    ]
     far = rng.uniform(-0.9, 0.9, (150, 2))
     near = rng.uniform(-0.004, 0.004, (20, 2))
     away = rng.uniform(2, 6, (20, 2))
@@ -109,17 +115,21 @@ def check_starts(inputs, outputs) -> Mark:
         return Mark(0.0, (fault,))
     right = (outputs["kinds"] == expected) | ~clear
     names = ("stable starts", "unstable starts that converge", "starts that do not converge")
-    return marked(*(
-        None if (wrong := (~right & (expected == kind)).sum()) <= 0.005 * (expected == kind).sum() else f"{wrong} of the {name} are taken for others"
-        for kind, name in enumerate(names)
-    ))  # fmt: skip
+    faults = []
+    for kind, name in enumerate(names):
+        mistaken = (~right & (expected == kind)).sum()
+        few = mistaken <= 0.005 * (expected == kind).sum()
+        faults.append(None if few else f"{mistaken} of the {name} are taken for others")
+    return marked(*faults)
 
 
 def for_sets(rng) -> dict:
     """The first two keep U, at the radius of the trap; the others have too large a step."""
     drawn = polynomials(rng, (0.3, 0.5))
     drawn["step_size"][2:] *= rng.uniform(1.15, 1.4, 2) / 0.4
-    radii = [trap(a, eta, np.linspace(0.01, 0.5, 50))[0] for a, eta in zip(drawn["a"][:2], drawn["step_size"], strict=False)]
+    radii = [
+        trap(a, eta, np.linspace(0.01, 0.5, 50))[0] for a, eta in zip(drawn["a"][:2], drawn["step_size"], strict=False)
+    ]
     return drawn | {"radius": np.array([*radii, *rng.uniform(0.3, 0.5, 2)])}
 
 
@@ -136,7 +146,9 @@ def kept(a, step_size, radius, n):
 
 
 def check_sets(inputs, outputs) -> Mark:
-    expected = [kept(a, eta, r, 200) for a, eta, r in zip(*(inputs[n] for n in ("a", "step_size", "radius")), strict=True)]
+    expected = [
+        kept(a, eta, r, 200) for a, eta, r in zip(*(inputs[n] for n in ("a", "step_size", "radius")), strict=True)
+    ]
     if fault := misshapen(outputs, "shares", np.shape(expected)):
         return Mark(0.0, (fault,))
     right = abs(outputs["shares"] - expected) < 5e-3  # other grids of this size differ by less
@@ -147,7 +159,7 @@ def check_sets(inputs, outputs) -> Mark:
 
 
 def bumps(rng) -> dict:
-    """Maps of the ball of radius 1 on a grid of 101² points: three that it proves to stay, and five that it does not."""
+    """Maps of the ball of radius 1 on a grid of 101² points, which proves of three that they stay, of five not."""
     n, spacing = 101, 2 / 100
     cell = -1 + spacing * (rng.integers(30, 70, 2) + 0.5)  # the middle of a cell of the grid
     angle = rng.uniform(0, 2 * np.pi)
@@ -168,7 +180,8 @@ def bumps(rng) -> dict:
     lipschitz = scale + height / width
     lipschitz[-1] = 1.5  # a bound, too, and the grid is too coarse for it
     return {
-        "r": 1.0, "n": n, "scale": scale, "height": height, "width": width, "centre": np.array(centre), "lipschitz": lipschitz,
+        "r": 1.0, "n": n, "scale": scale, "height": height, "width": width, "centre": np.array(centre),
+        "lipschitz": lipschitz,
     }  # fmt: skip
 
 
@@ -177,9 +190,12 @@ def check_proofs(inputs, outputs) -> Mark:
     if fault := misshapen(outputs, "proved", np.shape(expected)):
         return Mark(0.0, (fault,))
     cases = (
-        "a contraction is not proved", "a contraction with a slight push is not proved", "a map that is no contraction, but stays, is not proved",
-        "'proved' for a map that expands", "'proved' for a map that leaves the ball between two points of the grid",
-        "'proved' for a map that leaves the ball from its inside only", "'proved' for a contraction that leaves the ball",
+        "a contraction is not proved", "a contraction with a slight push is not proved",
+        "a map that is no contraction, but stays, is not proved",
+        "'proved' for a map that expands",
+        "'proved' for a map that leaves the ball between two points of the grid",
+        "'proved' for a map that leaves the ball from its inside only",
+        "'proved' for a contraction that leaves the ball",
         "'proved' by a grid that is too coarse for it",
     )  # fmt: skip
     right = np.asarray(outputs["proved"]) == expected
@@ -191,7 +207,11 @@ def check_proofs(inputs, outputs) -> Mark:
 
 def check_own(inputs, outputs) -> Mark:
     """A polynomial is data, so that everything about it is found out here."""
-    terms, eta, starts = np.asarray(outputs["terms"], float), float(outputs["step_size"]), np.asarray(outputs["starts"], float)
+    terms, eta, starts = (
+        np.asarray(outputs["terms"], float),
+        float(outputs["step_size"]),
+        np.asarray(outputs["starts"], float),
+    )
     if terms.ndim != 2 or terms.shape[1] != 3 or len(terms) > 100 or starts.shape != (2, 2):
         return Mark(0.0, ("the terms or the starts do not have the form that was asked for",))
     if not np.isfinite(terms).all() or not np.isfinite(starts).all() or not 0 < eta < np.inf:
@@ -251,13 +271,10 @@ QUESTIONS = [
     Question("q5", 4, lambda rng: {}, check_own),
     Question(
         "written", 5,
-        guide="(a) 2: the mean value form ∇f = A(θ − θ*) with eigenvalues of A in [μ, M], 1; contraction and induction, 1. Quoting Banach without the constant: 1. "
-        "(b) 1: Taylor along the step with the bound M, and why the segment stays in B. (c) 1: 1 − ημ > 1, an expanding direction. "
-        "(d) 1: whatever converges enters B, after which f falls.",
+        guide="(a) 2: the mean value form ∇f = A(θ − θ*) with eigenvalues of A in [μ, M], 1; contraction and "
+        "induction, 1. Quoting Banach without the constant: 1. (b) 1: Taylor along the step with the bound M, "
+        "and why the segment stays in B. (c) 1: 1 − ημ > 1, an expanding direction. (d) 1: whatever converges "
+        "enters B, after which f falls.",
     ),
-    Question(
-        "experiment", 5,
-        guide="1 for an expectation with a reason, written before the run; 1 for a command that reproduces what is shown; 1 for a figure or table with labelled axes; "
-        "1 for saying which verdicts changed and which did not; 1 for a conclusion that the numbers bear out, an expectation that failed included.",
-    ),
+    Question("experiment", 5, guide=EXPERIMENT),
 ]  # fmt: skip

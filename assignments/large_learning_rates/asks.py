@@ -21,7 +21,9 @@ def two_bowls(sharp, wide, place, depth):
 def q1(student, inputs):
     cases = zip(*(inputs[name] for name in ("A", "kappa", "minimiser", "points")), strict=True)
     return {
-        "constants": np.array([student["constants"](warped(A, k, m), m.copy(), points) for A, k, m, points in cases], float)
+        "constants": np.array(
+            [student["constants"](warped(A, k, m), m.copy(), points) for A, k, m, points in cases], float
+        )
     }
 
 
@@ -47,7 +49,9 @@ def q4(student, inputs):
 
     batches, x = [int(batch) for batch in inputs["batches"]], inputs["x"].copy()
     return {
-        "path": np.array(student["sgd_with_repeats"](gradient_of, batches, x, inputs["step_size"], inputs["repeats"]), float)
+        "path": np.array(
+            student["sgd_with_repeats"](gradient_of, batches, x, inputs["step_size"], inputs["repeats"]), float
+        )
     }
 
 

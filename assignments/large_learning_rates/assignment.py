@@ -31,7 +31,7 @@
 # %%
 import otter
 
-grader = otter.Notebook(tests_dir="tests")
+grader = otter.Notebook()
 
 # %%
 import numpy as np

@@ -2,6 +2,7 @@
 
 import numpy as np
 from grading import Mark, Question, differs, marked, misshapen
+from guides import EXPERIMENT
 
 CASES = 4
 
@@ -25,9 +26,7 @@ def check_constants(inputs, outputs) -> Mark:
     for A, kappa, minimiser, points in zip(*(inputs[n] for n in ("A", "kappa", "minimiser", "points")), strict=True):
         d = points - minimiser
         g = d @ A + kappa * d**3
-        ratios = [
-            np.linalg.norm(g[i] - g[j]) / np.linalg.norm(d[i] - d[j]) for i in range(len(d)) for j in range(i)
-        ]
+        ratios = [np.linalg.norm(g[i] - g[j]) / np.linalg.norm(d[i] - d[j]) for i in range(len(d)) for j in range(i)]
         expected.append((min((g[i] @ d[i]) / (d[i] @ d[i]) for i in range(len(d))), max(ratios)))
     right = abs(outputs["constants"] - np.array(expected)) < 1e-6
     return marked(
@@ -108,7 +107,12 @@ def check_variances(inputs, outputs) -> Mark:
     k, factor = inputs["k"], 1 - inputs["step"]
     expected = np.column_stack([(1 - factor ** (2 * k)) / (1 - factor**2), ((1 - factor**k) / (1 - factor)) ** 2])
     right = (abs(outputs["variances"] / expected - 1) < 1e-6).all(0)
-    return marked(*(None if ok else f"wrong for {name} minibatches" for ok, name in zip(right, ("fresh", "repeated"), strict=True)))
+    return marked(
+        *(
+            None if ok else f"wrong for {name} minibatches"
+            for ok, name in zip(right, ("fresh", "repeated"), strict=True)
+        )
+    )
 
 
 QUESTIONS = [
@@ -119,12 +123,10 @@ QUESTIONS = [
     Question("q5", 2, steps_of_quadratics, check_variances),
     Question(
         "written", 5,
-        guide="1 for each of (a) ‖g‖ ≥ μ†‖d‖ and the triangle inequality, in any order; (b) both bounds inserted; (c) that noise does not tell the minima apart by their curvature; "
-        "(d) kσ² against k²σ²; (e) that the minibatch's gradient changes within the k steps. (a) without Cauchy–Schwarz, for quadratics only: half.",
+        guide="1 for each of (a) ‖g‖ ≥ μ†‖d‖ and the triangle inequality, in any order; (b) both bounds inserted; "
+        "(c) that noise does not tell the minima apart by their curvature; (d) kσ² against k²σ²; (e) that the "
+        "minibatch's gradient changes within the k steps. (a) without Cauchy–Schwarz, for quadratics only: "
+        "half.",
     ),
-    Question(
-        "experiment", 5,
-        guide="1 for an expectation with a reason, written before the run; 1 for a command that reproduces what is shown; 1 for a figure or table with labelled axes; "
-        "1 for saying which verdicts changed and which did not; 1 for a conclusion that the numbers bear out, an expectation that failed included. One seed without a word about it: at most 4.",
-    ),
+    Question("experiment", 5, guide=EXPERIMENT),
 ]  # fmt: skip

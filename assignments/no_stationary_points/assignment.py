@@ -30,7 +30,7 @@
 # %%
 import otter
 
-grader = otter.Notebook(tests_dir="tests")
+grader = otter.Notebook()
 
 # %%
 import numpy as np

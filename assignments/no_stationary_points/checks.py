@@ -2,6 +2,7 @@
 
 import numpy as np
 from grading import Mark, Question, differs, marked, misshapen
+from guides import EXPERIMENT
 from scipy.special import softmax
 
 SHIFT = 1000.0  # of all logits of an example: softmax does not change, exp of it overflows
@@ -87,12 +88,10 @@ QUESTIONS = [
     Question("q4", 4, lambda rng: {"step_size": rng.uniform(0.0215, 0.0305, 5)}, check_cycles),
     Question(
         "written", 5,
-        guide="(a) 2: both integrals, 1; that E⟨g, ∇L⟩ = E‖∇L‖² because g is unbiased, 1. (b) 1: the stationary variance ηs²/(a(2 − ηa)) and both sides equal. "
-        "(c) 1: halves to first order, with the formula. (d) 1: the change of the loss vanishes on the average over the cycle, not at a point; the step is too long for the curvature.",
+        guide="(a) 2: both integrals, 1; that E⟨g, ∇L⟩ = E‖∇L‖² because g is unbiased, 1. (b) 1: the stationary "
+        "variance ηs²/(a(2 − ηa)) and both sides equal. (c) 1: halves to first order, with the formula. (d) "
+        "1: the change of the loss vanishes on the average over the cycle, not at a point; the step is too "
+        "long for the curvature.",
     ),
-    Question(
-        "experiment", 5,
-        guide="1 for an expectation with a reason, written before the run; 1 for a command that reproduces what is shown; 1 for a figure or table with labelled axes; "
-        "1 for saying which verdicts changed and which did not; 1 for a conclusion that the numbers bear out, an expectation that failed included.",
-    ),
+    Question("experiment", 5, guide=EXPERIMENT),
 ]  # fmt: skip

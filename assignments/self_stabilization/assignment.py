@@ -30,7 +30,7 @@
 # %%
 import otter
 
-grader = otter.Notebook(tests_dir="tests")
+grader = otter.Notebook()
 
 # %%
 import numpy as np
@@ -94,7 +94,9 @@ def test_of_a_diagonal_matrix(lanczos):
     assert found is not None, "your function returns nothing"
     value, vector = found
     assert abs(value - 4) < 1e-8, f"the largest algebraic eigenvalue is 4; you have {value}"
-    assert np.allclose(np.abs(vector), [1, 0, 0, 0], atol=1e-6), f"its unit eigenvector is ±(1, 0, 0, 0); you have {vector}"
+    assert np.allclose(np.abs(vector), [1, 0, 0, 0], atol=1e-6), (
+        f"its unit eigenvector is ±(1, 0, 0, 0); you have {vector}"
+    )
 
 
 def test_from_the_eigenvector_itself(lanczos):
@@ -266,7 +268,9 @@ def test_near_the_fixed_point(extremes):
     assert found is not None, "your function returns nothing"
     largest_x, largest_y = found
     # close to (δ, 0) = (√2, 0) orbits are circles: X runs about as far beyond δ as it began below, and Y as far
-    assert abs(largest_x - (2 * 2**0.5 - 1.4)) < 1e-3, f"near δ = √2, X runs from 1.4 to about 1.428; you have {largest_x}"
+    assert abs(largest_x - (2 * 2**0.5 - 1.4)) < 1e-3, (
+        f"near δ = √2, X runs from 1.4 to about 1.428; you have {largest_x}"
+    )
     assert abs(largest_y - 0.0142) < 1e-3, f"and the largest |Y| is about 0.014, too; you have {largest_y}"
 
 

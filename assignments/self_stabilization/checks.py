@@ -2,13 +2,14 @@
 
 import numpy as np
 from grading import Mark, Question, differs, marked, misshapen
+from guides import EXPERIMENT
 from scipy.integrate import solve_ivp
 
 SIZE = 50
 
 
 def matrices(rng) -> dict:
-    """Four searches: cold; cold, with a large negative eigenvalue; warm, with few products; from the eigenvector itself."""
+    """Four searches: cold; cold, and a large negative eigenvalue; warm, with few products; from the eigenvector."""
     H, starts = [], []
     for lowest, warmth in ((-0.5, None), (-3.0, None), (-1.5, 1e-3), (-0.5, 0.0)):
         eigenvalues = np.concatenate([rng.uniform(lowest, 0.7, SIZE - 2), [lowest, 1.0]])
@@ -23,7 +24,12 @@ def matrices(rng) -> dict:
 def check_lanczos(inputs, outputs) -> Mark:
     if fault := misshapen(outputs, "values", (4,)) or misshapen(outputs, "vectors", (4, SIZE)):
         return Mark(0.0, (fault,))
-    cases = ("from a random start", "where a negative eigenvalue is the largest in modulus", "from a start near the eigenvector", "from the eigenvector")
+    cases = (
+        "from a random start",
+        "where a negative eigenvalue is the largest in modulus",
+        "from a start near the eigenvector",
+        "from the eigenvector",
+    )
     faults = []
     for H, value, u, case in zip(inputs["H"], outputs["values"], outputs["vectors"], cases, strict=True):
         largest = np.linalg.eigvalsh(H)[-1]
@@ -58,16 +64,20 @@ def check_sharpness_gradient(inputs, outputs) -> Mark:
     expected = np.einsum("cijk,ci,cj->ck", T, u, u) + kappa[:, None] * theta * u**2
     errors = np.linalg.norm(outputs["gradients"] - expected, axis=1) / np.linalg.norm(expected, axis=1)
     cases = (
-        "a cubic loss", "a quartic loss", "a cubic loss with large negative eigenvalues", "a quartic loss with large negative eigenvalues"
+        "a cubic loss", "a quartic loss",
+        "a cubic loss with large negative eigenvalues", "a quartic loss with large negative eigenvalues",
     )  # fmt: skip
-    return marked(*(None if error < 1e-3 else f"a wrong gradient of {case}" for error, case in zip(errors, cases, strict=True)))
+    return marked(
+        *(None if error < 1e-3 else f"a wrong gradient of {case}" for error, case in zip(errors, cases, strict=True))
+    )
 
 
 def one_cycle(rng) -> dict:
     alpha, beta = rng.uniform(0.5, 2, 2)
     return {
-        "x": float(rng.uniform(0.1, 0.5)), "y": float(rng.uniform(-0.5, 0.5)), "step_size": float(rng.uniform(0.02, 0.05)),
-        "alpha": float(alpha), "beta": float(beta), "steps": int(rng.integers(100, 150)),
+        "x": float(rng.uniform(0.1, 0.5)), "y": float(rng.uniform(-0.5, 0.5)),
+        "step_size": float(rng.uniform(0.02, 0.05)), "alpha": float(alpha), "beta": float(beta),
+        "steps": int(rng.integers(100, 150)),
     }  # fmt: skip
 
 
@@ -78,7 +88,11 @@ def check_predicted(inputs, outputs) -> Mark:
         path[:, t] = x, y
         x, y = -x - eta * y * x, y + eta * alpha - eta * beta * x * x / 2
     faults = [differs(outputs, name, values) for name, values in zip("xy", path, strict=True)]
-    if faults[0] and not misshapen(outputs, "x", (steps + 1,)) and not differs({"x": abs(outputs["x"])}, "x", abs(path[0])):
+    if (
+        faults[0]
+        and not misshapen(outputs, "x", (steps + 1,))
+        and not differs({"x": abs(outputs["x"])}, "x", abs(path[0]))
+    ):
         faults[0] = "x has the right size but a wrong sign: it changes its sign at every step"
     return marked(*faults)
 
@@ -89,7 +103,7 @@ def orbits(rng) -> dict:
 
 
 def largest_on_orbit(x0, alpha, beta) -> tuple[float, float]:
-    """By integrating the flow, log X and Y, until Y comes back to 0 from above: there X is largest; |Y| is largest at X = δ."""
+    """By integrating the flow, log X and Y, until Y comes back to 0, where X is largest; |Y| is largest at X = δ."""
 
     def flow(_, state):
         return state[1], alpha - beta / 2 * np.exp(2 * state[0])
@@ -101,12 +115,16 @@ def largest_on_orbit(x0, alpha, beta) -> tuple[float, float]:
         return state[1] if t > 0 else 1.0
 
     at_zero.terminal, at_zero.direction = True, -1
-    solution = solve_ivp(flow, (0, 1e3), (np.log(x0), 0.0), "DOP853", rtol=1e-11, atol=1e-12, events=(at_delta, at_zero))
+    solution = solve_ivp(
+        flow, (0, 1e3), (np.log(x0), 0.0), "DOP853", rtol=1e-11, atol=1e-12, events=(at_delta, at_zero)
+    )
     return float(np.exp(solution.y_events[1][0][0])), float(solution.y_events[0][0][1])
 
 
 def check_extremes(inputs, outputs) -> Mark:
-    expected = np.array([largest_on_orbit(*case) for case in zip(inputs["x0"], inputs["alpha"], inputs["beta"], strict=True)])
+    expected = np.array(
+        [largest_on_orbit(*case) for case in zip(inputs["x0"], inputs["alpha"], inputs["beta"], strict=True)]
+    )
     if fault := misshapen(outputs, "extremes", expected.shape):
         return Mark(0.0, (fault,))
     right = (abs(outputs["extremes"] / expected - 1) < 1e-5).all(0)
@@ -120,12 +138,9 @@ QUESTIONS = [
     Question("q4", 3, orbits, check_extremes),
     Question(
         "written", 5,
-        guide="1 for each of (a) both derivatives, which cancel; (b) h ≥ 0 and h(q₀) ≤ −log q₀; (c) all four stages with their terms, half for two or three; "
-        "(d) that a smaller oscillation needs longer to push back; (e) that S is not differentiable at a double eigenvalue, or that the oscillation is a vector.",
+        guide="1 for each of (a) both derivatives, which cancel; (b) h ≥ 0 and h(q₀) ≤ −log q₀; (c) all four stages "
+        "with their terms, half for two or three; (d) that a smaller oscillation needs longer to push back; "
+        "(e) that S is not differentiable at a double eigenvalue, or that the oscillation is a vector.",
     ),
-    Question(
-        "experiment", 5,
-        guide="1 for an expectation with a reason, written before the run; 1 for a command that reproduces what is shown; 1 for a figure or table with labelled axes; "
-        "1 for saying which verdicts changed and which did not; 1 for a conclusion that the numbers bear out, an expectation that failed included. One seed without a word about it: at most 4.",
-    ),
+    Question("experiment", 5, guide=EXPERIMENT),
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import numpy as np
 from grading import Mark, Question, differs, marked, misshapen
+from guides import EXPERIMENT
 
 QUARTICS = 6  # cases; the first half of them are quadratics
 
@@ -37,7 +38,9 @@ def on_quartics(outputs, expected) -> Mark:
     quadratic, other = (
         max(abs(outputs["values"][part] / expected[part] - 1)) < 1e-6 for part in (slice(half), slice(half, None))
     )
-    return marked(None if quadratic else "wrong on quadratics", None if other else "wrong on functions that are no quadratics")
+    return marked(
+        None if quadratic else "wrong on quadratics", None if other else "wrong on functions that are no quadratics"
+    )
 
 
 def check_progress(inputs, outputs) -> Mark:
@@ -99,7 +102,7 @@ def check_sharpness(inputs, outputs) -> Mark:
 
 
 def courses(rng) -> dict:
-    """Measured sharpnesses (5, 40): rising to 2/η and beyond, never, from the beginning, exactly, with failed measurements."""
+    """Measured sharpnesses (5, 40) that reach 2/η: on the way, never, at once, exactly, among failed measurements."""
     steps = np.cumsum(rng.integers(1, 30, 40)) - 1
     step_size = rng.uniform(0.05, 0.5, 5)
     rising = np.linspace(0.2, 1.4, 40) + 0.15 * np.sin(np.arange(40) + rng.uniform(0, 6))
@@ -134,14 +137,10 @@ QUESTIONS = [
     Question("q5", 2, courses, check_onset),
     Question(
         "written", 5,
-        guide="(a) 2: the fundamental theorem of calculus along the step, 1; the definition of L with v = ητg, with its factors, 1. "
-        "(b) 1: L nearly constant in τ, exact for quadratics. (c) 1: L averages to about 2/η. "
-        "(d) 1: L is a weighted average of the eigenvalues over the gradient's components, so at most the largest. "
-        "An answer to (d) that speaks of measurement error earns nothing.",
+        guide="(a) 2: the fundamental theorem of calculus along the step, 1; the definition of L with v = ητg, with "
+        "its factors, 1. (b) 1: L nearly constant in τ, exact for quadratics. (c) 1: L averages to about 2/η. "
+        "(d) 1: L is a weighted average of the eigenvalues over the gradient's components, so at most the "
+        "largest. An answer to (d) that speaks of measurement error earns nothing.",
     ),
-    Question(
-        "experiment", 5,
-        guide="1 for an expectation with a reason, written before the run; 1 for a command that reproduces what is shown; 1 for a figure or table with labelled axes; "
-        "1 for saying which verdicts changed and which did not; 1 for a conclusion that the numbers bear out, an expectation that failed included. One seed without a word about it: at most 4.",
-    ),
+    Question("experiment", 5, guide=EXPERIMENT),
 ]  # fmt: skip

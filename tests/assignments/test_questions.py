@@ -1,20 +1,16 @@
-"""The hidden tests of the course's assignments: right answers get full marks, however they are written, and the slips that
-students make cost some."""
+"""The hidden tests of the course's assignments: right answers get full marks, however they are written, and the
+slips that students make cost some."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
+import grading
+import make
 import numpy as np
 import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 ASSIGNMENTS = Path(__file__).parents[2] / "assignments"
-sys.path.insert(0, str(ASSIGNMENTS))  # where checks.py finds grading
-
-import grading  # noqa: E402
-
 ANSWERS: dict[bool, list] = {True: [], False: []}  # right and wrong ones: (assignment, question, what, namespace)
 
 
@@ -38,18 +34,8 @@ def wrong(assignment, question):
 
 def mark(assignment, question, namespace, seed="a"):
     """The mark of an answer, without a sandbox."""
-    loaded = grading.load(ASSIGNMENTS / assignment)
-    (asked,) = (q for q in loaded.questions if q.name == question)
-    spec = importlib.util.spec_from_file_location(f"asks_{assignment}", ASSIGNMENTS / assignment / "asks.py")
-    asks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(asks)
-    inputs = asked.inputs(grading.generator(seed, assignment, question))
     with np.errstate(all="ignore"):
-        try:
-            outputs = getattr(asks, question)(namespace, inputs)
-        except Exception as failure:
-            return grading.Mark(0.0, (f"{type(failure).__name__}: {failure}",))
-        return asked.check(inputs, outputs)
+        return make.mark(ASSIGNMENTS / assignment, question, namespace, seed)
 
 
 # --- 1: unstable convergence ---------------------------------------------------------------------------------
@@ -136,31 +122,66 @@ def _descend(f, gradient, theta, step_size, steps, observe):
 @right(unstable, "q3")
 def descend(f, gradient, theta, step_size, steps):
     """with the gradients evaluated twice"""
-    return _descend(f, gradient, theta, step_size, steps, lambda a, b, g, h: (a, (b - a) / step_size / (g @ g), g @ (g - h) / step_size / (g @ g)))  # fmt: skip
+    return _descend(
+        f,
+        gradient,
+        theta,
+        step_size,
+        steps,
+        lambda a, b, g, h: (a, (b - a) / step_size / (g @ g), g @ (g - h) / step_size / (g @ g)),
+    )
 
 
 @wrong(unstable, "q3")
 def descend(f, gradient, theta, step_size, steps):
     """the losses after the steps"""
-    return _descend(f, gradient, theta, step_size, steps, lambda a, b, g, h: (b, (b - a) / step_size / (g @ g), g @ (g - h) / step_size / (g @ g)))  # fmt: skip
+    return _descend(
+        f,
+        gradient,
+        theta,
+        step_size,
+        steps,
+        lambda a, b, g, h: (b, (b - a) / step_size / (g @ g), g @ (g - h) / step_size / (g @ g)),
+    )
 
 
 @wrong(unstable, "q3")
 def descend(f, gradient, theta, step_size, steps):
     """the norm of the next gradient"""
-    return _descend(f, gradient, theta, step_size, steps, lambda a, b, g, h: (a, (b - a) / step_size / (h @ h), g @ (g - h) / step_size / (g @ g)))  # fmt: skip
+    return _descend(
+        f,
+        gradient,
+        theta,
+        step_size,
+        steps,
+        lambda a, b, g, h: (a, (b - a) / step_size / (h @ h), g @ (g - h) / step_size / (g @ g)),
+    )
 
 
 @wrong(unstable, "q3")
 def descend(f, gradient, theta, step_size, steps):
     """v = ∇f instead of η∇f"""
-    return _descend(f, gradient, theta, step_size, steps, lambda a, b, g, h: (a, (b - a) / step_size / (g @ g), g @ (g - h) / (g @ g)))  # fmt: skip
+    return _descend(
+        f,
+        gradient,
+        theta,
+        step_size,
+        steps,
+        lambda a, b, g, h: (a, (b - a) / step_size / (g @ g), g @ (g - h) / (g @ g)),
+    )
 
 
 @wrong(unstable, "q3")
 def descend(f, gradient, theta, step_size, steps):
     """one value too many"""
-    run = _descend(f, gradient, theta, step_size, steps + 1, lambda a, b, g, h: (a, (b - a) / step_size / (g @ g), g @ (g - h) / step_size / (g @ g)))  # fmt: skip
+    run = _descend(
+        f,
+        gradient,
+        theta,
+        step_size,
+        steps + 1,
+        lambda a, b, g, h: (a, (b - a) / step_size / (g @ g), g @ (g - h) / step_size / (g @ g)),
+    )
     return run
 
 
@@ -404,9 +425,15 @@ def share_kept(f, gradient, minimiser, radius, step_size, n=200):
 def share_kept(f, gradient, minimiser, radius, step_size, n=200):
     """the images are asked for the ball only"""
     return _share(
-        f, gradient, minimiser, radius, step_size, n, lambda points, _: np.linalg.norm(points - minimiser, axis=1) < radius,
+        f,
+        gradient,
+        minimiser,
+        radius,
+        step_size,
+        n,
+        lambda points, _: np.linalg.norm(points - minimiser, axis=1) < radius,
         _in_u(f, minimiser, radius),
-    )  # fmt: skip
+    )
 
 
 @wrong(invariance, "q3")
@@ -461,7 +488,14 @@ def own(terms, step_size, stable, unstable):
 
 F1 = [(1, 2, 0), (1, 0, 2), (1, 2, 1), (1, 3, 0), (1, 0, 3)]
 OWN = [(1.0, 2, 0), (1.5, 0, 2), (1.2, 2, 1), (0.8, 4, 0), (1.0, 0, 4)]
-ANSWERS[True] += [(invariance, "q5", "with a constant and a term twice", own([*OWN[1:], (7, 0, 0), (0.5, 2, 0), (0.5, 2, 0)], 0.6, (0.1, 0.1), (0.6, 0.15)))]  # fmt: skip
+ANSWERS[True] += [
+    (
+        invariance,
+        "q5",
+        "with a constant and a term twice",
+        own([*OWN[1:], (7, 0, 0), (0.5, 2, 0), (0.5, 2, 0)], 0.6, (0.1, 0.1), (0.6, 0.15)),
+    )
+]
 ANSWERS[False] += [
     (invariance, "q5", "a function of the paper", own([(3 * c, p, q) for c, p, q in F1], 0.3, (0.06, 0.0), (0.2, 0.2))),
     (invariance, "q5", "the starts exchanged", own(OWN, 0.6, (0.6, 0.15), (0.1, 0.1))),
@@ -732,7 +766,9 @@ def sharpness_gradient(loss, theta):
     def largest(point):
         return torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, point))[-1].item()
 
-    return np.array([(largest(theta + 1e-4 * e) - largest(theta - 1e-4 * e)) / 2e-4 for e in torch.eye(len(theta)).double()])
+    return np.array(
+        [(largest(theta + 1e-4 * e) - largest(theta - 1e-4 * e)) / 2e-4 for e in torch.eye(len(theta)).double()]
+    )
 
 
 @right(stabilization, "q2")
@@ -899,7 +935,9 @@ def constants(gradient, minimiser, points):
     """L from the pairs with the minimiser only"""
     away = points - minimiser
     g = gradient(points)
-    return ((g * away).sum(1) / (away**2).sum(1)).min(), (np.linalg.norm(g, axis=1) / np.linalg.norm(away, axis=1)).max()
+    return ((g * away).sum(1) / (away**2).sum(1)).min(), (
+        np.linalg.norm(g, axis=1) / np.linalg.norm(away, axis=1)
+    ).max()
 
 
 @wrong(large, "q1")
