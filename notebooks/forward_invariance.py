@@ -1415,7 +1415,9 @@ eta, x = 1.5, np.linspace(-1, 1, 2001)
 start = x.copy()
 for _ in range(200):
     x = np.clip(x - eta * (x + x**3), -10, 10)
-print(f"largest start that converges {abs(start[abs(x) < 1e-6]).max():.3f}, computed {np.sqrt(2 / eta - 1):.5f}")
+converge = abs(start[abs(x) < 1e-6])
+print(f"the largest start that converges {converge.max():.3f}")
+print(f"computed {np.sqrt(2 / eta - 1):.5f}")
 
 # %% [markdown]
 # ```{solution-end}
@@ -1435,8 +1437,9 @@ print(f"largest start that converges {abs(start[abs(x) < 1e-6]).max():.3f}, comp
 # On the diagonal $\nabla f_4 = 0$ reads $-2(1-m^2)m+m/10 = 0$, so $m^2 = 19/20$. The Hessian has $2m^2+\tfrac1{10} = 2$ on the diagonal and $4m^2-2 = \tfrac95$ beside it: eigenvalues $2\pm\tfrac95$, and $\eta_{\max} = 2/\tfrac{19}5 = 10/19$.
 
 # %%
-m = np.sqrt(19 / 20)
-print("gradient", landscapes.get("f4").gradient(m, m), "eigenvalues", landscapes.get("f4").eigenvalues(m, m))
+m, f4 = np.sqrt(19 / 20), landscapes.get("f4")
+print("gradient:", np.array(f4.gradient(m, m)))
+print("eigenvalues:", np.array(f4.eigenvalues(m, m)))
 
 # %% [markdown]
 # ```{solution-end}

@@ -1582,7 +1582,8 @@ for epsilon in (0.1, 0.01, np.log(r / d) / 2000):
     gamma, x, steps = 2 * (1 + epsilon) / mu, d, 0
     while abs(x) < r:
         x, steps = x - gamma * mu * x, steps + 1
-    print(f"γ = {1 + epsilon:.4f} · 2/μ: {steps} steps, computed {np.ceil(np.log(r / d) / np.log(gamma * mu - 1)):.0f}")
+    computed = np.ceil(np.log(r / d) / np.log(gamma * mu - 1))
+    print(f"γ = {1 + epsilon:.4f} · 2/μ: {steps} steps, computed {computed:.0f}")
 
 # %% [markdown]
 # ```{solution-end}
@@ -1605,7 +1606,8 @@ for epsilon in (0.1, 0.01, np.log(r / d) / 2000):
 # %%
 for k in (1, 10, 100):
     fresh, repeated = (noise_variance(k, 0.1, r, 20_000) for r in (False, True))
-    print(f"k = {k:3}: fresh {fresh:6.2f} (limit {1 / 0.1 / 1.9:.2f}), repeated {repeated:6.1f} (limit {1 / 0.1**2:.0f})")
+    print(f"k = {k:3}: fresh {fresh:5.2f}, repeated {repeated:5.1f}")
+print(f"limits:  fresh {1 / 0.1 / 1.9:5.2f}, repeated {1 / 0.1**2:5.1f}")
 
 # %% [markdown]
 # ```{solution-end}

@@ -1239,8 +1239,10 @@ claims.measure(
 
 # %%
 tripling = np.concatenate([np.full(3**k, k % 2) for k in range(11)])
-averages = time_averages(tent.derivative(0)(stationarity.tent_orbit(tripling)))[-(3**10 + 3**9) :]
-print(f"from {averages.min():.4f} to {averages.max():.4f}; computed {-1 / 8:.4f} and {-1 / 24:.4f}")
+values = tent.derivative(0)(stationarity.tent_orbit(tripling))
+late = time_averages(values)[-(3**10 + 3**9) :]  # of the last two blocks
+print(f"from {late.min():.4f} to {late.max():.4f}")
+print(f"computed {-1 / 8:.4f} and {-1 / 24:.4f}")
 
 # %% [markdown]
 # ```{solution-end}
@@ -1265,7 +1267,8 @@ for eta in (0.1, 0.05):
     theta = np.zeros(4000)
     for _ in range(400):
         theta = theta - eta * (theta + generator.standard_normal(4000))
-    print(f"η = {eta}: simulated {(theta**2).mean():.4f}, computed {eta / (2 - eta):.4f}")
+    computed = eta / (2 - eta)
+    print(f"η = {eta}: {(theta**2).mean():.4f}, computed {computed:.4f}")
 
 # %% [markdown]
 # ```{solution-end}

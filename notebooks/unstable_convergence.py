@@ -1595,7 +1595,8 @@ claims.measure(
 eta, x = 2 / 39, 0.01
 for _ in range(2000):
     x = x - eta * 40 * x / np.cosh(20 * x**2) ** 2
-print(f"|x| after 2,000 steps {abs(x):.12f}, computed {np.sqrt(np.arccosh(np.sqrt(20 * eta)) / 20):.12f}")
+computed = np.sqrt(np.arccosh(np.sqrt(20 * eta)) / 20)
+print(f"|x| after 2,000 steps {abs(x):.12f}, computed {computed:.12f}")
 
 # %% [markdown]
 # ```{solution-end}
@@ -1616,19 +1617,21 @@ print(f"|x| after 2,000 steps {abs(x):.12f}, computed {np.sqrt(np.arccosh(np.sqr
 
 # %%
 def observed(factor, eta, steps=20):
-    """Relative progress and directional smoothness of gradient descent on factor · f."""
-    f = Objective(lambda theta: factor * torch.tanh(theta[0] * theta[1]) ** 2)
+    """RP and L of gradient descent on factor · f."""
+    f = Objective(lambda theta: factor * torch.tanh(theta.prod()) ** 2)
     theta, rows = torch.tensor([1.2, 0.7], dtype=torch.float64), []
     for _ in range(steps):
         v = eta * f.gradient(theta)
-        change, turned = f.value(theta - v) - f.value(theta), f.gradient(theta) - f.gradient(theta - v)
+        change = f.value(theta - v) - f.value(theta)
+        turned = f.gradient(theta) - f.gradient(theta - v)
         rows.append((eta * change / (v @ v), (v @ turned) / (v @ v)))
         theta = theta - v
     return np.array(rows).T
 
 
 once, twice = observed(1, 0.8), observed(2, 0.4)
-print("largest difference of RP:", abs(once[0] - twice[0]).max(), "and of L:", abs(2 * once[1] - twice[1]).max())
+print("largest difference of RP:", abs(once[0] - twice[0]).max())
+print("of L, once doubled:", abs(2 * once[1] - twice[1]).max())
 
 # %% [markdown]
 # ```{solution-end}
