@@ -155,10 +155,11 @@ def grade(path: Path) -> dict:
     asked = [question for question in _assignment.questions if question.check]
     inputs = {q.name: q.inputs(grading.generator(_seed, _assignment.name, q.name)) for q in asked}
     try:
-        notebook = content_of(path).decode()
-        outcome = sandbox.run(notebook, _assignment.folder / "asks.py", inputs, _limits, trust=_trust)
+        notebook = content_of(path)
     except ValueError as error:
         outcome = sandbox.Outcome("", (), str(error))
+    else:
+        outcome = sandbox.run(notebook, _assignment.folder / "asks.py", inputs, _limits, trust=_trust)
     answers = dict(zip(inputs, outcome.answers, strict=False))
     marks = []
     for question in _assignment.questions:

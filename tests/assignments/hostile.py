@@ -222,12 +222,12 @@ SOURCES = {
 }  # fmt: skip
 
 
-def notebook(*cells: str) -> str:
+def notebook(*cells: str) -> bytes:
     body = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    return nbformat.writes(body)
+    return nbformat.writes(body).encode()
 
 
-def submissions(**names) -> dict[str, str]:
+def submissions(**names) -> dict[str, bytes]:
     """Each as a notebook that knows these names."""
     known = "".join(f"{name} = {value!r}\n" for name, value in names.items())
     return {name: notebook(known + WRONG, textwrap.dedent(source)) for name, source in SOURCES.items()}
