@@ -219,6 +219,7 @@ SOURCES = {
         os.dup2(os.open("/dev/zero", os.O_RDONLY), 3)
     """,
     "markup for the page": "raise RuntimeError('<script>alert(1)</script>')",
+    "no text for the page": r"raise RuntimeError('\ud800')",
 }  # fmt: skip
 
 
