@@ -8,7 +8,7 @@ with its own. It reads them with bounds, and never imports, evaluates or unpickl
 
 In GRADES: marks.csv, a marks-per-question table; feedback/STUDENT.html, a page for each; results/STUDENT.json, which is
 Gradescope's results.json; and graded/STUDENT.json, what is known of each submission, from which the others are written.
-Given again, the command grades what is new or has changed. With GRADES kept, it can be interrupted at any instant.
+The command can be interrupted at any instant; given again, it grades what is new or has changed.
 """
 
 import csv
@@ -155,10 +155,11 @@ def grade(path: Path) -> dict:
     asked = [question for question in _assignment.questions if question.check]
     inputs = {q.name: q.inputs(grading.generator(_seed, _assignment.name, q.name)) for q in asked}
     try:
-        notebook = content_of(path).decode()
-        outcome = sandbox.run(notebook, _assignment.folder / "asks.py", inputs, _limits, trust=_trust)
+        notebook = content_of(path)
     except ValueError as error:
         outcome = sandbox.Outcome("", (), str(error))
+    else:
+        outcome = sandbox.run(notebook, _assignment.folder / "asks.py", inputs, _limits, trust=_trust)
     answers = dict(zip(inputs, outcome.answers, strict=False))
     marks = []
     for question in _assignment.questions:
@@ -198,7 +199,7 @@ def write(path: Path, text: str) -> None:
     """The file is the old one or the new one, whole. (Importing eoslib's own writer would take seconds.)"""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_bytes(text.encode(errors="replace"))  # a notebook may say what is no text
     os.replace(temporary, path)
 
 

@@ -19,10 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import exchange
+import numpy as np
 import psutil
 
 HERE = Path(__file__).resolve().parent
@@ -33,6 +34,7 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "MPLBACKEND": "agg",
     "OMP_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 SCRATCH = str(64 * 2**20)  # bytes
@@ -66,10 +68,9 @@ def available() -> bool:
     return shutil.which("bwrap") is not None
 
 
-def run(notebook: str, asks: Path, questions: dict[str, dict], limits: Limits, *, trust: bool = False) -> Outcome:
+def run(notebook: bytes, asks: Path, questions: dict[str, dict], limits: Limits, *, trust: bool = False) -> Outcome:
     """Execute a notebook, then ask it the questions, given with their inputs; with `trust`, without a sandbox."""
-    task = {"notebook": notebook, "questions": json.dumps([*questions]), "seconds": limits.seconds}
-    task |= {"total": limits.total, "memory": limits.memory * 2**20, "processes": limits.processes}
+    task = asdict(limits) | {"questions": json.dumps([*questions]), "notebook": np.frombuffer(notebook, np.uint8)}
     with contextlib.ExitStack() as stack:
         # Files without a name, opened here: no path that the other side could make a link, a pipe or a device.
         given, answers, complaints = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))

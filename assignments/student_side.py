@@ -30,7 +30,7 @@ def main() -> None:
         os.dup2(nowhere, standard)
 
     answers.write(exchange.pack({"ready": True}))
-    defined, trouble = execute(task["notebook"], task["seconds"])
+    defined, trouble = execute(bytes(task["notebook"]), task["seconds"])
     answers.write(exchange.pack({"trouble": "\n".join(trouble)}))
     for name, values in zip(json.loads(task["questions"]), inputs, strict=True):
         try:
@@ -45,7 +45,7 @@ def main() -> None:
 def _restrict(task: dict) -> None:
     """Limits that no unprivileged process can raise again; they hold for every process that the notebook starts."""
     for limit, most in (
-        (resource.RLIMIT_DATA, task["memory"]),
+        (resource.RLIMIT_DATA, task["memory"] * 2**20),
         (resource.RLIMIT_NPROC, task["processes"]),
         (resource.RLIMIT_CPU, math.ceil(task["total"]) + 1),
         (resource.RLIMIT_FSIZE, exchange.LIMIT),
@@ -71,11 +71,13 @@ class Defined(dict):
         raise NameError(f"the notebook does not define {name}")
 
 
-def execute(notebook: str, seconds: float) -> tuple[Defined, list[str]]:
+def execute(notebook: bytes, seconds: float) -> tuple[Defined, list[str]]:
     """The names that the code cells define, executed in order, and a line for each cell that raised."""
     main = types.ModuleType("__main__")  # a real module: classes and dataclasses look up the one they are defined in
     sys.modules["__main__"] = main
-    main.get_ipython, main.display = _Shell, lambda *_, **__: None
+    main.get_ipython, main.display = _Silent, lambda *_, **__: None
+    sys.modules["otter"] = types.ModuleType("otter")  # the notebook's own checks are the student's, for working on it
+    sys.modules["otter"].Notebook = _Silent
     try:  # the library nbformat would do, but its import takes longer than most notebooks
         cells = ["".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"]
     except Exception as error:
@@ -103,8 +105,11 @@ def _python(source: str) -> str:
     return source
 
 
-class _Shell:
-    """Stands in for IPython: every command succeeds and does nothing."""
+class _Silent:
+    """Stands in for IPython and for otter's notebook: every command succeeds and does nothing."""
+
+    def __init__(self, *_):
+        pass
 
     def __getattr__(self, name):
         return lambda *_, **__: None

@@ -219,15 +219,16 @@ SOURCES = {
         os.dup2(os.open("/dev/zero", os.O_RDONLY), 3)
     """,
     "markup for the page": "raise RuntimeError('<script>alert(1)</script>')",
+    "no text for the page": r"raise RuntimeError('\ud800')",
 }  # fmt: skip
 
 
-def notebook(*cells: str) -> str:
+def notebook(*cells: str) -> bytes:
     body = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    return nbformat.writes(body)
+    return nbformat.writes(body).encode()
 
 
-def submissions(**names) -> dict[str, str]:
+def submissions(**names) -> dict[str, bytes]:
     """Each as a notebook that knows these names."""
     known = "".join(f"{name} = {value!r}\n" for name, value in names.items())
     return {name: notebook(known + WRONG, textwrap.dedent(source)) for name, source in SOURCES.items()}

@@ -24,13 +24,15 @@ from typer.testing import CliRunner
 
 HERE = Path(__file__).parent
 SECRET = "a secret seed"
-LIMITS = {"seconds": 1, "total": 5, "memory": 1024}
+LIMITS = {"seconds": 1.5, "total": 7, "memory": 1024}
 
 HONEST = {
     "right": hostile.notebook(
+        "import otter\ngrader = otter.Notebook('tiny.ipynb')",
         "%matplotlib inline\nimport numpy as np\n!pip install nothing",
         "%%time\ndef square(x):\n    return x**2",
         "from dataclasses import dataclass\n@dataclass\nclass Mean:\n    x: object",
+        "grader.check('square')\ndisplay(np)\nfiles = !ls",
         "raise SystemExit",
         "def mean(x):\n    return Mean(x).x.mean()",
     ),
@@ -38,7 +40,8 @@ HONEST = {
     "right but for one": hostile.notebook("def square(x):\n    while True: pass", "def mean(x): return x.mean()"),
     "wrong": hostile.notebook("def square(x): return 2 * x\ndef mean(x): return x.max()"),
     "empty": hostile.notebook(),
-    "no notebook": "square = lambda x: x**2",
+    "no notebook": b"square = lambda x: x**2",
+    "no text": bytes(range(256)),
     "nan": hostile.notebook("def square(x): return x * float('nan')\ndef mean(x): return float('nan')"),
     "broadcasts": hostile.notebook("def square(x): return (x**2)[:, None] + 0 * x\ndef mean(x): return x[:0].sum()"),
 }
@@ -68,13 +71,12 @@ def call(tmp_path_factory):
         names = {"HERE": str(here), "PORT": server.getsockname()[1], "TOTAL": LIMITS["total"], "MARK": mark}
         notebooks = HONEST | hostile.submissions(**names)
         for name, notebook in notebooks.items():
-            (submitted / f"{name}.ipynb").write_text(notebook)
+            (submitted / f"{name}.ipynb").write_bytes(notebook)
         (submitted / "linked.ipynb").symlink_to("right.ipynb")
         (submitted / "two").mkdir()
         for name in ("one", "other"):
-            (submitted / "two" / f"{name}.ipynb").write_text(HONEST["right"])
-        assignment = place / "tiny"
-        assignment.symlink_to(HERE / "tiny")
+            (submitted / "two" / f"{name}.ipynb").write_bytes(HONEST["right"])
+        assignment = shutil.copytree(HERE / "tiny", place / "tiny", ignore=shutil.ignore_patterns("__pycache__"))
         done = subprocess.run(command(submitted, assignment, place / "grades"), capture_output=True, text=True)
         server.settimeout(0)
         with pytest.raises(BlockingIOError):
@@ -106,14 +108,16 @@ def test_everyone_gets_the_marks_they_earned(call, student):
         ("allocates without end in many", "more than 1024 MB"),
         ("counts its forks", "forked 15 times"),
         ("loops without end", "OutOfTime"),
-        ("loops on stubbornly", "stopped after 5 seconds"),
+        ("loops on stubbornly", "stopped after 7 seconds"),
         ("prints gigabytes", "OutOfTime"),
         ("fills the disk", "No space left"),
-        ("answers after the time is up", "stopped after 5 seconds"),
+        ("answers after the time is up", "stopped after 7 seconds"),
         ("returns 10¹² elements", "too large"),
         ("returns an object", "should be a number"),
+        ("right", '"trouble": "code cell 6: SystemExit"'),
         ("linked", "regular file"),
         ("two", "one notebook"),
+        ("no text", "no notebook of format 4"),
         ("no notebook", "no notebook of format 4"),
     ],
 )
@@ -130,7 +134,7 @@ def test_nothing_is_left_on_the_host(call):
 def test_pages_and_gradescope(call):
     grades = call["place"] / "grades"
     page = (grades / "feedback" / "partly right.html").read_text()
-    assert "5.0 of 6 points" in page and "the sign is wrong" in page and "One point for each reason." in page
+    assert "5 of 6 points" in page and "the sign is wrong" in page and "One point for each reason." in page
     assert "<script>" not in (grades / "feedback" / "markup for the page.html").read_text()
     results = json.loads((grades / "results" / "partly right.json").read_text())
     assert results["score"] == 5
@@ -143,7 +147,7 @@ def test_pages_and_gradescope(call):
 
 def test_graded_again_is_only_what_changed(call, tmp_path):
     place, output = call["place"], call["place"] / "grades"
-    (place / "submitted" / "wrong.ipynb").write_text(HONEST["right"])
+    (place / "submitted" / "wrong.ipynb").write_bytes(HONEST["right"])
     (output / "graded" / "empty.json").write_text("{")  # as nothing that we write can be
     before = {path.name: path.stat().st_mtime_ns for path in (output / "graded").iterdir()}
     done = subprocess.run(command(place / "submitted", place / "tiny", output), capture_output=True, text=True)
@@ -158,7 +162,7 @@ def test_a_grader_that_is_killed_leaves_no_process(tmp_path):
     shutil.copytree(HERE / "tiny", tmp_path / "tiny", ignore=shutil.ignore_patterns("__pycache__"))
     loops = {"stubborn": hostile.submissions()["loops on stubbornly"], "right": HONEST["right"]}
     for name, notebook in loops.items():
-        (tmp_path / "submitted" / f"{name}.ipynb").write_text(notebook)
+        (tmp_path / "submitted" / f"{name}.ipynb").write_bytes(notebook)
     graded = tmp_path / "grades" / "graded" / "right.json"
     arguments = command(tmp_path / "submitted", tmp_path / "tiny", tmp_path / "grades", total=60)
     grader = subprocess.Popen(arguments)
@@ -172,6 +176,21 @@ def test_a_grader_that_is_killed_leaves_no_process(tmp_path):
     while processes(str(tmp_path)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not processes(str(tmp_path))
+
+
+def test_notebooks_are_found_under_plain_names(tmp_path):
+    for name in (
+        *("ada.ipynb", "=1+1.ipynb", "bo/work/hand in.ipynb", "bo/.ipynb_checkpoints/old.ipynb"),
+        *("cy/notes.txt", "notes.md"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "di").symlink_to("bo")
+    found = {student: str(path.relative_to(tmp_path)) for student, path in grade.find(tmp_path).items()}
+    assert found == {"_1_1": "=1+1.ipynb", "ada": "ada.ipynb", "bo": "bo/work/hand in.ipynb", "cy": "cy", "di": "di"}
+    (tmp_path / "-1+1.ipynb").touch()
+    with pytest.raises(SystemExit, match="rename one"):
+        grade.find(tmp_path)
 
 
 # --- the runner, in this process
@@ -207,7 +226,7 @@ def test_without_bubblewrap_it_refuses(monkeypatch, tmp_path):
 
 def test_a_sandbox_that_fails_is_no_students_fault(tmp_path):
     (tmp_path / "submitted").mkdir()
-    (tmp_path / "submitted" / "right.ipynb").write_text(HONEST["right"])
+    (tmp_path / "submitted" / "right.ipynb").write_bytes(HONEST["right"])
     shutil.copy(HERE / "tiny" / "checks.py", tmp_path)  # and no asks.py
     arguments = command(tmp_path / "submitted", tmp_path, tmp_path / "grades")
     done = subprocess.run(arguments, capture_output=True, text=True)
