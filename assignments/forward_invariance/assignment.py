@@ -184,7 +184,7 @@ from matplotlib import pyplot as plt
 axis = np.linspace(-0.4, 0.4, 128)
 grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
 rho = trap_radius(f2_hessian, np.zeros(2), 0.9, np.linspace(0.005, 0.3, 60))
-kinds = classify(f2, f2_gradient, np.zeros(2), rho, 0.9, grid, 200).reshape(128, 128)
+kinds = np.reshape(classify(f2, f2_gradient, np.zeros(2), rho, 0.9, grid, 200), (128, 128))
 figure, ax = plt.subplots(figsize=(3.6, 3), layout="constrained")
 picture = ax.imshow(kinds, origin="lower", extent=(-0.4, 0.4, -0.4, 0.4), vmin=0, vmax=2)
 figure.colorbar(picture, ticks=[0, 1, 2], label="stable, unstable, else")
@@ -283,9 +283,10 @@ def proves_invariance(F, r, lipschitz, n):
 
 # %%
 def test_of_linear_maps(proves_invariance):
-    assert proves_invariance(lambda t: t / 2, 1.0, 0.5, 201) is True, "θ/2 maps the ball well into itself"
-    assert proves_invariance(lambda t: 1.1 * t, 1.0, 1.1, 201) is False, "1.1 θ leaves the ball"
-    assert proves_invariance(lambda t: 0.9 * t, 1.0, 0.9, 3) is False, "a grid of 3 × 3 proves nothing about 0.9 θ"
+    assert proves_invariance(lambda t: t / 2, 1.0, 0.5, 201), "θ/2 maps the ball well into itself"
+    assert proves_invariance(lambda t: 1.1 * t, 1.0, 1.1, 201) is not None, "your function returns nothing"
+    assert not proves_invariance(lambda t: 1.1 * t, 1.0, 1.1, 201), "1.1 θ leaves the ball"
+    assert not proves_invariance(lambda t: 0.9 * t, 1.0, 0.9, 3), "a grid of 3 × 3 proves nothing about 0.9 θ"
 
 
 # %% [markdown]
