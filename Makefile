@@ -4,7 +4,7 @@ PRESET ?= published
 COMPUTE ?= 0
 BIN := .venv/bin
 
-.PHONY: help setup browser book test bench publish-check clean
+.PHONY: help setup browser course book assignments test bench publish-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,10 +22,19 @@ setup: .venv/installed  ## create .venv and install the pinned requirements
 browser: setup
 	@$(BIN)/python tests/browser.py
 
+course: .venv/course
+
+.venv/course: requirements-course.txt .venv/installed
+	$(BIN)/pip install --quiet -r requirements-course.txt
+	touch $@
+
+assignments: course  ## make the course's notebooks for students and lecturers, and try them, in _build/assignments
+	$(BIN)/python assignments/make.py
+
 book: setup  ## run the chapters that changed and build the site into _build/html (PRESET=published|quick|standard|paper)
 	EOSLIB_PRESET=$(PRESET) COMPUTE=$(COMPUTE) $(BIN)/jupyter-book build .
 
-test: setup browser  ## lint and run all tests (no GPU, no download, at most 30 minutes on 2 cores)
+test: setup course browser  ## lint and run all tests (no GPU, no download, at most 30 minutes on 2 cores)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

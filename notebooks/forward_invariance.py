@@ -1394,6 +1394,57 @@ claims.measure(
 # 2. At which fraction of $\eta_{\max}$ do the first unstable starts of $f_1$ appear? Bracket it with `step_fractions`.
 # 3. For $f(x) = \lambda x^2/2 + \kappa x^3$ find the sign of $c$ in {eq}`chen-limit`. What does it say about the cubic term?
 #
+# ## Exercises
+#
+# ```{exercise} A function without unstable starts
+# :label: exercise-no-unstable
+# :nonumber:
+#
+# For $f = \tfrac12x^2+\tfrac14x^4$ in one dimension and $\eta < 2$ find $U_\eta$ and $V_\eta$, and show that they are equal.
+# ```
+#
+# ```{solution-start} exercise-no-unstable
+# :class: dropdown
+# ```
+#
+# $F(x) = (1-\eta(1+x^2))\,x$, and $f$ is even and grows with $|x|$. So $f(F(x)) < f(x)$ if and only if $|1-\eta(1+x^2)| < 1$, that is $x^2 < 2/\eta-1$. There $|x|$ falls at every step, and $x\to0$; beyond, $|x|$ grows at every step. Hence
+# $U_\eta = V_\eta = \{|x| < \sqrt{2/\eta-1}\}$: by symmetry no start can jump over the bound and land inside.
+
+# %%
+eta, x = 1.5, np.linspace(-1, 1, 2001)
+start = x.copy()
+for _ in range(200):
+    x = np.clip(x - eta * (x + x**3), -10, 10)
+converge = abs(start[abs(x) < 1e-6])
+print(f"the largest start that converges {converge.max():.3f}")
+print(f"computed {np.sqrt(2 / eta - 1):.5f}")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ```{exercise} The largest step size of $f_4$
+# :label: exercise-largest-step
+# :nonumber:
+#
+# The minimisers of $f_4$ are $\pm(m, m)$. Find $m$, both eigenvalues of the Hessian there, and $\eta_{\max}$.
+# ```
+#
+# ```{solution-start} exercise-largest-step
+# :class: dropdown
+# ```
+#
+# On the diagonal $\nabla f_4 = 0$ reads $-2(1-m^2)m+m/10 = 0$, so $m^2 = 19/20$. The Hessian has $2m^2+\tfrac1{10} = 2$ on the diagonal and $4m^2-2 = \tfrac95$ beside it: eigenvalues $2\pm\tfrac95$, and $\eta_{\max} = 2/\tfrac{19}5 = 10/19$.
+
+# %%
+m, f4 = np.sqrt(19 / 20), landscapes.get("f4")
+print("gradient:", np.array(f4.gradient(m, m)))
+print("eigenvalues:", np.array(f4.eigenvalues(m, m)))
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
 # ## Provenance
 
 # %%

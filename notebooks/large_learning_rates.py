@@ -1560,6 +1560,59 @@ claims.measure("fig13/falls-towards-late-points", last, [*of_large.values()], co
 # 2. In figure 8 some starts end on the plateau again beyond $\mu_\star/L^2$. Follow one of them in the explorer.
 # 3. Prove {eq}`mohtashami-frontiers`. Which $\sigma$ separate the two cases if $\xi_t$ is $\pm\sigma$ with probability one half each?
 #
+# ## Exercises
+#
+# ```{exercise} How long does it take to leave?
+# :label: exercise-steps-to-leave
+# :nonumber:
+#
+# A start at the distance $d$ from the minimum of a bowl $\tfrac{\mu}2x^2$ of radius $r$, with $\gamma > 2/\mu$: after how many steps is it outside? How close to $2/\mu$ may $\gamma$ be if 1,000 steps have to suffice?
+# ```
+#
+# ```{solution-start} exercise-steps-to-leave
+# :class: dropdown
+# ```
+#
+# $|x|$ grows by the factor $\gamma\mu-1$ at each step, so that $\lceil\log(r/d)/\log(\gamma\mu-1)\rceil$ steps lead outside. With $\gamma\mu = 2(1+\epsilon)$, $\log(\gamma\mu-1)\approx2\epsilon$, and 1,000 steps suffice from $\epsilon\approx\log(r/d)/2000$ on: thresholds measured
+# with finitely many steps lie slightly too high.
+
+# %%
+mu, d, r = 100.0, 1e-3, 0.1
+for epsilon in (0.1, 0.01, np.log(r / d) / 2000):
+    gamma, x, steps = 2 * (1 + epsilon) / mu, d, 0
+    while abs(x) < r:
+        x, steps = x - gamma * mu * x, steps + 1
+    computed = np.ceil(np.log(r / d) / np.log(gamma * mu - 1))
+    print(f"γ = {1 + epsilon:.4f} · 2/μ: {steps} steps, computed {computed:.0f}")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ```{exercise} Very many repeats
+# :label: exercise-many-repeats
+# :nonumber:
+#
+# By {eq}`mohtashami-repeats`, what do the two variances tend to as $k\to\infty$? From which $k$ on do repeats add little, and where has $x$ gone by then?
+# ```
+#
+# ```{solution-start} exercise-many-repeats
+# :class: dropdown
+# ```
+#
+# To $1/(\gamma a(2-\gamma a))$ with fresh samples, the stationary variance of small steps, and to $1/(\gamma a)^2$ with repeats. These have come to the share $(1-e^{-1})^2\approx0.4$ of it after $k = 1/(\gamma a)$ steps, and all but reach it after a few times as many: then $x$ is near the minimum of the
+# one $f_i$ that was repeated, and more repeats change nothing.
+
+# %%
+for k in (1, 10, 100):
+    fresh, repeated = (noise_variance(k, 0.1, r, 20_000) for r in (False, True))
+    print(f"k = {k:3}: fresh {fresh:5.2f}, repeated {repeated:5.1f}")
+print(f"limits:  fresh {1 / 0.1 / 1.9:5.2f}, repeated {1 / 0.1**2:5.1f}")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
 # ## Provenance
 
 # %%

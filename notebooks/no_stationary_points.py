@@ -1256,8 +1256,60 @@ claims.measure(
 #
 # 1. With how many images does the gradient norm of figure 1 begin to vanish? Try `image_n=500`.
 # 1. Which step size in the window of the second figure has an orbit of period twelve? What does `step_sizes=[0.01, ...]` show there?
-# 2. Start the tent from blocks that triple instead of doubling. Between which two numbers do the averages swing?
-# 3. What does {eq}`zhang-corrected` say about $\eta$ if the gradient norm is to be halved, on a quadratic? And on the digits?
+# 1. What does {eq}`zhang-corrected` say about $\eta$ if the gradient norm is to be halved? Does it hold on the digits?
+#
+# ## Exercises
+#
+# ```{exercise} Blocks that triple
+# :label: exercise-tripling
+# :nonumber:
+#
+# The start of theorem 3's second example makes the orbit stay $2^k$ steps near 0, then $2^{k+1}$ near $\tfrac23$, and so on. Let the blocks triple instead. Between which two numbers do the averages of $f$ swing?
+# ```
+#
+# ```{solution-start} exercise-tripling
+# :class: dropdown
+# ```
+#
+# With blocks $1, r, r^2, \dots$, at the end of a block its own fixed point has had the share $(1+r^{-2}+r^{-4}+\cdots)/(1+r^{-1}+r^{-2}+\cdots) = r/(r+1)$ of the past. For $r = 3$ that is $\tfrac34$, and $f(\tfrac23) = -\tfrac16$: the averages swing between
+# $-\tfrac16\cdot\tfrac14 = -\tfrac1{24}$ and $-\tfrac16\cdot\tfrac34 = -\tfrac18$.
+
+# %%
+tripling = np.concatenate([np.full(3**k, k % 2) for k in range(11)])
+values = tent.derivative(0)(stationarity.tent_orbit(tripling))
+late = time_averages(values)[-(3**10 + 3**9) :]  # of the last two blocks
+print(f"from {late.min():.4f} to {late.max():.4f}")
+print(f"computed {-1 / 8:.4f} and {-1 / 24:.4f}")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ```{exercise} Half the step size
+# :label: exercise-halved
+# :nonumber:
+#
+# What does {eq}`zhang-corrected` say about $\mathbb E\|\nabla L\|^2$ on $L = \tfrac a2\theta^2$ with noise of variance $s^2$, if $\eta$ is halved? Simulate it.
+# ```
+#
+# ```{solution-start} exercise-halved
+# :class: dropdown
+# ```
+#
+# There $\mathbb E\|\nabla L\|^2 = a\eta s^2/(2-\eta a)$: it halves, and a little more. So a step size that is ten times smaller makes the gradient norm about $\sqrt{10}$ times smaller, not zero.
+
+# %%
+generator = np.random.default_rng(0)
+for eta in (0.1, 0.05):
+    theta = np.zeros(4000)
+    for _ in range(400):
+        theta = theta - eta * (theta + generator.standard_normal(4000))
+    computed = eta / (2 - eta)
+    print(f"η = {eta}: {(theta**2).mean():.4f}, computed {computed:.4f}")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
 #
 # ## Provenance
 

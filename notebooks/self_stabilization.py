@@ -2193,6 +2193,58 @@ claims.measure(
 # 2. With `loss=logistic` and `dataset=power_law -p 'data_options={n_classes: 2}'`, where does the plain prediction go wrong first?
 # 3. At which step size does the second eigenvalue end the run?
 #
+# ## Exercises
+#
+# ```{exercise} What a cycle leaves unchanged
+# :label: exercise-mean-sharpness
+# :nonumber:
+#
+# Show that over one period of the flow {eq}`damian-ode` the mean of $Y$ is exactly 0 and that of $X^2$ exactly $\delta^2$, however large the orbit.
+# ```
+#
+# ```{solution-start} exercise-mean-sharpness
+# :class: dropdown
+# ```
+#
+# $(\log X)' = Y$ and $Y' = \alpha-\tfrac\beta2X^2$. Integrated over a period, the left sides vanish, since the orbit is closed. So the sharpness is $2/\eta$ on the average over a cycle, and the mean of the oscillation, $\delta^2$, is what cancels progressive sharpening:
+# gradient descent moves as if constrained.
+
+# %%
+for x0 in (0.9, 0.1):
+    x, y = simplified_flow(times, x0, 1.0, 1.0)
+    rises = np.flatnonzero((y[:-1] <= 0) & (y[1:] > 0))  # Y through 0
+    x, y = x[: rises[-1] + 1], y[: rises[-1] + 1]
+    print(f"X(0) = {x0}: mean of Y {abs(y.mean()):.3f}, of X² {(x**2).mean():.3f}")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ```{exercise} The period of small cycles
+# :label: exercise-period
+# :nonumber:
+#
+# How many steps does a small cycle around $(\delta, 0)$ take? Compare with the map {eq}`damian-simplified`.
+# ```
+#
+# ```{solution-start} exercise-period
+# :class: dropdown
+# ```
+#
+# With $X = \delta e^s$, $s' = Y$ and $Y' = \alpha(1-e^{2s}) \approx -2\alpha s$: an oscillator of frequency $\sqrt{2\alpha}$, so that a cycle takes $2\pi/(\eta\sqrt{2\alpha})$ steps. Larger cycles take longer.
+
+# %%
+eta = 0.002
+for x0 in (1.4, 0.1):
+    _, y = simplified_map(x0, 0.0, eta, 20_000)
+    rises = np.flatnonzero((y[:-1] <= 0) & (y[1:] > 0))
+    print(f"x₀ = {x0}: a cycle takes {np.diff(rises).mean():.0f} steps")
+print(f"small ones {2 * np.pi / eta / np.sqrt(2):.0f}")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
 # ## Provenance
 
 # %% tags=["hide-input", "gallery"]

@@ -1618,8 +1618,68 @@ claims.measure(
 # `python -m eoslib run unstable_convergence -p activation=swish -p 'hidden=[64, 64]' -o mine.ipynb`.
 #
 # 1. At which step size does experiment 3 stop converging? Bracket it with `unstable_step_sizes`.
-# 2. With `loss=mse-sum` all curvatures double. Which step sizes give the same trajectories? Check it.
-# 3. Why is the relative progress of the ReLU network in experiment 1 noisier than that of the tanh network?
+# 2. Why is the relative progress of the ReLU network in experiment 1 noisier than that of the tanh network?
+#
+# ## Exercises
+#
+# ```{exercise} Where do the bounded iterates stay?
+# :label: exercise-bounded
+# :nonumber:
+#
+# Example 2 says that gradient descent on $\tanh(20\theta_1^2+\theta_2^2)$ with $\eta = 2/39$ stays bounded although 0 is unstable. On the axis $\theta_2 = 0$ it ends on two points $\pm x$. Compute $x$, and compare it with the iterates.
+# ```
+#
+# ```{solution-start} exercise-bounded
+# :class: dropdown
+# ```
+#
+# A step takes $x$ to $-x$ if $\eta f'(x) = 2x$. Here $f'(x) = 40x/\cosh^2(20x^2)$, so $\cosh^2(20x^2) = 20\eta$, which has a solution as soon as $\eta > 2/40$: exactly when 0 becomes unstable.
+
+# %%
+eta, x = 2 / 39, 0.01
+for _ in range(2000):
+    x = x - eta * 40 * x / np.cosh(20 * x**2) ** 2
+computed = np.sqrt(np.arccosh(np.sqrt(20 * eta)) / 20)
+print(f"|x| after 2,000 steps {abs(x):.12f}, computed {computed:.12f}")
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ```{exercise} Twice the loss
+# :label: exercise-doubled
+# :nonumber:
+#
+# With `loss=mse-sum` loss, gradient and curvature double. Which step sizes give the same trajectories, and what becomes of relative progress, directional smoothness and $2/\eta$? Check it on a function that is no quadratic.
+# ```
+#
+# ```{solution-start} exercise-doubled
+# :class: dropdown
+# ```
+#
+# Half the step sizes: $\theta - \tfrac\eta2\nabla(2f) = \theta-\eta\nabla f$. Relative progress is a ratio in which both factors cancel; directional smoothness and $2/\eta$ double. (On $f = \tanh(\theta_1\theta_2)^2$:)
+
+# %%
+def observed(factor, eta, steps=20):
+    """RP and L of gradient descent on factor · f."""
+    f = Objective(lambda theta: factor * torch.tanh(theta.prod()) ** 2)
+    theta, rows = torch.tensor([1.2, 0.7], dtype=torch.float64), []
+    for _ in range(steps):
+        v = eta * f.gradient(theta)
+        change = f.value(theta - v) - f.value(theta)
+        turned = f.gradient(theta) - f.gradient(theta - v)
+        rows.append((eta * change / (v @ v), (v @ turned) / (v @ v)))
+        theta = theta - v
+    return np.array(rows).T
+
+
+once, twice = observed(1, 0.8), observed(2, 0.4)
+print("largest difference of RP:", abs(once[0] - twice[0]).max())
+print("of L, once doubled:", abs(2 * once[1] - twice[1]).max())
+
+# %% [markdown]
+# ```{solution-end}
+# ```
 #
 # ## Provenance
 

@@ -1,4 +1,5 @@
-"""Sphinx extension: a chapter's equations carry its number, "(3.4)", so that none looks like one of the paper."""
+"""Sphinx extension: a chapter's equations carry its number, "(3.4)", so that none looks like one of the paper. Figures
+carry the paper's own numbers and no other, although sphinx-exercise turns numbering on."""
 
 from docutils import nodes
 
@@ -15,6 +16,11 @@ def number_equations(app, doctree) -> None:
             equations[block["label"]] = docname, block["number"]
 
 
+def number_no_figures(app, config) -> None:
+    config.numfig = False
+
+
 def setup(app):
+    app.connect("config-inited", number_no_figures, priority=900)  # after sphinx-exercise
     app.connect("doctree-read", number_equations)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
