@@ -283,7 +283,8 @@ for row, step_size in zip(axes, (0.025, 0.04), strict=True):
 #
 # (c) It halves, to first order: $a\eta s^2/2$ for small $\eta$.
 #
-# (d) The loss at $a$ and $b$ is the same in the mean over the cycle: what a step loses the next wins. By (a), $\|\nabla L\|^2$ is balanced by the curvature met along the step: a step that is too long for the curvature jumps across the valley to a point of equal height.
+# (d) Over the cycle the changes of the loss add up to 0 (here each of them is 0: $f(a) = f(b)$, since $f = 50(\cos(\theta_1-\theta_2)-\cos(\theta_1+\theta_2))$). By (a), $\|\nabla L\|^2$ is balanced by the curvature met along the step: a step that is too long for the
+# curvature jumps across the valley to a point of equal height.
 
 # %% [markdown]
 # ```otter
@@ -310,8 +311,8 @@ for row, step_size in zip(axes, (0.025, 0.04), strict=True):
 # ```
 
 # %% [markdown]
-# For example the first. At 0.025 question 4 found an attracting cycle of two points. I expect the last 500 iterates of the second row to be two points, the loss to take one or two values, and its average to converge like 1/n.
-# `python -m eoslib run no_stationary_points -p 'step_sizes=[0.01, 0.025]' -o mine.ipynb`: they are. Those verdicts of figure 5 that ask for values which go on changing no longer hold, for the same reason.
+# For example the first. At 0.025 question 4 found an attracting cycle of two points. I expect the last 500 iterates of the second row to be two points, the loss to settle, since $f(a) = f(b)$, and its average to converge like $1/n$.
+# `python -m eoslib run no_stationary_points -p 'step_sizes=[0.01, 0.025]' -o mine.ipynb`. Whether it holds is seen in the second row of figure 5 and in its verdicts: those that ask for a loss which goes on changing cannot hold on a cycle.
 
 # %% [markdown]
 # ```otter

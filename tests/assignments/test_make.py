@@ -14,7 +14,9 @@ pytest.importorskip("otter", reason="requirements-course.txt is not installed")
 def made(tmp_path_factory):
     """All five assignments, made; what make found wrong ends the test."""
     output = tmp_path_factory.mktemp("assignments")
-    make.main(output=output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make, "SEEDS", make.SEEDS[:1])
+        make.main(output=output)
     return output
 
 

@@ -1,6 +1,9 @@
 """The hidden tests of the course's assignments: right answers get full marks, however they are written, and the
 slips that students make cost some."""
 
+import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import grading
@@ -9,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
+
+from eoslib.chapter import presets
 
 ASSIGNMENTS = Path(__file__).parents[2] / "assignments"
 ANSWERS: dict[bool, list] = {True: [], False: []}  # right and wrong ones: (assignment, question, what, namespace)
@@ -1146,3 +1151,30 @@ def test_no_answer_and_answers_of_no_use_get_nothing(assignment, question):
     assert mark(assignment, question, {}).share == 0
     assert mark(assignment, question, {name: lambda *_: None}).share == 0
     assert mark(assignment, question, {name: lambda *_: "a text"}).share == 0
+
+
+@pytest.mark.parametrize("chapter", sorted(path.parent.name for path in ASSIGNMENTS.glob("*/assignment.py")))
+def test_the_commands_of_the_experiments_are_understood(chapter):
+    """Their parameters exist in the chapter and take these values."""
+    text = (ASSIGNMENTS / chapter / "assignment.py").read_text()
+    commands = [shlex.split(code) for code in re.findall(r"`((?:python -m eoslib|-p) [^`]*)`", text)]
+    assert len(commands) >= 3
+    for words in commands:
+        assert words[0] == "-p" or words[4:5] == [chapter] or words[3:5] == ["run", chapter]
+        given = [after for word, after in pairwise(words) if word in ("-p", "-g")]
+        cases = [assignment.partition("=") for assignment in given]
+        for name, _, value in cases:
+            values = re.split(r",(?![^\[]*\])", value) if "-g" in words else [value]
+            for each in values:
+                presets.parameters(presets.chapter_path(chapter), "quick", {name: each})
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in ASSIGNMENTS.glob("*/checks.py")))
+def test_the_lecturers_page_has_the_points_of_the_assignment(name):
+    page = (ASSIGNMENTS.parent / "book" / "teach.md").read_text()
+    (said,) = re.findall(rf"notebooks/{name}` \| [^|]* \| (\d+), (\d+) \|", page)
+    by_code, by_hand = 0, 0
+    for question in grading.load(ASSIGNMENTS / name).questions:
+        by_code += question.points if question.check else 0
+        by_hand += 0 if question.check else question.points
+    assert (by_code, by_hand) == tuple(map(int, said))

@@ -222,3 +222,15 @@ def test_claims_json_lists_every_verdict_with_its_place(site):
     with open(site / "claims.csv", newline="", encoding="utf-8") as file:
         rows = [(row["id"], row["preset"], row["verdict"]) for row in csv.DictReader(file)]
     assert rows == [(claim["id"], claim["preset"], claim["verdict"]) for claim in ledger["claims"]]
+
+
+@reading(CHAPTERS, "wide")
+def test_exercises_have_folded_solutions_with_what_they_printed(read):
+    exercises, solutions = (read.page.locator(f"div.{kind}") for kind in ("exercise", "solution"))
+    assert exercises.count() == solutions.count() >= 2
+    for solution in solutions.all():
+        assert solution.locator(".cell_output").count() >= 1
+        assert not solution.locator(".cell_output").first.is_visible()
+    solutions.first.locator("button.toggle-button").click()
+    assert solutions.first.locator(".cell_output").first.is_visible()
+    solutions.first.locator("button.toggle-button").click()  # other tests look at this page, too
