@@ -28,7 +28,9 @@ FROZEN = [
     ("forward_invariance", "fig3", 0), ("forward_invariance", "sizes", 3), ("self_stabilization", "fig1", 0),
     ("self_stabilization", "fig4", 0), ("self_stabilization", "transformer", 0), ("self_stabilization", "appf", 1),
     ("self_stabilization", "fig5", 0), ("self_stabilization", "several", 0), ("self_stabilization", "fig6", 1),
-    ("self_stabilization", "fig6", -1),
+    ("self_stabilization", "fig6", -1), ("no_stationary_points", "fig1", 0), ("no_stationary_points", "fig2", 0),
+    ("no_stationary_points", "fig4", 0), ("no_stationary_points", "sharpnesses", 0),
+    ("large_learning_rates", "fig5", 0), ("large_learning_rates", "fig5", 2), ("large_learning_rates", "warm", 0),
 ]  # fmt: skip
 AFTER_ONSET = 6
 
@@ -43,7 +45,7 @@ def rows_of(chapter: str, experiment: str, place: int) -> dict[str, np.ndarray]:
     declared = presets.declared_experiments(path, presets.parameters(path))
     process, rows = declared[experiment][place].process(CPU), []
     tracked = 0
-    most = 3 if experiment in ("fig2", "sizes") else STEPS  # of a map each step is a picture
+    most = 3 if chapter == "forward_invariance" and experiment in ("fig2", "sizes") else STEPS  # each a picture
     while not process.finished:
         if tracked == AFTER_ONSET or (len(rows) >= most and not hasattr(process, "onset")):
             break
