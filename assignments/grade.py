@@ -45,8 +45,8 @@ def main(
     seed: Annotated[str, typer.Option(envvar="EOSLIB_COURSE_SEED", help="your secret, which draws the hidden inputs")],
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder GRADES")] = Path("grades"),
     workers: Annotated[int, typer.Option(min=1, help="submissions at a time")] = os.cpu_count() or 1,
-    seconds: Annotated[float, typer.Option(help="for one code cell, or one answer")] = sandbox.Limits.seconds,
-    total: Annotated[float, typer.Option(help="seconds for one submission")] = sandbox.Limits.total,
+    seconds: Annotated[float, typer.Option(help="of computing, for a code cell or an answer")] = sandbox.Limits.seconds,
+    total: Annotated[float, typer.Option(help="seconds by the clock for one submission")] = sandbox.Limits.total,
     memory: Annotated[int, typer.Option(help="megabytes for one submission")] = sandbox.Limits.memory,
     trust: Annotated[bool, typer.Option("--trust", help="no sandbox: the notebooks run with your rights")] = False,
 ) -> None:

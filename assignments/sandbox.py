@@ -45,8 +45,8 @@ NOBODY = "65534"
 class Limits:
     """What one submission may use."""
 
-    seconds: float = 60  # for one code cell, and for the answer to one question
-    total: float = 600  # seconds for everything
+    seconds: float = 60  # of computing, for one code cell, and for the answer to one question
+    total: float = 600  # seconds by the clock, for everything
     memory: int = 2048  # megabytes
     processes: int = 16  # threads included
 

@@ -85,8 +85,9 @@ def execute(notebook: bytes, seconds: float) -> tuple[Defined, list[str]]:
     trouble = []
     for number, source in enumerate(cells, 1):
         try:
+            code = compile(_python(source), f"code cell {number}", "exec")
             with exchange.deadline(seconds):
-                exec(compile(_python(source), f"code cell {number}", "exec"), main.__dict__)
+                exec(code, main.__dict__)
         except BaseException as error:
             trouble.append(f"code cell {number}: {_said(error)}")
     return Defined(main.__dict__), trouble[:50]

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import select
 import shutil
 import socket
 import subprocess
@@ -22,9 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+pytestmark = pytest.mark.xdist_group("grading")  # one call serves most of these
+
 HERE = Path(__file__).parent
 SECRET = "a secret seed"
-LIMITS = {"seconds": 1.5, "total": 7, "memory": 1024}
+LIMITS = {"seconds": 0.5, "total": 10, "memory": 1024}
 
 HONEST = {
     "right": hostile.notebook(
@@ -78,13 +81,11 @@ def call(tmp_path_factory):
             (submitted / "two" / f"{name}.ipynb").write_bytes(HONEST["right"])
         assignment = shutil.copytree(HERE / "tiny", place / "tiny", ignore=shutil.ignore_patterns("__pycache__"))
         done = subprocess.run(command(submitted, assignment, place / "grades"), capture_output=True, text=True)
-        server.settimeout(0)
-        with pytest.raises(BlockingIOError):
-            server.accept()
+        visited = bool(select.select([server], [], [], 0)[0])
     assert done.returncode == 0, done.stderr
     with open(place / "grades" / "marks.csv") as file:
         marks = {row["student"]: row for row in csv.DictReader(file)}
-    return {"place": place, "mark": mark, "marks": marks, "said": done.stdout + done.stderr, "notebooks": notebooks}
+    return {"place": place, "mark": mark, "marks": marks, "visited": visited}
 
 
 def known(call, student: str) -> dict:
@@ -108,10 +109,9 @@ def test_everyone_gets_the_marks_they_earned(call, student):
         ("allocates without end in many", "more than 1024 MB"),
         ("counts its forks", "forked 15 times"),
         ("loops without end", "OutOfTime"),
-        ("loops on stubbornly", "stopped after 7 seconds"),
         ("prints gigabytes", "OutOfTime"),
         ("fills the disk", "No space left"),
-        ("answers after the time is up", "stopped after 7 seconds"),
+        ("answers after the time is up", "stopped after 10 seconds"),
         ("returns 10¹² elements", "too large"),
         ("returns an object", "should be a number"),
         ("right", '"trouble": "code cell 6: SystemExit"'),
@@ -127,7 +127,7 @@ def test_what_stopped_them_is_said(call, student, said):
 
 def test_nothing_is_left_on_the_host(call):
     assert list((call["place"] / "host").iterdir()) == []
-    assert not list(call["place"].rglob("escaped"))
+    assert not list(call["place"].rglob("escaped")) and not call["visited"]
     assert not processes(call["mark"]) and not processes(str(call["place"]))
 
 
@@ -160,8 +160,8 @@ def test_graded_again_is_only_what_changed(call, tmp_path):
 def test_a_grader_that_is_killed_leaves_no_process(tmp_path):
     (tmp_path / "submitted").mkdir()
     shutil.copytree(HERE / "tiny", tmp_path / "tiny", ignore=shutil.ignore_patterns("__pycache__"))
-    loops = {"stubborn": hostile.submissions()["loops on stubbornly"], "right": HONEST["right"]}
-    for name, notebook in loops.items():
+    late = hostile.submissions(TOTAL=60, MARK="", HERE="", PORT=0)["answers after the time is up"]
+    for name, notebook in {"late": late, "right": HONEST["right"]}.items():
         (tmp_path / "submitted" / f"{name}.ipynb").write_bytes(notebook)
     graded = tmp_path / "grades" / "graded" / "right.json"
     arguments = command(tmp_path / "submitted", tmp_path / "tiny", tmp_path / "grades", total=60)
