@@ -99,7 +99,7 @@ SOURCES = {
             kept.append(np.zeros(2**24))
     """,
     "allocates without end in many": """
-        for _ in range(8):
+        for _ in range(5):
             if os.fork() == 0:
                 kept = b"x" * 2**27
                 time.sleep(1000)
