@@ -303,7 +303,7 @@ def test_of_linear_maps(proves_invariance):
 # ```
 # **Question 5.** *A function of your own.* Choose a polynomial $f(x, y) = \sum_k c_k\,x^{p_k}y^{q_k}$ of degree 3 or more, with a strict local minimum at 0 (positive definite Hessian); not one of $f_1 = x^2+y^2+x^2y+x^3+y^3$ and $f_2$, nor a multiple.
 # Choose a step size below its largest one, $2/\lambda_{\max}(\nabla^2f(0))$, a *stable* start outside of the ball of radius 0.05, and an *unstable* start, that converges to 0 although $f$ rises at one step or more. Give `own_terms` as a list of $(c_k, p_k, q_k)$.
-# (For a map of your function you need its gradient, and it helps to write functions that take the terms.)
+# Not every function has unstable starts. Those of $f_2$ appear close to the largest step size: begin with $f_2$, change its coefficients, take 0.9 of the largest step size, and look at the map. (It helps to write functions that take the terms.)
 #
 # ```otter
 # # BEGIN SOLUTION
