@@ -1,6 +1,6 @@
 """The claims ledger: what a paper says, the criterion stated before a number was seen, and the verdict.
 
-`notebooks/claims/<chapter>.yaml` holds the claims:
+`notebooks/claims/<chapter>.yaml` holds the claims (`book/claims/<page>.yaml` those of a page that is no chapter):
 
     paper: ahn2022
     claims:
