@@ -605,15 +605,17 @@ def watch_overhead(network: torch.nn.Module, n: int = N, every: int = 20, rounds
 SWEPT = """\
 # %% tags=["parameters"]
 seed: int = 0
+steps: int = 0
+network: bool = True
 
 # %% tags=["experiments"]
 from eoslib.chapter.experiments import Data, Descent, Network, OnLandscape, Training
 
-network = Network(architecture="mlp", sizes={"hidden": [32, 32]}, activation="tanh")
-small = Training(data=Data(dataset="digits", n=500), network=network, loss="mse-sum")
+mlp = Network(architecture="mlp", sizes={"hidden": [32, 32]}, activation="tanh")
+small = Training(data=Data(dataset="digits", n=500), network=mlp, loss="mse-sum")
 bowl = OnLandscape(landscape="quadratic", start=(1.0, 1 + seed / 1000))
-problem = small if %(network)s else bowl
-run = Descent(chapter="swept", experiment="run", problem=problem, step_size=0.01, steps=%(steps)d, seed=seed)
+problem = small if network else bowl
+run = Descent(chapter="swept", experiment="run", problem=problem, step_size=0.01, steps=steps, seed=seed)
 experiments = {"run": [run]}
 """
 
@@ -626,8 +628,9 @@ def swept(cases: int, steps: int, network: bool) -> tuple[float, float, float, i
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folders = {variable: f"{name}/{variable}" for variable in ("EOSLIB_RUNS", "EOSLIB_RECORDED")}
         stack.enter_context(mock.patch.dict(os.environ, folders))
-        (path := Path(name) / "swept.py").write_text(SWEPT % {"network": network, "steps": steps})
-        wanted = sweep.cases(path, "quick", [{"seed": seed} for seed in range(cases)])
+        (path := Path(name) / "swept.py").write_text(SWEPT)
+        given = [{"seed": seed, "steps": steps, "network": network} for seed in range(cases)]
+        wanted = sweep.cases(path, "quick", given)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         took, failed = timed(lambda: sweep.sweep(wanted, Path(name) / "out"))
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
