@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numba
 import numpy as np
@@ -28,6 +30,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 import eoslib
 from eoslib import store
+from eoslib.chapter import sweep
 from eoslib.chapter.figures import BLUE, GREEN, ORANGE
 from eoslib.dynamics.rules import Rule
 from eoslib.dynamics.starts import Starts, uniform_points
@@ -632,6 +635,46 @@ def loading_wait(side: int = 224, n: int = 16, batch_size: int = 2, sizes: dict 
     return 100 * sum(waits[1:-1]) / sum(steps[1:-1]), what
 
 
+SWEPT = """\
+# %% tags=["parameters"]
+seed: int = 0
+steps: int = 0
+network: bool = True
+
+# %% tags=["experiments"]
+from eoslib.chapter.experiments import Data, Descent, Network, OnLandscape, Training
+
+mlp = Network(architecture="mlp", sizes={"hidden": [32, 32]}, activation="tanh")
+small = Training(data=Data(dataset="digits", n=500), network=mlp, loss="mse-sum")
+bowl = OnLandscape(landscape="quadratic", start=(1.0, 1 + seed / 1000))
+problem = small if network else bowl
+run = Descent(chapter="swept", experiment="run", problem=problem, step_size=0.01, steps=steps, seed=seed)
+experiments = {"run": [run]}
+"""
+
+
+def swept(cases: int, steps: int, network: bool) -> tuple[float, float, float, int]:
+    """Of a sweep of so many cases, each one run of so many steps of a small network or on a landscape: seconds that a
+    case takes; share of the cores' time, in per cent, that its workers were busy; what the sweep takes, in per cent,
+    over the sum of its cases divided by the cores; and how many cases are lost."""
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folders = {variable: f"{name}/{variable}" for variable in ("EOSLIB_RUNS", "EOSLIB_RECORDED")}
+        stack.enter_context(mock.patch.dict(os.environ, folders))
+        (path := Path(name) / "swept.py").write_text(SWEPT)
+        given = [{"seed": seed, "steps": steps, "network": network} for seed in range(cases)]
+        wanted = sweep.cases(path, "quick", given)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took, failed = timed(lambda: sweep.sweep(wanted, Path(name) / "out"))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found = [json.loads(at.read_text()) for at in (Path(name) / "out").glob("*.json")]
+        runs = [store.load(key).manifest["wall_seconds"] for key in store.inventory()]
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    total = sum(case["seconds"] for case in found) + sum(runs)
+    lost = cases - len(found) + len(failed)
+    return total / cases, 100 * busy / (took * cores), 100 * (took * cores / total - 1), lost
+
+
 def checkpoint_share(checkpoints: int = 3, hidden: tuple[int, ...] = (2150, 2150), **policy) -> tuple[float, int]:
     """Share of the time that checkpoints take in per cent, until so many are written after the one at the start, and
     the number of parameters. The state holds θ and its momentum; policy: as of `store.carry_on`, by default its own."""
@@ -754,6 +797,11 @@ def main() -> None:
     row("resnet-epoch", throughput, "bare epochs", ">= 0.95", throughput >= 0.95, resnet.what)
     overhead, what = watch_overhead(minibatch_networks()["mlp"])
     row("watch/overhead", overhead, "% beside the products", "<= 5", overhead <= 5, what)
+    each, busy, over, lost = swept(64, 3000, network=True)
+    row("sweep/busy", busy, "% of the cores", ">= 90", busy >= 90, f"64 cases of {each:.2g} s")
+    row("sweep/over", over, "% over its cases", "<= 10", over <= 10, f"64 cases of {each:.2g} s")
+    each, _, _, lost = swept(1000, 500, network=False)
+    row("sweep/lost", lost, "cases", "<= 0", lost == 0, f"1,000 cases of {each:.2g} s")
     share, size = checkpoint_share()
     row("checkpoint-share", share, "% of time", "<= 2", share <= 2, f"{size:,} parameters with momentum")
 

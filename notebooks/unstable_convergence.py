@@ -137,6 +137,8 @@ loss: Literal["cross-entropy", "mse-half-sum", "mse-sum"] = "mse-half-sum"
 hidden: list[PositiveInt] = [32, 32]
 activation: Literal["tanh", "relu", "swish", "elu", "softplus", "gelu", "linear"] = "tanh"
 bias_init: Literal["default", "zero"] = "default"
+optimiser: Literal["gd", "SGD", "Adam", "RMSprop"] = "gd"  # "gd" is plain gradient descent, others are PyTorch's; of experiments 2 and 3
+optimiser_options: dict = {}  # such as momentum
 seeds: Annotated[list[NonNegativeInt], Len(1)] = [0, 1]
 unstable_step_sizes: list[PositiveFloat] = [2 / 4, 2 / 5, 2 / 6]
 stable_step_sizes: list[PositiveFloat] = [2 / 40, 2 / 50, 2 / 60]
@@ -216,6 +218,7 @@ def mlp(activation, dataset=exp1_dataset, n=exp1_n, loss=exp1_loss, hidden=hidde
 
 
 problem = mlp(activation, dataset, n, loss)
+rule = Rule(name=optimiser, options=optimiser_options)
 sharpness = Sharpness(every=sharpness_every)
 sgd = partial(
     descent, steps=epochs * -(-exp1_n // batch_size), batches=Batches(batch_size=batch_size),
@@ -264,12 +267,12 @@ experiments = {
     "exp2": [
         descent(
             "exp2", problem, measurements=(Sharpness(every=4 * sharpness_every),), step_size=eta, steps=stable_steps,
-            stop_accuracy=stop_accuracy,
+            stop_accuracy=stop_accuracy, rule=rule,
         )
         for eta in stable_step_sizes
     ],
     "exp3": [
-        descent("exp3", problem, seed, (sharpness,), step_size=eta, steps=steps, stop_accuracy=stop_accuracy)
+        descent("exp3", problem, seed, (sharpness,), step_size=eta, steps=steps, stop_accuracy=stop_accuracy, rule=rule)
         for eta in unstable_step_sizes
         for seed in seeds
     ],

@@ -1,5 +1,6 @@
 """The README shows the benchmarks that were measured, and what they measure runs on small sizes."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributed import LocalCluster
 
 from eoslib.problems import networks
 
@@ -65,6 +67,15 @@ def test_what_watching_adds_is_measured_beside_what_it_counts(benchmarks):
 def test_steps_wait_for_their_images_for_a_share_of_the_time(benchmarks):
     share, what = benchmarks.loading_wait(8, 8, 2, {"widths": [2], "blocks": [1]})
     assert 0 < share < 100 and "8 photographs" in what
+
+
+def test_a_sweep_is_timed_beside_its_cases(benchmarks, monkeypatch):
+    runs = os.environ["EOSLIB_RUNS"]
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        monkeypatch.setattr(benchmarks.sweep, "_local", lambda: contextlib.nullcontext(cluster.scheduler_address))
+        each, busy, over, lost = benchmarks.swept(3, 20, network=False)
+    assert 0 < each < 60 and busy == 0 and over > -100  # the worker is no child
+    assert lost == 0 and os.environ["EOSLIB_RUNS"] == runs
 
 
 def test_per_example_norms_are_timed_on_networks_of_three_kinds(benchmarks, monkeypatch):

@@ -272,15 +272,23 @@ def _done(waiting: Sequence[Case], folder: Path, cluster: str) -> Iterator[tuple
 @contextlib.contextmanager
 def _local():
     """A cluster on this machine."""
-    from distributed import LocalCluster
+    from distributed import Nanny, Scheduler, SpecCluster
 
-    gpus = torch.cuda.device_count() if store.default_device().type == "cuda" else 0
-    environment = dict.fromkeys(THREADS, "1")
-    with LocalCluster(
-        n_workers=gpus or len(os.sched_getaffinity(0)), threads_per_worker=1, memory_limit=0, dashboard_address=None,
-        env=environment, silence_logs=50,
-    ) as cluster:  # fmt: skip
+    options = {"nthreads": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": 50}
+    workers = {i: {"cls": Nanny, "options": options | {"env": env}} for i, env in enumerate(environments())}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+    with SpecCluster(workers, scheduler, silence_logs=50) as cluster:
         yield cluster
+
+
+def environments() -> list[dict[str, str]]:
+    """The variables of each worker: one for each GPU, which alone it sees, else one for each core."""
+    threads = dict.fromkeys(THREADS, "1")
+    gpus = range(torch.cuda.device_count() if store.default_device().type == "cuda" else 0)
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpus))).split(",")
+        return [threads | {"CUDA_VISIBLE_DEVICES": gpu} for gpu in visible[: len(gpus)]]
+    return [threads] * len(os.sched_getaffinity(0))
 
 
 def write_table(wanted: Sequence[Case], folder: Path) -> Path:

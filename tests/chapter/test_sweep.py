@@ -1,12 +1,20 @@
 """Sweeps: what is swept, what a case finds, and that nothing that was found is lost."""
 
+import contextlib
 import csv
+import errno
 import json
 import os
+import subprocess
+import sys
+import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from distributed import LocalCluster
 from filelock import FileLock
 
 from eoslib import store
@@ -17,7 +25,7 @@ CHAPTER = """\
 preset: Literal["quick"] = "quick"
 step_sizes: list[float] = [0.01, 0.02]
 seed: int = 0
-trouble: Literal["none", "raises", "dies"] = "none"
+trouble: Literal["none", "raises", "dies", "waits"] = "none"
 
 # %% tags=["plain"]
 raise RuntimeError("a sweep does not execute it")
@@ -45,6 +53,10 @@ if trouble == "raises":
 if trouble == "dies" and not Path("died").exists():
     Path("died").touch()
     os.kill(os.getpid(), signal.SIGKILL)
+if trouble == "waits":
+    Path("waiting").write_text(str(os.getpid()))
+    while not Path("go").exists():
+        pass
 ledger = Ledger("tiny", preset, Path("notebooks/claims/tiny.yaml"))
 hill = collect(experiments["hill"])
 ledger.measure("ex1/small", {f"{r.step_size}": r.trace.loss.values[-1] for r in hill}, hill)
@@ -197,6 +209,76 @@ def test_no_case_is_lost_whatever_happens_to_others(chapter, tmp_path, capsys):
     assert picture.read_text().startswith("<?xml") and picture.name == "net-loss-seed-trouble.svg"
     with pytest.raises(presets.ParameterError, match="net/loss"):
         sweep.plot(out, "net/los:seed")
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """A cluster in this process, in place of the local one."""
+    options = {"threads_per_worker": 1, "protocol": "tcp", "dashboard_address": None, "silence_logs": 50}
+    with LocalCluster(n_workers=1, processes=False, **options) as cluster:
+        monkeypatch.setattr(sweep, "_local", lambda: contextlib.nullcontext(cluster.scheduler_address))
+        yield cluster
+
+
+def test_where_the_disk_is_full_cases_fail_and_are_done_when_it_is_not(chapter, tmp_path, in_process, monkeypatch):
+    wanted, out = sweep.cases(chapter, "quick", [{"seed": s} for s in range(3)]), tmp_path / "out"
+    replace, full = os.replace, f"{wanted[1].key}.json"
+
+    def until_full(source, target):
+        if Path(target).name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", until_full)
+    failed = sweep.sweep(wanted, out)
+    assert list(failed) == [wanted[1].key] and "make room" in failed[wanted[1].key]
+    assert {row["seed"] for row in table(out)} == {"0", "2"}
+    monkeypatch.setattr(os, "replace", replace)
+    assert sweep.sweep(wanted, out) == {} and {row["seed"] for row in table(out)} == {"0", "1", "2"}
+
+
+WHOLE = """
+import os, pathlib, sys
+from eoslib.chapter import presets, sweep
+presets.NOTEBOOKS = pathlib.Path("notebooks")
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+given = [{"seed": s, "trouble": "waits" if s else "none"} for s in (0, 1)]
+sweep.sweep(sweep.cases(presets.NOTEBOOKS / "tiny.py", "quick", given), pathlib.Path("out"))
+"""
+
+
+def test_a_sweep_whose_scheduler_is_killed_loses_no_case_and_leaves_no_worker(chapter, tmp_path, in_process):
+    """The scheduler is the sweep's own process; the second case waits until there is a file, and then for good."""
+    process = subprocess.Popen([sys.executable, "-c", WHOLE], cwd=tmp_path)
+    assert _within(600, lambda: list((tmp_path / "out").glob("*.json")) and (tmp_path / "waiting").exists())
+    worker = int((tmp_path / "waiting").read_text())
+    process.kill()
+    process.wait()
+    assert _within(120, lambda: not os.path.exists(f"/proc/{worker}"))
+    (first,) = (tmp_path / "out").glob("*.json")
+    before = first.stat().st_mtime_ns
+    (tmp_path / "go").touch()
+    wanted = sweep.cases(chapter, "quick", [{"seed": s, "trouble": "waits" if s else "none"} for s in (0, 1)])
+    assert sweep.sweep(wanted, tmp_path / "out") == {} and first.stat().st_mtime_ns == before
+    assert {row["seed"] for row in table(tmp_path / "out")} == {"0", "1"}
+
+
+def _within(seconds, holds):
+    until = time.monotonic() + seconds
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.1)
+    return holds()
+
+
+def test_each_gpu_has_a_worker_that_sees_it_alone(monkeypatch):
+    monkeypatch.setattr(store, "default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in sweep.environments()] == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")  # as a batch system gives them
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in sweep.environments()] == ["5", "7"]
+    monkeypatch.undo()
+    assert sweep.environments() == [dict.fromkeys(sweep.THREADS, "1")] * len(os.sched_getaffinity(0))
 
 
 def test_a_sweep_that_is_under_way_is_not_begun_twice(chapter, tmp_path):
