@@ -1459,8 +1459,8 @@ with panels(
     for name, of in ways.items():
         plane.plot(*projections[of].T, color=SHOWN[name][0], marker=".", markersize=3)
         plane.set(xlabel=f"first component ({explained[0]:.0%})", ylabel=f"second component ({explained[1]:.0%})")
-    if descents:
-        losses.legend()
+    if descents:  # beside the panels, of which both hold these three
+        losses.figure.legend(loc="outside lower center")
     losses.set(xlabel="iteration $t$", ylabel="training loss")
 
 # %% tags=["hide-input"]
@@ -1481,7 +1481,7 @@ with panels(
         ax.axhline(0 if variable == "relative_progress" else 1, color=RULE, linewidth=0.9, linestyle="--")
         ax.set(xlabel="iteration $t$", ylabel=ylabel)
     if descents:
-        axes[0].legend()
+        axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
 
 # %% tags=["hide-input"]
 def loss_peak(run):

@@ -350,7 +350,7 @@ def row(v: Mapping[str, Any], footnote: int | None = None) -> str:
     held = v["verdict"] not in (PARTLY, NOT_REPRODUCED, UNDECIDED)
     return render(
         "claim.html", v=v, words=words(v["verdict"], v["scale"]), mark=MARKS[v["verdict"]], cases=cases,
-        measured=" to ".join(map(text, v["spread"] or [])) or v["value"] or "–",
+        measured=_in_short(v),
         why="" if held else v["note"] or "; ".join(missed), board=BOARD, footnote=footnote,
     )  # fmt: skip
 
@@ -363,8 +363,21 @@ def footnotes(verdicts: Sequence[Mapping]) -> list[str]:
 
 def listed(cases: Mapping[str, Case | str], errors: Mapping[str, float | str]) -> list[str]:
     """Cases (label → value) as texts, with their standard errors (label → error) where there are any."""
-    texts = {c: text(case) + (f" ± {text(errors[c])}" if c in errors else "") for c, case in cases.items()}
-    return [f"{label}: {shown}" if label else shown for label, shown in texts.items()]
+    return [(f"{label}: " if label else "") + _with_error(case, errors.get(label)) for label, case in cases.items()]
+
+
+def _with_error(case: Case | str, error: float | str | None) -> str:
+    return text(case) if error is None else f"{text(case)} ± {text(error)}"
+
+
+def _in_short(v: Mapping[str, Any]) -> str:
+    """What was measured, for a line that has no room for the labels of the cases."""
+    cases = v["cases"]
+    if v["spread"]:
+        return " to ".join(map(text, v["spread"]))
+    if len(cases) > 1 and all(isinstance(case, bool) for case in cases.values()):
+        return f"yes in {sum(cases.values())} of {len(cases)} cases"
+    return "; ".join(_with_error(case, v["standard_error"].get(label)) for label, case in cases.items()) or "–"
 
 
 def _summary(cases: Mapping[str, Case], errors: Mapping[str, float]) -> str | None:

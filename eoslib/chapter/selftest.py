@@ -41,8 +41,9 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "convolutions repeat their bits", lambda: _repeats(trained["resnet18"].process(device))
     for name, e in trained.items():  # in float64, so that nothing but a wrong derivative is as far off as 1e-9
         yield f"derivatives: {name}", lambda e=e: _derivatives(device, dataclasses.replace(e, precision="float64"))
-    yield "memory", lambda: f"{torch.ones(int(max(e.work()[1] for e in listed)) // 4, device=device).nbytes:,} bytes"
-    for e in list({_kind(e): e for e in listed}.values())[::-1]:
+    kinds = list({_kind(e): e for e in listed}.values())[::-1]
+    yield "memory", lambda: f"{torch.ones(int(max(e.work()[1] for e in kinds)) // 4, device=device).nbytes:,} bytes"
+    for e in kinds:
         yield f"{e.chapter} {e.experiment}: {', '.join(_parts(e))}", lambda e=e: _steps(device, e)
 
 

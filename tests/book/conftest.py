@@ -26,19 +26,36 @@ ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory, worker_id) -> Path:
-    """The folder of the site, built by ``jupyter-book build .``: executed at quick, shown as published."""
-    shared = tmp_path_factory.getbasetemp()
-    if worker_id != "master":
-        shared = shared.parent  # of all workers of pytest-xdist
+@functools.cache
+def built(shared: Path) -> str:
+    """The exit status of ``jupyter-book build .`` and what it printed, from whoever asks first in a session."""
     log = shared / "site.log"
     with FileLock(shared / "site.lock"):
         if not log.exists():
             command = [Path(sys.executable).with_name("jupyter-book"), "build", "."]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
             log.write_text(f"{done.returncode}\n{done.stdout}{done.stderr}")
-    status, _, printed = log.read_text().partition("\n")
+    return log.read_text()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, worker_id) -> Path:
+    """The folder of all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def site_ahead(request, shared) -> None:
+    """The site is built beside the tests that do not look at it, which run first."""
+    if any("site" in item.fixturenames for item in request.session.items):
+        threading.Thread(target=built, args=[shared], daemon=True).start()
+
+
+@pytest.fixture(scope="session")
+def site(shared) -> Path:
+    """The folder of the site, built by ``jupyter-book build .``: executed at quick, shown as published."""
+    status, _, printed = built(shared).partition("\n")
     if status != "0":
         pytest.fail(f"jupyter-book build . exits with {status}\n{printed}")
     return SITE
@@ -72,8 +89,13 @@ def browser_type_launch_args(browser_type_launch_args) -> dict:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Tests of one page on one screen follow one another, whatever the file."""
-    items.sort(key=lambda item: item.callspec.params.get("read", ()) if hasattr(item, "callspec") else ())
+    """Tests of the site come last, those of one page on one screen one after the other, whatever the file."""
+
+    def place(item):
+        read = item.callspec.params.get("read", ()) if hasattr(item, "callspec") else ()
+        return "site" in item.fixturenames, read
+
+    items.sort(key=place)
 
 
 @dataclass

@@ -431,13 +431,15 @@ def test_a_verdict_is_shown_for_readers_and_for_programs(ledger, shown):
     assert "seen on a toy" in page and "eos-why" not in page
 
 
-def test_a_row_shows_the_range_of_several_cases(ledger):
+def test_a_row_shows_what_was_measured_in_short(ledger):
     def measured(cases):
         return row(ledger.verdict("exp3/rp-near-zero", cases)).split('eos-measured">')[1].split("<")[0]
 
     assert measured({"seed 0": 0.05, "seed 1": -0.01}) == "-0.01 to 0.05"
     assert measured({"": 0.05}) == "0.05" and measured({}) == "–"
-    assert "nan" in measured({"seed 0": 0.05, "seed 1": 0.06, "seed 2": NAN})  # none is lost
+    assert measured({"seed 0": 0.05, "seed 1": 0.06, "seed 2": NAN}) == "0.05; 0.06; nan"  # none is lost
+    assert measured({"a long label": 0.05}) == "0.05"
+    assert measured({"f1": True, "f2": False, "f3": True}) == "yes in 2 of 3 cases"
 
 
 def test_a_row_says_where_it_did_not_hold(ledger):

@@ -1,5 +1,6 @@
 """eoslib.dynamics.starts against plain NumPy loops, `Trajectory`, and SplitMix64 in Python's integers."""
 
+import functools
 import math
 import subprocess
 import sys
@@ -338,6 +339,7 @@ def test_momentum_noise_of_many_sizes_and_balls_as_in_a_loop_of_numpy(noise):
     process = Starts(get("f2"), points, 0.2, 60, noise=noise, sigma=sigma, seed=4, momentum=0.8, balls=balls)
     carried(process)
 
+    @functools.cache  # all paths begin alike
     def xi(t):
         return np.array([noise_at(noise, s, 4, i, t, 2) for i, s in enumerate(sigma)]).T
 

@@ -250,9 +250,9 @@ print(killed)
 
 @pytest.mark.parametrize("experiment", EACH.values(), ids=EACH)
 def test_kill_9_at_any_instant_changes_no_bit(experiment):
-    assert script(KILLS.format(experiment=experiment, most=15)) == "15\n"
+    assert script(KILLS.format(experiment=experiment, most=8)) == "8\n"
     run = store.find(experiment.identity)
-    assert run.manifest["resumes"] >= 10
+    assert run.manifest["resumes"] >= 5
     assert run.stored.sizes["step"] == run.trace.sizes["step"] == experiment.steps
     assert run.diverged_at is None
     kept = [f"theta-{at}.safetensors" for at in experiment.keep]
