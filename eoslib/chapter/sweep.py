@@ -276,7 +276,8 @@ def _local():
 
     options = {"nthreads": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": 50}
     workers = {i: {"cls": Nanny, "options": options | {"env": env}} for i, env in enumerate(environments())}
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+    web = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # a server there is in any case, at no fixed port
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1"} | web}
     with SpecCluster(workers, scheduler, silence_logs=50) as cluster:
         yield cluster
 

@@ -128,7 +128,7 @@ def accepted(command):
 def test_the_commands(project, monkeypatch, capsys):
     """From top to bottom, as a new user follows them."""
     checked, said = 0, []
-    options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "silence_logs": 50}
+    options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     whole = selftest.run
     monkeypatch.setattr(selftest, "run", lambda device: itertools.islice(whole(device), 2))
     with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:

@@ -214,7 +214,7 @@ def test_no_case_is_lost_whatever_happens_to_others(chapter, tmp_path, capsys):
 @pytest.fixture
 def in_process(monkeypatch):
     """A cluster in this process, in place of the local one."""
-    options = {"threads_per_worker": 1, "protocol": "tcp", "dashboard_address": None, "silence_logs": 50}
+    options = {"threads_per_worker": 1, "protocol": "tcp", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     with LocalCluster(n_workers=1, processes=False, **options) as cluster:
         monkeypatch.setattr(sweep, "_local", lambda: contextlib.nullcontext(cluster.scheduler_address))
         yield cluster
