@@ -1288,7 +1288,7 @@ def show_accuracies(name, runs, caption, alt):
                     ax.plot(epochs_seen(of[0]), np.mean(curves, 0), color=REGIMES[regime], marker=".", label=rf"{regime}, $\gamma = {of[0].step_size:g}$")
                     ax.fill_between(epochs_seen(of[0]), np.min(curves, 0), np.max(curves, 0), color=REGIMES[regime], alpha=0.2, linewidth=0)
                 ax.set(xlabel="epochs", ylabel=f"{which} accuracy")
-        axes[0].legend()
+        axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
 
 
 # %% [markdown]
