@@ -96,7 +96,7 @@ with panels(
     middle.plot(step, smoothness, color=ORANGE, linewidth=0.8, label="directional smoothness")
     middle.plot(step[looked], sharpness[looked], color=BLUE, label="sharpness")
     threshold(middle, step_size)
-    middle.set(xlabel="step", ylim=(-5, 2.6 / step_size))
+    middle.set(xlabel="step", ylabel="curvature", ylim=(-5, 2.6 / step_size))
     middle.legend(loc="lower right")
     right.plot(step, progress, color=INK, linewidth=0.8)
     right.set(xlabel="step", ylabel="relative progress", ylim=(-1.1, 1.1))

@@ -547,8 +547,8 @@ def test_two_fingers_zoom(visit):
         for apart in (0.1, 0.2, 0.4)
     ]
     fingers(page, ("touchStart", places[0]), *(("touchMove", p) for p in places[1:]), ("touchEnd", []))
-    page.wait_for_function("location.hash.includes('half=')")
-    assert float(re.search(r"half=([\d.]+)", page.url)[1]) == pytest.approx(4 / 4, rel=0.05)
+    # a quarter of 4; the address lags behind
+    page.wait_for_function("Math.abs(location.hash.match(/half=([\\d.]+)/)?.[1] - 1) < 0.05")
     assert status(page).startswith("From (0.100, 2.500)"), "a pinch is no tap"
 
 
