@@ -96,11 +96,14 @@ def trial(folder: Path, notebook: Path, solution: Path) -> list[str]:
 
 def execute(notebook: Path) -> tuple[dict, list[str]]:
     """What a notebook of ours defines, executed in this process, and what it raised."""
+    from matplotlib import pyplot
+
     kept = {name: sys.modules[name] for name in ("__main__", "otter")}  # for which the student's side has others
     try:
         return student_side.execute(notebook.read_text(), seconds=120)
     finally:
         sys.modules.update(kept)
+        pyplot.close("all")  # what it drew
 
 
 def mark(folder: Path, question: str, namespace: dict, seed: str) -> grading.Mark:
