@@ -9,6 +9,7 @@ Reading a page takes seconds, so that the tests that only look at it share one r
 
 import functools
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "_build" / "html"
+ENVIRONMENT = dict(os.environ)  # before tests change it, beside which the site is built
 
 
 @functools.cache
@@ -33,7 +35,7 @@ def built(shared: Path) -> str:
     with FileLock(shared / "site.lock"):
         if not log.exists():
             command = [Path(sys.executable).with_name("jupyter-book"), "build", "."]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
             log.write_text(f"{done.returncode}\n{done.stdout}{done.stderr}")
     return log.read_text()
 
