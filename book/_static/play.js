@@ -16,7 +16,7 @@
   const stop = () => { before = null; button.textContent = "Play"; };
   const frame = now => {
     if (before === null) return;
-    at = Math.min(end, at + end * (now - before) / SECONDS / 1000);
+    at = Math.min(end, at + end * Math.max(0, now - before) / SECONDS / 1000);  // a frame's time is that of its beginning
     before = now;
     show(at);
     if (at < end) requestAnimationFrame(frame); else stop();
