@@ -7,7 +7,7 @@ functions are called. The first never leaves the grader, the second is all that 
 import hashlib
 import importlib.util
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,11 @@ def marked(*faults: str | None) -> Mark:
     """The mark of an answer that was looked at in several ways, which count alike: each is None, or what is wrong."""
     remarks = tuple(fault for fault in faults if fault)
     return Mark(1 - len(remarks) / len(faults), remarks)
+
+
+def marked_parts(right: Iterable[bool], names: Iterable[str]) -> Mark:
+    """The mark of an answer in parts, each right or wrong, and with a name for the remark "wrong …"."""
+    return marked(*(None if ok else f"wrong {name}" for ok, name in zip(right, names, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
-"""How the lecturer marks what all assignments ask for by hand."""
+"""What all assignments ask for, and the lecturer marks by hand."""
 
-EXPERIMENT = (
-    "1 for an expectation with a reason, written before the run; 1 for a command that reproduces what is shown; "
+from grading import Question
+
+EXPERIMENT = Question(
+    "experiment", 5,
+    guide="1 for an expectation with a reason, written before the run; 1 for a command that reproduces what is shown; "
     "1 for a figure or table whose axes or columns are named; 1 for saying which verdicts changed and which did not; "
     "1 for a conclusion that the numbers bear out, an expectation that failed included. "
-    "One seed, where seeds matter, without a word about it: at most 4."
-)
+    "One seed, where seeds matter, without a word about it: at most 4.",
+)  # fmt: skip

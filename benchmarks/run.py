@@ -797,7 +797,7 @@ def main() -> None:
     row("resnet-epoch", throughput, "bare epochs", ">= 0.95", throughput >= 0.95, resnet.what)
     overhead, what = watch_overhead(minibatch_networks()["mlp"])
     row("watch/overhead", overhead, "% beside the products", "<= 5", overhead <= 5, what)
-    each, busy, over, lost = swept(64, 3000, network=True)
+    each, busy, over, _ = swept(64, 3000, network=True)
     row("sweep/busy", busy, "% of the cores", ">= 90", busy >= 90, f"64 cases of {each:.2g} s")
     row("sweep/over", over, "% over its cases", "<= 10", over <= 10, f"64 cases of {each:.2g} s")
     each, _, _, lost = swept(1000, 500, network=False)

@@ -1043,7 +1043,7 @@ def vector_error(run):
 
 # with the logistic loss and on residual networks plain predictions fail, says the paper itself: see appendix G
 followed = [r for r in fig4 if r["loss"] != "logistic" and r["architecture"] != "resnet18"]
-foretold, cyclic = with_prediction(followed), [r for r in fig4 if len(blow_ups(r)) >= 3]
+foretold = with_prediction(followed)
 for quantity in ("loss", "sharpness", "distance", "x", "y"):
     claims.measure(
         f"fig4/{quantity}", {case(r): error(r, "predicted", quantity) for r in foretold}, foretold,
@@ -1061,25 +1061,31 @@ claims.measure(
     control=late(foretold, "predicted", "distance"),
 )  # fmt: skip
 claims.measure(
-    "fig4/within-delta", {case(r): distance_over_bound(r) for r in fig4}, fig4,
-    control={case(r): distance_over_bound(r, logarithm=False) for r in fig4},
-)  # fmt: skip
-claims.measure(
-    "fig4/flow-is-linear", {case(r): distance_exponent(r) for r in fig4}, fig4,
-    control={case(r): distance_exponent(r, "distance") for r in fig4},
-)  # fmt: skip
-claims.measure(
     "fig4/flow-leaves", {case(r): ratio(r, "flow_distance", "distance") for r in fig4}, fig4,
     control={case(r): ratio(r, "central_distance", "distance") for r in fig4},
 )  # fmt: skip
-closed = {"": last_over_first(peaks(simplified_map(0.1, 0.0, 0.002, 20_000)[0] / np.sqrt(2)))}  # δ, α and β constant, as in the flow
-claims.measure(
-    "fig4/fixed-point", {case(r): last_over_first(blow_ups(r)) for r in cyclic}, cyclic, control=closed
-)
-claims.measure(
-    "fig4/distance-is-delta", {case(r): ratio(r, "distance", "delta") for r in cyclic}, cyclic,
-    control={case(r): ratio(r, "flow_distance", "delta") for r in cyclic},
-)  # fmt: skip
+
+
+def judge_distances(runs, which=""):
+    """The claims on ‖θ − θ†‖ and ‖θ^flow − θ†‖, and, of runs with three cycles or more, on their ends; which: of the claims' names."""
+    claims.measure(
+        f"fig4/{which}within-delta", {case(r): distance_over_bound(r) for r in runs}, runs,
+        control={case(r): distance_over_bound(r, logarithm=False) for r in runs},
+    )  # fmt: skip
+    claims.measure(
+        f"fig4/{which}flow-is-linear", {case(r): distance_exponent(r) for r in runs}, runs,
+        control={case(r): distance_exponent(r, "distance") for r in runs},
+    )  # fmt: skip
+    cyclic = [r for r in runs if len(blow_ups(r)) >= 3]
+    closed = {"": last_over_first(peaks(simplified_map(0.1, 0.0, 0.002, 20_000)[0] / np.sqrt(2)))}  # δ, α and β constant, as in the flow
+    claims.measure(f"fig4/{which}fixed-point", {case(r): last_over_first(blow_ups(r)) for r in cyclic}, cyclic, control=closed)
+    claims.measure(
+        f"fig4/{which}distance-is-delta", {case(r): ratio(r, "distance", "delta") for r in cyclic}, cyclic,
+        control={case(r): ratio(r, "flow_distance", "delta") for r in cyclic},
+    )  # fmt: skip
+
+
+judge_distances(fig4)
 
 # %% [markdown]
 # **What to see.** The four stages, on networks. From the onset on the sharpness of gradient descent rises as that of gradient flow does, while $|x|$ is still next to nothing; then $|x|$ shoots up, to several times $\delta$, and throws the sharpness
@@ -1138,22 +1144,7 @@ for quantity in ("loss", "sharpness", "distance"):
             f"{item}/own-{quantity}", {case(r): error(r, kind, quantity) for r in own}, own,
             control=late(own, kind, quantity),
         )  # fmt: skip
-own_cyclic = [r for r in own if len(blow_ups(r)) >= 3]
-claims.measure(
-    "fig4/own-fixed-point", {case(r): last_over_first(blow_ups(r)) for r in own_cyclic}, own_cyclic, control=closed
-)
-claims.measure(
-    "fig4/own-distance-is-delta", {case(r): ratio(r, "distance", "delta") for r in own_cyclic}, own_cyclic,
-    control={case(r): ratio(r, "flow_distance", "delta") for r in own_cyclic},
-)  # fmt: skip
-claims.measure(
-    "fig4/own-within-delta", {case(r): distance_over_bound(r) for r in own}, own,
-    control={case(r): distance_over_bound(r, logarithm=False) for r in own},
-)  # fmt: skip
-claims.measure(
-    "fig4/own-flow-is-linear", {case(r): distance_exponent(r) for r in own}, own,
-    control={case(r): distance_exponent(r, "distance") for r in own},
-)  # fmt: skip
+judge_distances(own, "own-")
 for quantity in ("loss", "sharpness", "distance"):
     claims.measure(
         f"fig4/own-first-cycle-{quantity}",

@@ -276,5 +276,5 @@ QUESTIONS = [
         "and why the segment stays in B. (c) 1: 1 − ημ > 1, an expanding direction. (d) 1: whatever converges "
         "enters B, after which f falls.",
     ),
-    Question("experiment", 5, guide=EXPERIMENT),
+    EXPERIMENT,
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The questions of assignment 5 and what a right answer to each is."""
 
 import numpy as np
-from grading import Mark, Question, differs, marked, misshapen
+from grading import Mark, Question, differs, marked, marked_parts, misshapen
 from guides import EXPERIMENT
 
 CASES = 4
@@ -107,12 +107,7 @@ def check_variances(inputs, outputs) -> Mark:
     k, factor = inputs["k"], 1 - inputs["step"]
     expected = np.column_stack([(1 - factor ** (2 * k)) / (1 - factor**2), ((1 - factor**k) / (1 - factor)) ** 2])
     right = (abs(outputs["variances"] / expected - 1) < 1e-6).all(0)
-    return marked(
-        *(
-            None if ok else f"wrong for {name} minibatches"
-            for ok, name in zip(right, ("fresh", "repeated"), strict=True)
-        )
-    )
+    return marked_parts(right, ("for fresh minibatches", "for repeated minibatches"))
 
 
 QUESTIONS = [
@@ -128,5 +123,5 @@ QUESTIONS = [
         "minibatch's gradient changes within the k steps. (a) without Cauchy–Schwarz, for quadratics only: "
         "half.",
     ),
-    Question("experiment", 5, guide=EXPERIMENT),
+    EXPERIMENT,
 ]  # fmt: skip

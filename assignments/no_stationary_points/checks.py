@@ -93,5 +93,5 @@ QUESTIONS = [
         "1: the change of the loss vanishes on the average over the cycle, not at a point; the step is too "
         "long for the curvature.",
     ),
-    Question("experiment", 5, guide=EXPERIMENT),
+    EXPERIMENT,
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The questions of assignment 4 and what a right answer to each is."""
 
 import numpy as np
-from grading import Mark, Question, differs, marked, misshapen
+from grading import Mark, Question, differs, marked, marked_parts, misshapen
 from guides import EXPERIMENT
 from scipy.integrate import solve_ivp
 
@@ -128,7 +128,7 @@ def check_extremes(inputs, outputs) -> Mark:
     if fault := misshapen(outputs, "extremes", expected.shape):
         return Mark(0.0, (fault,))
     right = (abs(outputs["extremes"] / expected - 1) < 1e-5).all(0)
-    return marked(*(None if ok else f"wrong largest {name}" for ok, name in zip(right, ("X", "|Y|"), strict=True)))
+    return marked_parts(right, ("largest X", "largest |Y|"))
 
 
 QUESTIONS = [
@@ -142,5 +142,5 @@ QUESTIONS = [
         "with their terms, half for two or three; (d) that a smaller oscillation needs longer to push back; "
         "(e) that S is not differentiable at a double eigenvalue, or that the oscillation is a vector.",
     ),
-    Question("experiment", 5, guide=EXPERIMENT),
+    EXPERIMENT,
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The questions of assignment 1 and what a right answer to each is."""
 
 import numpy as np
-from grading import Mark, Question, differs, marked, misshapen
+from grading import Mark, Question, differs, marked, marked_parts, misshapen
 from guides import EXPERIMENT
 
 QUARTICS = 6  # cases; the first half of them are quadratics
@@ -126,7 +126,7 @@ def check_onset(inputs, outputs) -> Mark:
         "where it reaches 2/η exactly", "where measurements have failed",
     )  # fmt: skip
     right = outputs["steps"] == expected
-    return marked(*(None if ok else f"wrong {case}" for ok, case in zip(right, cases, strict=True)))
+    return marked_parts(right, cases)
 
 
 QUESTIONS = [
@@ -142,5 +142,5 @@ QUESTIONS = [
         "(d) 1: L is a weighted average of the eigenvalues over the gradient's components, so at most the "
         "largest. An answer to (d) that speaks of measurement error earns nothing.",
     ),
-    Question("experiment", 5, guide=EXPERIMENT),
+    EXPERIMENT,
 ]  # fmt: skip

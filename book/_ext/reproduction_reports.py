@@ -49,9 +49,7 @@ def computed(chapter: str) -> dict:
     """What the recorded runs of a chapter took: runs, hours, processors (name → runs), threads, gradients, products."""
     files = sorted((store.recorded() / chapter).glob("*.json"))
     manifests = [json.loads(file.read_text(encoding="utf-8"))["body"] for file in files]
-    processors = Counter(
-        m["machine"]["processor"] if m["machine"]["gpu"] == "none" else m["machine"]["gpu"] for m in manifests
-    )
+    processors = Counter(store.processor(m["machine"]) for m in manifests)
     return {
         "runs": len(manifests),
         "hours": sum(m["wall_seconds"] for m in manifests) / 3600,

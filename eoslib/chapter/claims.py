@@ -348,8 +348,7 @@ def acknowledge(verdicts: Sequence[dict], chapter: str, preset: str) -> Path:
 
 def _machine() -> str:
     """The kind of machine this is."""
-    machine = store.machine(store.default_device())
-    return machine["processor"] if machine["gpu"] == "none" else machine["gpu"]
+    return store.processor(store.machine(store.default_device()))
 
 
 def _acknowledged_path(chapter: str) -> Path:

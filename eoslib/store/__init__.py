@@ -14,13 +14,13 @@ verified before use. `recorded/` holds finished traces, floats as float32, small
 
 from eoslib.store.archive import Run, find, inventory, listing, load, manifests, record, recorded_runs, status, verify
 from eoslib.store.files import Damaged, StoreError, write_atomically
-from eoslib.store.identity import Identity, default_device, home, library_sha256, machine, plain, recorded
+from eoslib.store.identity import Identity, default_device, home, library_sha256, machine, plain, processor, recorded
 from eoslib.store.journal import Process, carry_on
 from eoslib.store.traces import side_by_side, single, tables_of, thin, trace_of, values_sha256, window_of, windowed
 
 __all__ = [
     "Damaged", "Identity", "Process", "Run", "StoreError", "carry_on", "default_device", "find", "home",
-    "inventory", "library_sha256", "listing", "load", "machine", "manifests", "plain", "record", "recorded",
-    "recorded_runs", "side_by_side", "single", "status", "tables_of", "thin", "trace_of", "values_sha256", "verify",
-    "window_of", "windowed", "write_atomically",
+    "inventory", "library_sha256", "listing", "load", "machine", "manifests", "plain", "processor", "record",
+    "recorded", "recorded_runs", "side_by_side", "single", "status", "tables_of", "thin", "trace_of", "values_sha256",
+    "verify", "window_of", "windowed", "write_atomically",
 ]  # fmt: skip

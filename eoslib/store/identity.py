@@ -86,6 +86,11 @@ def machine(device: torch.device) -> dict[str, str]:
     return found if together == "1" else found | {"processes": together}
 
 
+def processor(machine: dict[str, str]) -> str:
+    """What computed on a machine: its GPU, or its processor if none was used."""
+    return machine["processor"] if machine["gpu"] == "none" else machine["gpu"]
+
+
 def canonical(identity: dict) -> bytes:
     return json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 

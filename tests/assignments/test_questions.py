@@ -115,79 +115,49 @@ def directional_smoothness(gradient, theta, v):
 
 
 def _descend(f, gradient, theta, step_size, steps, observe):
+    """observe: what is noted of η, f before and after a step, and the gradients there."""
     rows = []
     for _ in range(steps):
         g = gradient(theta)
         after = theta - step_size * g
-        rows.append(observe(f(theta), f(after), g, gradient(after)))
+        rows.append(observe(step_size, f(theta), f(after), g, gradient(after)))
         theta = after
     return dict(zip(("loss", "relative_progress", "directional_smoothness"), np.array(rows).T, strict=True))
 
 
+def _observed(eta, a, b, g, h):
+    return a, (b - a) / eta / (g @ g), g @ (g - h) / eta / (g @ g)
+
+
 @right(unstable, "q3")
-def descend(f, gradient, theta, step_size, steps):
+def descend(*given):
     """with the gradients evaluated twice"""
-    return _descend(
-        f,
-        gradient,
-        theta,
-        step_size,
-        steps,
-        lambda a, b, g, h: (a, (b - a) / step_size / (g @ g), g @ (g - h) / step_size / (g @ g)),
-    )
+    return _descend(*given, _observed)
 
 
 @wrong(unstable, "q3")
-def descend(f, gradient, theta, step_size, steps):
+def descend(*given):
     """the losses after the steps"""
-    return _descend(
-        f,
-        gradient,
-        theta,
-        step_size,
-        steps,
-        lambda a, b, g, h: (b, (b - a) / step_size / (g @ g), g @ (g - h) / step_size / (g @ g)),
-    )
+    return _descend(*given, lambda eta, a, b, g, h: (b, (b - a) / eta / (g @ g), g @ (g - h) / eta / (g @ g)))
 
 
 @wrong(unstable, "q3")
-def descend(f, gradient, theta, step_size, steps):
+def descend(*given):
     """the norm of the next gradient"""
-    return _descend(
-        f,
-        gradient,
-        theta,
-        step_size,
-        steps,
-        lambda a, b, g, h: (a, (b - a) / step_size / (h @ h), g @ (g - h) / step_size / (g @ g)),
-    )
+    return _descend(*given, lambda eta, a, b, g, h: (a, (b - a) / eta / (h @ h), g @ (g - h) / eta / (g @ g)))
 
 
 @wrong(unstable, "q3")
-def descend(f, gradient, theta, step_size, steps):
+def descend(*given):
     """v = ∇f instead of η∇f"""
-    return _descend(
-        f,
-        gradient,
-        theta,
-        step_size,
-        steps,
-        lambda a, b, g, h: (a, (b - a) / step_size / (g @ g), g @ (g - h) / (g @ g)),
-    )
+    return _descend(*given, lambda eta, a, b, g, h: (a, (b - a) / eta / (g @ g), g @ (g - h) / (g @ g)))
 
 
 @wrong(unstable, "q3")
-def descend(f, gradient, theta, step_size, steps):
+def descend(*given):
     """one value too many"""
-    run = _descend(
-        f,
-        gradient,
-        theta,
-        step_size,
-        steps + 1,
-        lambda a, b, g, h: (a, (b - a) / step_size / (g @ g), g @ (g - h) / step_size / (g @ g)),
-    )
-    return run
+    *given, steps = given
+    return _descend(*given, steps + 1, _observed)
 
 
 @right(unstable, "q4")

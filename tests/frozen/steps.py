@@ -60,8 +60,7 @@ def rows_of(chapter: str, experiment: str, place: int) -> dict[str, np.ndarray]:
 
 
 def file_of(machine: dict[str, str]) -> Path:
-    processor = machine["processor"] if machine["gpu"] == "none" else machine["gpu"]
-    slug = "".join(c if c.isalnum() else "-" for c in f"{processor}-{machine['torch']}").lower()
+    slug = "".join(c if c.isalnum() else "-" for c in f"{store.processor(machine)}-{machine['torch']}").lower()
     return FOLDER / f"{slug}.npz"
 
 
