@@ -13,8 +13,9 @@ CHAPTERS = [page for page in NOTEBOOKS if not page.startswith("notebooks/gallery
 
 PHONE = {"width": 390, "height": 844}
 SCREENS = {"wide": {"width": 1400, "height": 900}, "phone": PHONE}
-# A page that has mathematics sets `MathJax`, with its options, before the script that typesets has come.
-TYPESET = "() => !window.MathJax || MathJax.startup?.promise?.then(() => true)"
+# A page that has mathematics sets `MathJax`, with its options, before the script that typesets has come; the fonts of
+# what it typeset come last.
+TYPESET = "() => !window.MathJax || MathJax.startup?.promise?.then(() => document.fonts.ready).then(() => true)"
 
 
 def reading(docnames: list[str], *screens: str):
