@@ -57,7 +57,7 @@ def f(theta):
 gradient = torch.func.grad(lambda theta: f(theta).sum())
 eta = 0.9  # of the largest, 2/λ_max(∇²f(0)) = 1
 centres = -0.4 + 0.8 * (torch.arange(256, dtype=torch.float64) + 0.5) / 256
-theta = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # a start a pixel
+theta = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # starts
 
 stable = torch.ones(256, 256, dtype=torch.bool)
 for _ in range(50):
@@ -67,7 +67,8 @@ for _ in range(50):
     theta = after
 convergent = theta.norm(dim=0) < 0.05
 
-kind = convergent.int() + (convergent & stable).int()  # 0 else, 1 unstable, 2 stable
+# 0 does not converge, 1 unstable, 2 stable
+kind = convergent.int() + (convergent & stable).int()
 for row in kind[30:204:12, 3::6].flip(0):
     print("".join(" #·"[k] for k in row))
 
@@ -78,7 +79,8 @@ for row in kind[30:204:12, 3::6].flip(0):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("forward_invariance", "fig1_map")
-library = torch.tensor(run.trace.outcome.values).clamp(max=2)  # 0 stable, 1 unstable
+# 0 stable, 1 unstable
+library = torch.tensor(run.trace.outcome.values).clamp(max=2)
 differ = library.reshape(256, 256) != 2 - kind
 print("starts that differ:", differ.sum().item(), "of", kind.numel())
 
