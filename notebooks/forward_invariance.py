@@ -433,12 +433,12 @@ def stable_share_near(run):
 
 def unstable_shares(name, n=128):
     """The share of V_η that is unstable at 95 step sizes from 0.05 to 0.99 of the largest, each on n × n starts of a box that just
-    holds V_η: (95, 4), on each of the four grids of every other row and column, which estimate it independently."""
-    shares, half, f = [], 8.0, landscapes.get(name)
+    holds V_η, one at random in each pixel: (95, 4), on each of the four grids of every other row and column, which estimate it independently."""
+    shares, half, f, rng = [], 8.0, landscapes.get(name), np.random.default_rng(0)
     for fraction in np.linspace(0.05, 0.99, 95):
         half *= 2
         for _ in range(2):  # zooms in on what was found
-            x, y = pixel_centres((-half, half, -half, half), n)
+            x, y = np.array(pixel_centres((-half, half, -half, half), n)) + rng.uniform(-half / n, half / n, (2, n, n))
             found = classify(f, fraction * largest[name], x, y)
             reached = found.minimiser >= 0
             half = np.maximum(abs(x), abs(y))[reached].max() + 4 * half / n

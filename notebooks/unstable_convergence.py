@@ -143,7 +143,7 @@ seeds: Annotated[list[NonNegativeInt], Len(1)] = [0, 1]
 unstable_step_sizes: list[PositiveFloat] = [2 / 4, 2 / 5, 2 / 6]
 stable_step_sizes: list[PositiveFloat] = [2 / 40, 2 / 50, 2 / 60]
 diverging_step_size: PositiveFloat = 2 / 0.25
-too_large_bracket: Annotated[list[PositiveFloat], Len(2, 2)] = [2 / 1, 2 / 2]
+larger_step_size: PositiveFloat = 2 / 1
 stop_accuracy: float | None = None
 steps: PositiveInt = 1000
 stable_steps: PositiveInt = 600
@@ -295,9 +295,7 @@ experiments = {
         for seed in seeds
     ],
     "remark3": [descent("remark3", problem, measurements=(sharpness,), step_size=diverging_step_size, steps=500)],
-    "too_large": [
-        descent("too_large", problem, seed, step_size=eta, steps=500) for eta in too_large_bracket for seed in bracket_seeds
-    ],
+    "larger": [descent("larger", problem, step_size=larger_step_size, steps=500)],
     "thm2": [
         descent(
             "thm2", problem, measurements=(sharpness, SegmentSmoothness(every=thm2_every, nodes=16, rule="gauss")),
@@ -894,7 +892,7 @@ claims.measure(
 
 # %%
 exp3 = collect(experiments["exp3"])
-remark3, too_large = collect(experiments["remark3"]), collect(experiments["too_large"])
+remark3, larger = collect(experiments["remark3"]), collect(experiments["larger"])
 
 # %% tags=["hide-input"]
 with panels(
@@ -985,15 +983,9 @@ claims.measure(
     "exp3/too-large-diverges", {case(r): late_loss(r) for r in remark3}, remark3,
     control={case(r): late_loss(r) for r in exp3},
 )  # fmt: skip
-
-
-def does_not_learn(run):
-    return late_loss(run) >= 1
-
-
 claims.measure(
-    "exp3/too-large-bracket", only_beyond(too_large, *too_large_bracket, does_not_learn), too_large, in_words(too_large_bracket),
-    control=only_beyond(too_large, *too_large_bracket[::-1], does_not_learn),
+    "exp3/larger-diverges", {case(r): late_loss(r) for r in larger}, larger,
+    control={case(r): late_loss(r) for r in exp3},
 )  # fmt: skip
 
 # %% [markdown]
@@ -1001,7 +993,7 @@ claims.measure(
 # takes beside the published curves, the claim above says: the ratio rises as the step size falls. The subset of images and the seeds
 # differ; and the paper's own two curves of the tanh network at $2/30$ end near 950 (experiment 3) and near 750 (experiment 1),
 # of which ours support the second. At $\eta = 2/8$, for which remark 3 reports divergence, the loss of our run falls; so does that of a second implementation, in plain PyTorch
-# (`tests/notebooks/at_the_papers_scale.py`). A step size at which the network does not learn there is, too, but a larger one (claim above).
+# (`tests/notebooks/at_the_papers_scale.py`). At $2/2$ the loss shoots up at first, and then it falls, too.
 #
 # For comparison, the stable regime of experiment 2 at much smaller step sizes. There the iterates follow the
 # gradient flow, and 95 % is reached at a time $\eta t$ that hardly depends on $\eta$; but on CIFAR-10 that time is longer here than the 26 of the paper (table
@@ -1062,6 +1054,11 @@ claims.measure(
     control=iterations_over_published(stable(exp2)),
 )  # fmt: skip
 claims.measure("exp2/larger-weights", spread(weights), published(weights), control=spread(exp2[:1] + first_seed(exp3)))
+
+# %% [markdown]
+# *What comes out.* Larger weights make all four networks learn faster, and the stable one as fast as the published one. So they may well be the convention of experiment 2, but they are not the whole of it: the unstable networks
+# now take fewer iterations than the published ones, the fewer the larger the step size. The ratio still falls as the step size grows, if less than by PyTorch's default. Excluded are, then: the seed, a factor in loss or step size, standardisation, biases, and larger weights as the
+# only difference. What remains are the images, of which ours are others, and that the paper's experiments do not share one setting: its own two curves of one network at $2/30$ differ by a quarter.
 
 # %% [markdown]
 # ### Experiment 4: directional smoothness
@@ -1767,6 +1764,6 @@ print("of L, once doubled:", abs(2 * once[1] - twice[1]).max())
 
 # %%
 provenance(
-    ex1, ex2, ex3, thm1, exp1, linear_runs, bracketed, exp2, weights, exp3, remark3, too_large, thm2, exp5, exp6, cor1, spectrum, exp8, exp9,
+    ex1, ex2, ex3, thm1, exp1, linear_runs, bracketed, exp2, weights, exp3, remark3, larger, thm2, exp5, exp6, cor1, spectrum, exp8, exp9,
     adaptive_runs,
 )
