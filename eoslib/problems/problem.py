@@ -87,12 +87,14 @@ class Data:
 class Network:
     """architecture: mlp, cnn, resnet18, resnet101, transformer or, of texts, transformer_xl. sizes: the arguments of
     that function of `networks` that do not follow from the data, e.g. {"hidden": [200, 200]}; plain values. Images are
-    square; to a transformer each row of a channel is a token."""
+    square; to a transformer each row of a channel is a token. weight_scale: by which all weights are multiplied at the
+    initialisation; with √3 the PyTorch default of U(±1/√fan_in) has the variance 1/fan_in."""
 
     architecture: str
     sizes: dict
     activation: str
     bias_init: str = "default"
+    weight_scale: float = 1.0
 
     def build(self, source, d_out: int, seed: int) -> torch.nn.Module:
         """The network at its initialisation, for data of `source` and d_out outputs."""
@@ -105,7 +107,12 @@ class Network:
         options = {"d_out": d_out, "activation": self.activation, "seed": seed, **self.sizes}
         if self.architecture not in ("resnet18", "resnet101"):  # which have no biases of their own
             options["bias_init"] = self.bias_init
-        return getattr(networks, self.architecture)(*shapes[self.architecture], **options)
+        network = getattr(networks, self.architecture)(*shapes[self.architecture], **options)
+        if self.weight_scale != 1:
+            with torch.no_grad():
+                for name, parameter in network.named_parameters():
+                    parameter *= self.weight_scale if name.endswith("weight") else 1
+        return network
 
 
 @dataclass(frozen=True, kw_only=True)

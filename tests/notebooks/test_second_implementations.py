@@ -192,6 +192,68 @@ def test_relation_5_leaves_a_tenth_of_the_variance_for_rmsprop():
     assert 0.09 < left < 0.12
 
 
+# ----------------------------------------------------------------------------------------- Damian et al.
+
+
+def test_the_term_that_lemma_4_lacks_is_most_of_y_at_first():
+    """From the onset on, on 100 images of eights and nines, by definitions 1 and 3 and equation (6)."""
+    images, digits = load_digits(return_X_y=True)
+    chosen = np.flatnonzero(digits >= 8)[:100]
+    x = torch.tensor((images[chosen] - images[chosen].mean()) / images[chosen].std())
+    signs, eta = torch.tensor(2.0 * digits[chosen] - 17), 2 / 45
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1)).double()
+    names = [name for name, _ in network.named_parameters()]
+    shapes = [p.shape for p in network.parameters()]
+    theta = nn.utils.parameters_to_vector(network.parameters()).detach()
+
+    def loss(theta):
+        parts = theta.split([shape.numel() for shape in shapes])
+        weights = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+        return (torch.func.functional_call(network, weights, x)[:, 0] - signs).square().mean()
+
+    gradient = torch.func.grad(loss)
+    state = {"u": np.ones(len(theta))}  # where the next search begins
+
+    def hessian_of(theta):
+        return lambda v: torch.func.jvp(gradient, (theta,), (v,))[1]
+
+    def expanded(theta):
+        """∇²L as a map, S, u, ∇L and ∇S⊥."""
+        product = hessian_of(theta)
+        operator = LinearOperator((len(theta),) * 2, lambda v: product(torch.tensor(v).flatten()).numpy(), dtype=float)
+        (sharpness,), vectors = eigsh(operator, 1, which="LA", v0=state["u"], tol=1e-7)
+        u = torch.tensor(vectors[:, 0] * np.sign(vectors[:, 0] @ state["u"]))
+        state["u"] = u.numpy()
+        third = torch.func.grad(lambda theta: u @ hessian_of(theta)(u))(theta)
+        return product, sharpness, u, gradient(theta), third - u * (u @ third)
+
+    def projected(theta):
+        for _ in range(3):
+            _, sharpness, u, g, normal = expanded(theta)
+            theta = theta - max(0, sharpness - 2 / eta) * normal / (normal @ normal) - u * (u @ g) / sharpness
+        return theta, *expanded(theta)
+
+    for _ in range(20):
+        for _ in range(25):
+            theta = theta - eta * gradient(theta)
+        if expanded(theta)[1] >= 2 / eta:
+            break
+    dagger, product, _, u, g, normal = projected(theta)
+    v = theta - dagger
+    left, shares = v - u * (u @ v), []
+    for _ in range(3):
+        along, y, delta_square = u @ v, normal @ v, -2 * (g @ normal) / (normal @ normal)
+        v = v - eta * ((along**2 - delta_square) / 2 * normal + product(v) + along * y * u)
+        left = left - u * (u @ left)
+        left = left - eta * product(left)
+        along, rest = u @ v, v - u * (u @ v)
+        dagger, product, _, u, g, normal = projected(dagger - eta * g)
+        v = rest - u * (u @ rest) + along * u
+        shares.append(abs(normal @ left / (normal @ v)).item())
+    assert 1 > shares[0] > 0.5 and shares[-1] > 0.3
+
+
 # --------------------------------------------------------------------------------------- Mohtashami et al.
 
 

@@ -1,6 +1,7 @@
 """eoslib.problems.networks: derivatives against finite differences, initialisation and layout against PyTorch."""
 
 import copy
+import dataclasses
 import functools
 import inspect
 import math
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import grad, jvp
 
+from eoslib.problems.datasets import Digits
 from eoslib.problems.losses import BINARY_LOSSES, LOSSES
 from eoslib.problems.networks import (
     ACTIVATIONS,
@@ -38,6 +40,7 @@ from eoslib.problems.networks import (
     transformer_xl,
 )
 from eoslib.problems.objective import SupervisedObjective
+from eoslib.problems.problem import Network
 
 # torch.func.jvp itself still calls torch.jit.script, which torch deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -601,6 +604,16 @@ def test_zero_biases_keep_the_weights():
         assert torch.equal(ours.weight, theirs.weight)
         assert torch.all(ours.bias == 0)
         assert torch.any(theirs.bias != 0)
+
+
+def test_scaled_weights_leave_the_biases():
+    declared = Network(architecture="mlp", sizes={"hidden": [5]}, activation="tanh")
+    plain, scaled = (
+        dict(network.build(Digits(), 3, 0).named_parameters())
+        for network in (declared, dataclasses.replace(declared, weight_scale=2))
+    )
+    for name, parameter in plain.items():
+        torch.testing.assert_close(scaled[name], parameter * (2 if name.endswith("weight") else 1), rtol=0, atol=0)
 
 
 def test_a_linear_network_is_the_composition_of_its_layers():
