@@ -8,6 +8,8 @@ reference solution does not get full marks, from the public tests or the hidden 
 any from the hidden ones.
 """
 
+import contextlib
+import io
 import shutil
 import sys
 import tempfile
@@ -100,7 +102,8 @@ def execute(notebook: Path) -> tuple[dict, list[str]]:
 
     kept = {name: sys.modules[name] for name in ("__main__", "otter")}  # for which the student's side has others
     try:
-        return student_side.execute(notebook.read_text(), seconds=120)
+        with contextlib.redirect_stdout(io.StringIO()):  # what it prints is for its reader
+            return student_side.execute(notebook.read_text(), seconds=120)
     finally:
         sys.modules.update(kept)
         pyplot.close("all")  # what it drew

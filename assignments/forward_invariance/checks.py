@@ -159,11 +159,13 @@ def check_sets(inputs, outputs) -> Mark:
 
 
 def bumps(rng) -> dict:
-    """Maps of the ball of radius 1 on a grid of 101² points, which proves of three that they stay, of five not."""
+    """Maps of the ball of radius 1 on a grid of 101² points, which proves of three that they stay, of six not."""
     n, spacing = 101, 2 / 100
     cell = -1 + spacing * (rng.integers(30, 70, 2) + 0.5)  # the middle of a cell of the grid
     angle = rng.uniform(0, 2 * np.pi)
     inner = 0.3 * np.array([np.cos(angle), np.sin(angle)])
+    y = rng.choice([-5, -3, 3, 5]) / 100
+    rim = np.array([np.sqrt(1 - y**2), y])  # closer to points of the grid outside the ball than to any inside
     high = rng.uniform(0.9, 1.1)
     scale, height, width, centre = zip(
         (rng.uniform(0.5, 0.9), 0.0, 1.0, inner),
@@ -173,6 +175,7 @@ def bumps(rng) -> dict:
         (0.5, 2 * high, 0.4 * spacing, cell),  # felt at no point of the grid
         (0.5, 2 * high, 0.4, inner),  # felt in the inside only
         (0.5, high, 5.0, inner),  # a contraction, but not towards a point near the middle
+        (rng.uniform(0.15, 0.2), high, 1.05 * spacing, rim),  # felt at points of the grid outside the ball only
         (0.999, 0.0, 1.0, inner),
         strict=True,
     )
@@ -186,7 +189,7 @@ def bumps(rng) -> dict:
 
 
 def check_proofs(inputs, outputs) -> Mark:
-    expected = [True] * 3 + [False] * 5
+    expected = [True] * 3 + [False] * 6
     if fault := misshapen(outputs, "proved", np.shape(expected)):
         return Mark(0.0, (fault,))
     cases = (
@@ -196,6 +199,7 @@ def check_proofs(inputs, outputs) -> Mark:
         "'proved' for a map that leaves the ball between two points of the grid",
         "'proved' for a map that leaves the ball from its inside only",
         "'proved' for a contraction that leaves the ball",
+        "'proved' for a map that leaves the ball between a point of the grid inside and one outside",
         "'proved' by a grid that is too coarse for it",
     )  # fmt: skip
     right = np.asarray(outputs["proved"]) == expected

@@ -319,14 +319,15 @@ def two_bowls(x):
 near, far = np.linspace(9.97, 10.05, 20)[:, None], np.linspace(-9, 9, 19)[[*range(9), *range(10, 19)], None]
 mu_dagger, _ = constants(two_bowls, np.array([10.0]), near)
 mu_star, L = constants(two_bowls, np.array([0.0]), far)
-print("step sizes that leave 10 and converge to 0:", step_sizes(L, mu_star, mu_dagger))
+low, high = step_sizes(L, mu_star, mu_dagger)
+print(f"step sizes that leave 10 and converge to 0: beyond {low:.5g}, up to {high:.5g}")
 found = escape_step_size(two_bowls, lambda x: sharp(x)[:, 0], near, 1000, 0.5 / mu_dagger, 5 / mu_dagger)
-print("left by experiment from", found)
+print(f"left by experiment from {found:.5g}")
 
 figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
 k = np.arange(1, 11)
 for step in (0.001, 0.1):
-    ax.loglog(k, [variances(i, step) for i in k], ".-", label=["fresh", "repeated"])
+    ax.loglog(k, [variances(i, step) for i in k], ".-", label=[f"fresh, γa = {step}", f"repeated, γa = {step}"])
 ax.set(xlabel="small steps", ylabel="variance / σ²")
 ax.legend()
 

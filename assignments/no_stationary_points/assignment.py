@@ -235,7 +235,7 @@ def test_that_it_is_a_cycle(cycle):
 # ```otter
 # # END QUESTION
 # ```
-# The figure shows what your functions find at $\eta = 0.025$, on the cycle, and at $\eta = 0.04$, where there is none that attracts.
+# The figure shows what your functions find at $\eta = 0.025$, on the cycle, and at $\eta = 0.04$, where no cycle of two points attracts: the loss wanders, in the end within a few narrow bands, and its average comes to rest all the same.
 
 # %%
 from matplotlib import pyplot as plt

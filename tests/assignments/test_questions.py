@@ -431,6 +431,22 @@ def proves_invariance(F, r, lipschitz, n):
     return np.linalg.norm(F(points), axis=1).max() + lipschitz * spacing <= r
 
 
+@right(invariance, "q4")
+def proves_invariance(F, r, lipschitz, n):
+    """with the points whose cells reach the ball, and half a diagonal"""
+    points, spacing = _grid(r, n)
+    points = points[np.linalg.norm(np.maximum(abs(points) - spacing / 2, 0), axis=1) <= r]
+    return np.linalg.norm(F(points), axis=1).max() + lipschitz * spacing / np.sqrt(2) <= r
+
+
+@wrong(invariance, "q4")
+def proves_invariance(F, r, lipschitz, n):
+    """without the points of the grid that lie just outside the ball"""
+    points, spacing = _grid(r, n)
+    points = points[np.linalg.norm(points, axis=1) <= r]
+    return np.linalg.norm(F(points), axis=1).max() + lipschitz * spacing / np.sqrt(2) <= r
+
+
 @wrong(invariance, "q4")
 def proves_invariance(F, r, lipschitz, n):
     """a sample without a margin"""
