@@ -34,7 +34,6 @@ ENOUGH = 0.1  # of an image outside of the space, to be orthogonal to it at once
 LOST = 100  # times the rounding of an image: what is left of it then is nothing new
 ROUGH_SHARE = 1e-2  # of an eigenvector, that may lie in directions multiplied roughly: their errors enter times this
 NEAR = 0.8  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
-FAR = 0.5  # while the next one is less, a residual is a better direction than the spare
 PRINCIPAL = 100  # directions of the inputs in a `Subspace`
 FOUND = 1e-3  # to which an eigenvalue is found
 COSINE = {"tolerance": 0.01, "absolute": True}  # the angle by which an eigenvector may be off
@@ -256,7 +255,7 @@ class SharpnessTracker(Stateful):
 
     It begins with the vectors that `cycle` names; often they suffice. Next comes the spare, the next eigenvector known.
     Where the spare's eigenvalue is near the last one sought it belongs to the block from the
-    beginning, for two eigenvalues may change places between measurements; where it is far it is used now and then.
+    beginning, for two eigenvalues may change places between measurements; elsewhere it is used now and then.
 
     tolerance, wanted: see `top_eigenpairs`. audit_every: at each so many measurements a cold search is run
     beside the warm one, and its result taken if it found a larger eigenvalue; `missed` counts those; None: never, which
@@ -294,14 +293,12 @@ class SharpnessTracker(Stateful):
             due = self.measurements % self.SPARE_EVERY == 0
             past = [vectors.to(like) for vectors in self.past]  # a resumed state lies on the CPU
             first = past[-1] if again else self.cycle.start(past)
-            spare, patience = self.spares[-self.cycle.period :][0].to(like), self.cycle.patience
-            if self.beyond < FAR:
-                spare, patience = spare if due else spare[:0], min(patience, 2)
+            spare = self.spares[-self.cycle.period :][0].to(like)
             eager = self.k + (len(spare) > 0 and (due or self.beyond > NEAR))
             found.append(
                 top_eigenpairs(
                     hvp, torch.cat([first, spare]), self.k, tolerance,
-                    eager=eager, wanted=self.wanted, beyond=self.beyond, spare=due * patience, rough=rough,
+                    eager=eager, wanted=self.wanted, beyond=self.beyond, spare=due * self.cycle.patience, rough=rough,
                 )
             )  # fmt: skip
         last = found[-1].values[0]
