@@ -87,6 +87,12 @@ def test_per_example_norms_are_timed_on_networks_of_three_kinds(benchmarks, monk
         assert len(squares) == 5 and len(gradient) == len(theta) and "n = " in what
 
 
+def test_the_peers_minimise_what_we_do(benchmarks):
+    for shape in ((6, 5), (6, 3, 5)):
+        outputs, labels = torch.randn(shape), torch.randint(5, shape[:-1])
+        torch.testing.assert_close(benchmarks.OfTokens()(outputs, labels), benchmarks.cross_entropy(outputs, labels))
+
+
 def test_a_tracked_step_is_timed_in_gradients(benchmarks):
     given = benchmarks.training("digits", 60, "mse-binary", "mlp", {"hidden": [6]}, classes=[8, 9])
     gradients, products, epsilon = benchmarks.tracked_step(given, 2 / 20, 4)

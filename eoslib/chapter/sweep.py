@@ -38,6 +38,10 @@ APART = {"parameters", "plain", "compared"}  # tags of cells that judge nothing
 COLUMNS = ("kind", "name", "label", "value", "standard_error", "verdict")
 
 
+class SchedulerLost(RuntimeError):
+    """The scheduler of a sweep cannot be reached any more; the message says how to go on."""
+
+
 # --- what is swept ---
 
 
@@ -209,7 +213,8 @@ def sweep(wanted: Sequence[Case], folder: Path, cluster: str = "local", shard: s
 
     cluster: "local", a worker with one thread for each core, or each GPU, of this machine; or the address of a Dask
     scheduler, whose workers see the same files. shard: i/n, every n-th case from the i-th on. A worker that dies is
-    replaced and what it computed is tried again. Raises StoreError if another process sweeps this shard now.
+    replaced and what it computed is tried again. Raises StoreError if another process sweeps this shard now, and
+    SchedulerLost if the scheduler dies; what is finished by then is kept.
     """
     mine = of_shard(wanted, shard)
     lock = FileLock(folder / f"lock-{shard.replace('/', '-of-')}")
@@ -222,13 +227,15 @@ def sweep(wanted: Sequence[Case], folder: Path, cluster: str = "local", shard: s
         failed = {}
         waiting = [case for case in mine if not (folder / f"{case.key}.json").exists()]
         bar = tqdm(total=len(mine), initial=len(mine) - len(waiting), unit="case", disable=None, mininterval=0.5)
-        with bar:
-            for key, failure in _done(waiting, folder, cluster) if waiting else ():
-                if failure:
-                    failed[key] = failure
-                    bar.set_postfix(failed=len(failed))
-                bar.update()
-        write_table(wanted, folder)
+        try:
+            with bar:
+                for key, failure in _done(waiting, folder, cluster) if waiting else ():
+                    if failure:
+                        failed[key] = failure
+                        bar.set_postfix(failed=len(failed))
+                    bar.update()
+        finally:
+            write_table(wanted, folder)
     return failed
 
 
@@ -246,7 +253,10 @@ def _done(waiting: Sequence[Case], folder: Path, cluster: str) -> Iterator[tuple
 
     with contextlib.ExitStack() as stack:
         address = stack.enter_context(_local()) if cluster == "local" else cluster
-        client = stack.enter_context(Client(address))
+        try:
+            client = stack.enter_context(Client(address))
+        except OSError as error:
+            raise SchedulerLost(f"no scheduler answers at {address}: {error}") from None
         runs, known = {}, {}
 
         def submitted(experiment: Experiment):
@@ -262,9 +272,14 @@ def _done(waiting: Sequence[Case], folder: Path, cluster: str) -> Iterator[tuple
             known[future] = case.key
         for future in as_completed(list(known)):
             failure = None
-            if future.status != "finished":
-                error = future.exception() if future.status == "error" else RuntimeError("the scheduler was lost")
+            if future.status == "error":
+                error = future.exception()
                 failure = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            elif future.status != "finished":
+                raise SchedulerLost(
+                    f"the scheduler {address} was lost; what is finished lies in {folder}: with a scheduler's new "
+                    "address, or --cluster local, the same command goes on from there"
+                )
             yield known.pop(future), failure
             future.release()
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eoslib.measure import host
@@ -29,6 +30,7 @@ MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz 
 TURNED = 0.5**0.5  # cosine of 45°: vectors that turned farther are others
 SPARE = 0.03  # residual of the spare vector
 SINGLE = 3e-4  # tolerance down to which sums over p coordinates may be taken in single precision
+ENOUGH = 0.1  # of an image outside of the space, to be orthogonal to it at once
 LOST = 100  # times the rounding of an image: what is left of it then is nothing new
 ROUGH_SHARE = 1e-2  # of an eigenvector, that may lie in directions multiplied roughly: their errors enter times this
 NEAR = 0.8  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
@@ -127,7 +129,7 @@ class _Space:
 
     What an image has outside of V becomes one more row, which waits to be used. So no image is kept, and a residual, a
     combination of rows that wait, is formed only as the next row to be used: what each product takes beside itself are
-    four passes over V.
+    two passes over V, and two more where little is left of the image.
     """
 
     def __init__(self, start: Tensor):
@@ -139,29 +141,37 @@ class _Space:
 
     def extend(self, v: Tensor) -> list[float]:
         """The coordinates of v (p,) in V, with one more row in it where they do not suffice."""
-        known, v = self.rows[: self.size], v.to(self.rows, copy=True)
-        length = v.norm()
-        first = known @ v
-        v.addmv_(known.T, first, alpha=-1)
-        second = known @ v  # twice is enough
-        v.addmv_(known.T, second, alpha=-1)
-        *coordinates, left, length = torch.cat([first + second, torch.stack([v.norm(), length])]).tolist()
-        if not left > LOST * torch.finfo(v.dtype).eps * length:
-            return coordinates
         if self.size == len(self.rows):  # doubled; memory that is not written yet costs nothing
-            grown = self.rows.new_empty(2 * self.size, len(v))
+            grown = self.rows.new_empty(2 * self.size, self.rows.shape[1])
             grown[: self.size], self.rows = self.rows, grown
-        torch.div(v, left, out=self.rows[self.size])
+        known, row = self.rows[: self.size], self.rows[self.size]
+        length = row.copy_(v).norm()[None]
+
+        def less_known() -> Tensor:
+            coordinates = known @ row
+            row.addmv_(known.T, coordinates, alpha=-1)
+            return torch.cat([coordinates, row.norm()[None]])
+
+        *coordinates, left, length = torch.cat([less_known(), length]).tolist()
+        if left < ENOUGH * length:  # too much of it may be what rounding left along V: twice is enough
+            *corrections, left = less_known().tolist()
+            coordinates = [first + second for first, second in zip(coordinates, corrections, strict=True)]
+        if not left > LOST * torch.finfo(row.dtype).eps * length:
+            return coordinates
+        row.div_(left)
         self.size += 1
         return [*coordinates, left]
 
     def next(self, direction: Tensor | None) -> Tensor:
-        """The next row (p,) to multiply; direction: along which, in coordinates of the rows that wait."""
+        """The next row (p,) to multiply; direction: along which, in coordinates of the rows that wait. They are
+        reflected so that it is the first of them, up to its sign."""
         if direction is not None and len(direction) > 1:
-            turn = torch.linalg.qr(direction[:, None], mode="complete").Q.T  # ± the direction is its first row
-            waiting = self.rows[self.used : self.size]
-            waiting.copy_(turn.to(waiting) @ waiting)
-            self.images[:, self.used :] = self.images[:, self.used :] @ turn.numpy().T
+            mirror = direction / direction.norm()
+            mirror[0] += math.copysign(1, mirror[0])
+            mirror *= 2**0.5 / mirror.norm()
+            waiting, u = self.rows[self.used : self.size], mirror.to(self.rows)
+            waiting.addr_(u, u @ waiting, alpha=-1)
+            self.images[:, self.used :] -= np.outer(self.images[:, self.used :] @ mirror.numpy(), mirror.numpy())
         return self.rows[self.used]
 
     def use(self, image: Tensor) -> None:
@@ -372,9 +382,8 @@ class Subspace(Expansion):
     eigenvectors: on CIFAR-10 100 of 3,072 directions hold all but about 1e-4 of their squared length. Gradient (q,) and
     `hvp` are those of the coordinates z in the subspace; `lift` maps them to θ's."""
 
-    _known: ClassVar = (
-        weakref.WeakKeyDictionary()
-    )  # objective → principal directions, the inputs in them, and the later layers
+    _known: ClassVar = weakref.WeakKeyDictionary()  # objective → directions, the inputs in them, the later layers
+    _seen: ClassVar = weakref.WeakKeyDictionary()  # network → of its last evaluation what the first layer put out
 
     def __init__(self, objective: SupervisedObjective, theta: Tensor):
         if objective not in self._known:
@@ -382,12 +391,24 @@ class Subspace(Expansion):
             later = copy.deepcopy(objective.network)
             later.layers = later.layers[1:]
             self._known[objective] = directions, objective.inputs @ directions, later
+        if objective.network not in self._seen:
+            seen = self._seen[objective.network] = {}
+            objective.network.layers[0].register_forward_hook(
+                lambda layer, given, put_out: seen.update(
+                    inputs=given[0], weight=layer.weight.detach(), put_out=put_out.detach()
+                )
+            )
         self._directions, inputs, later = self._known[objective]
         activation, loss, labels = later.activation, objective.loss, objective.labels
         self._hidden, d = objective.network.layers[0].weight.shape
         weight, others = theta[: self._hidden * d].view(self._hidden, d), theta[self._hidden * d :]
         inside = weight @ self._directions  # (h, r)
-        fixed = objective.inputs @ (weight - inside @ self._directions.T).T  # what the weights' other components give
+        bias, seen = others[: self._hidden], self._seen[objective.network]
+        if seen.get("inputs") is objective.inputs and torch.equal(seen["weight"], weight):  # by the expansion at θ
+            put_out = seen["put_out"]
+        else:
+            put_out = F.linear(objective.inputs, weight, bias)  # the same bits
+        fixed = put_out - bias - inputs @ inside.T  # (n, h): what the weights' other components give
 
         def f(z: Tensor) -> Tensor:
             first, bias, rest = z.split([inside.numel(), self._hidden, len(z) - inside.numel() - self._hidden])

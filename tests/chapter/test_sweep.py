@@ -1,20 +1,24 @@
 """Sweeps: what is swept, what a case finds, and that nothing that was found is lost."""
 
+import asyncio
 import contextlib
 import csv
 import errno
+import functools
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+import dask
 import pytest
 import torch
 import yaml
-from distributed import LocalCluster
+from distributed import LocalCluster, Worker
 from filelock import FileLock
 
 from eoslib import store
@@ -43,6 +47,7 @@ experiments = {
 # %%
 import os
 import signal
+import time
 from pathlib import Path
 
 from eoslib.chapter.claims import Ledger
@@ -56,7 +61,7 @@ if trouble == "dies" and not Path("died").exists():
 if trouble == "waits":
     Path("waiting").write_text(str(os.getpid()))
     while not Path("go").exists():
-        pass
+        time.sleep(0.1)
 ledger = Ledger("tiny", preset, Path("notebooks/claims/tiny.yaml"))
 hill = collect(experiments["hill"])
 ledger.measure("ex1/small", {f"{r.step_size}": r.trace.loss.values[-1] for r in hill}, hill)
@@ -211,11 +216,16 @@ def test_no_case_is_lost_whatever_happens_to_others(chapter, tmp_path, capsys):
         sweep.plot(out, "net/los:seed")
 
 
+def in_this_process():
+    """A cluster."""
+    options = {"threads_per_worker": 1, "protocol": "tcp", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    return LocalCluster(n_workers=1, processes=False, **options)
+
+
 @pytest.fixture
 def in_process(monkeypatch):
-    """A cluster in this process, in place of the local one."""
-    options = {"threads_per_worker": 1, "protocol": "tcp", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
-    with LocalCluster(n_workers=1, processes=False, **options) as cluster:
+    """That in place of the local one."""
+    with in_this_process() as cluster:
         monkeypatch.setattr(sweep, "_local", lambda: contextlib.nullcontext(cluster.scheduler_address))
         yield cluster
 
@@ -261,6 +271,47 @@ def test_a_sweep_whose_scheduler_is_killed_loses_no_case_and_leaves_no_worker(ch
     wanted = sweep.cases(chapter, "quick", [{"seed": s, "trouble": "waits" if s else "none"} for s in (0, 1)])
     assert sweep.sweep(wanted, tmp_path / "out") == {} and first.stat().st_mtime_ns == before
     assert {row["seed"] for row in table(tmp_path / "out")} == {"0", "1"}
+
+
+def test_where_a_scheduler_elsewhere_is_killed_the_sweep_says_so_and_goes_on_with_another(chapter, tmp_path):
+    """The second case is under way when it dies; what the first found is kept, and not found again."""
+    wanted = sweep.cases(chapter, "quick", [{"seed": s, "trouble": "waits" if s else "none"} for s in (0, 1)])
+    out, port = tmp_path / "out", tmp_path / "scheduler.json"
+    command = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    command += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(port)]
+    scheduler = subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL)
+    try:
+        assert _within(600, lambda: port.exists() and port.stat().st_size)
+        address = json.loads(port.read_text())["address"]
+
+        async def work():
+            async with Worker(address, nthreads=1) as worker:
+                await worker.finished()
+
+        def kill():
+            _within(600, lambda: list(out.glob("*.json")) and (tmp_path / "waiting").exists())
+            scheduler.kill()
+
+        for run in (functools.partial(asyncio.run, work()), kill):
+            threading.Thread(target=run, daemon=True).start()
+        with pytest.raises(sweep.SchedulerLost, match=f"{address} was lost.*the same command goes on"):
+            sweep.sweep(wanted, out, address)
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+    (first,) = out.glob("*.json")
+    before = first.stat().st_mtime_ns
+    assert {row["seed"] for row in table(out)} == {"0"}
+    (tmp_path / "go").touch()
+    with in_this_process() as cluster:
+        assert sweep.sweep(wanted, out, cluster.scheduler_address) == {} and first.stat().st_mtime_ns == before
+    assert {row["seed"] for row in table(out)} == {"0", "1"}
+
+
+def test_where_no_scheduler_answers_it_is_named(chapter, tmp_path):
+    lost = pytest.raises(sweep.SchedulerLost, match=r"tcp://127\.0\.0\.1:9")
+    with dask.config.set({"distributed.comm.timeouts.connect": "100ms"}), lost:
+        sweep.sweep(sweep.cases(chapter, "quick", [{}]), tmp_path / "out", "tcp://127.0.0.1:9")
 
 
 def _within(seconds, holds):

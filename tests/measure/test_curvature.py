@@ -517,6 +517,18 @@ def test_a_subspace_has_the_gradient_and_the_products_of_its_coordinates(few_dir
     torch.testing.assert_close(products, expected, rtol=1e-10, atol=1e-13)
 
 
+def test_a_subspace_has_the_same_bits_whether_or_not_the_first_layer_was_seen(few_directions):
+    """A run that goes on has not seen it. What was seen at another θ, or on other inputs, is not taken."""
+    objective, theta = supervised(30, (5, 4), n=50)
+    unseen = Subspace.of(objective.expand(theta))
+    seen = Subspace.of(objective.expand(theta))
+    assert torch.equal(seen.gradient, unseen.gradient)
+    point = objective.expand(theta)
+    for other in (lambda: objective.value(2 * theta), lambda: objective.batch(torch.arange(9)).value(theta)):
+        other()
+        assert torch.equal(Subspace.of(point).gradient, unseen.gradient)
+
+
 def test_the_directions_kept_are_the_leading_ones(few_directions):
     objective, theta = supervised(30, n=50)
     objective.inputs = objective.inputs * torch.tensor([9.0, 8.0, 7.0] + 27 * [0.01], dtype=torch.float64)
