@@ -25,10 +25,10 @@ TAG = re.compile(r"v\d+(\.\d+)*\S*")
 AUTHOR = ("-c", "user.name=eoslib", "-c", "user.email=eoslib@users.noreply.github.com")  # of the branch's commits
 
 
-def git(*arguments, cwd: Path = ROOT) -> str:
-    """What git prints. Raises CalledProcessError where it fails."""
+def git(*arguments, cwd: Path | None = None) -> str:
+    """What git prints, in this repository or a folder. Raises CalledProcessError where it fails."""
     command = ["git", *AUTHOR, *arguments]
-    return subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return subprocess.run(command, cwd=cwd or ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 @contextlib.contextmanager
@@ -45,7 +45,8 @@ def checkout(remote: str) -> Iterator[Path]:
         git("worktree", "add", "--quiet", "--detach", pages, start)
         try:
             yield pages
-            git("push", "--quiet", remote, f"HEAD:refs/heads/{BRANCH}", cwd=pages)
+            head = git("rev-parse", "HEAD", cwd=pages)
+            git("push", "--quiet", remote, f"{head}:refs/heads/{BRANCH}")  # here, where the remote's path begins
         finally:
             git("worktree", "remove", "--force", pages)
 

@@ -57,7 +57,7 @@ def f(theta):
 gradient = torch.func.grad(lambda theta: f(theta).sum())
 eta = 0.9  # of the largest, 2/λ_max(∇²f(0)) = 1
 centres = -0.4 + 0.8 * (torch.arange(256, dtype=torch.float64) + 0.5) / 256
-theta = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # a start a pixel
+theta = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # starts
 
 stable = torch.ones(256, 256, dtype=torch.bool)
 for _ in range(50):
@@ -67,7 +67,8 @@ for _ in range(50):
     theta = after
 convergent = theta.norm(dim=0) < 0.05
 
-kind = convergent.int() + (convergent & stable).int()  # 0 else, 1 unstable, 2 stable
+# 0 does not converge, 1 unstable, 2 stable
+kind = convergent.int() + (convergent & stable).int()
 for row in kind[30:204:12, 3::6].flip(0):
     print("".join(" #·"[k] for k in row))
 
@@ -78,7 +79,8 @@ for row in kind[30:204:12, 3::6].flip(0):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("forward_invariance", "fig1_map")
-library = torch.tensor(run.trace.outcome.values).clamp(max=2)  # 0 stable, 1 unstable
+# 0 stable, 1 unstable
+library = torch.tensor(run.trace.outcome.values).clamp(max=2)
 differ = library.reshape(256, 256) != 2 - kind
 print("starts that differ:", differ.sum().item(), "of", kind.numel())
 
@@ -1214,7 +1216,7 @@ claims.measure(
 #
 # **Dimension.** Cover the boundary by boxes of side $s$ and count those that it meets, $N(s)\propto s^{-D}$. For a smooth curve $D = 1$. We count boxes of
 # 4 to 64 pixels, in four positions each, and fit the slope; the standard error is a jackknife over the sizes. On a circle and a
-# straight line the same procedure gives 1 to within 0.03, on Koch's curve 1.25 to 1.29 instead of 1.262. What it cannot see is finer than
+# straight line the same procedure gives their dimension to a few hundredths, on Koch's curve, too. What it cannot see is finer than
 # a pixel: "fractal" means rough from 64 pixels down to 4. Where the boundary is shorter than ten of the largest boxes no dimension is given.
 
 # %% tags=["hide-input"]
@@ -1368,7 +1370,7 @@ claims.measure(
 # **What comes out.** $U_\eta$ shrinks steadily up to about $0.9\,\eta_{\max}$ and then collapses, while $V_\eta$, except for that of $f_2$, keeps most of its area:
 # close to $\eta_{\max}$ nearly everything that converges does so unstably. $f_2$ is the function whose $c$ has no positive sign along $y$
 # ($f''' = 0$, $f'''' = 24$: $c = -4$); its sets shrink to the minimum. The one
-# growth of $U_\eta$, that of $f_3$ by 0.07 % of the box between 0.03 and $0.06\,\eta_{\max}$ at `standard`, is one of our patience: there starts near the flat centre
+# growth of $U_\eta$, that of $f_3$ at the smallest step sizes, too small for the figure, is one of our patience: there starts near the flat centre
 # are undecided after 5,000 steps, and a larger step decides more of them. From $512^2$ to $2048^2$ starts the areas change by less than their uncertainty allows to see in the figure.
 #
 # Is the boundary a fractal? That of $V_\eta$, for $f_3$ and $f_4$ near the largest step size, yes: its dimension is above 1 over three decades of $\varepsilon$. For $f_1$ it is a smooth

@@ -56,8 +56,8 @@ def f(x):  # a polynomial between each two knots
     left = 1411.2 * (1 - 1e5 * (x - 8.4))  # the edges of the plateau
     right = 1479.2 * (1 + 1e5 * (x - 8.6))
     pieces = [20 * x**2, sharp, 20 * x**2, left, 0 * x, right, 20 * x**2]
-    knots = torch.tensor([2, 3, 8.4, 8.40001, 8.59999, 8.6], dtype=torch.float64)
-    piece = torch.bucketize(x.detach(), knots, right=True)
+    knots = [2, 3, 8.4, 8.40001, 8.59999, 8.6]
+    piece = torch.bucketize(x.detach(), x.new_tensor(knots), right=True)
     return torch.stack(pieces).gather(0, piece[None])[0]
 
 

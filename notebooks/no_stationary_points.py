@@ -54,7 +54,7 @@ def f(theta):
     return 100 * torch.sin(x) * torch.sin(y)
 
 
-theta, eta = torch.tensor([1.0, 2.0], dtype=torch.float64), 0.04  # 2/L is 0.02
+theta, eta = torch.tensor([1.0, 2.0]).double(), 0.04  # 2/L is 0.02
 losses, norms = [], []
 for _ in range(2000):
     theta.requires_grad_()

@@ -57,19 +57,20 @@ from torch.autograd import grad
 from torch.nn import Linear
 from torch.nn.functional import linear, silu
 
-images, digits = load_digits(return_X_y=True)  # 1,797 images of 8 × 8 pixels
+images, digits = load_digits(return_X_y=True)  # 1,797, of 8 × 8 pixels
 images = np.concatenate([images[digits == digit][:170] for digit in (8, 9)])
 inputs = torch.tensor((images - images.mean()) / images.std()).float()
 targets = torch.tensor([-1.0, 1.0]).repeat_interleave(170)
 torch.manual_seed(0)
-layers = Linear(64, 24), Linear(24, 24), Linear(24, 1)
-theta = torch.cat([p for a in layers for p in (a.weight.flatten(), 0 * a.bias)]).detach()
+net = Linear(64, 24), Linear(24, 24), Linear(24, 1)
+theta = torch.cat([p for a in net for p in (a.weight.flatten(), 0 * a.bias)])
 
 eta, f, S, u = 2 / 45, [], [], torch.randn(len(theta))
 for t in range(376):
-    theta.requires_grad_()
+    theta = theta.detach().requires_grad_()
     A, a, B, b, C, c = theta.split([64 * 24, 24, 24 * 24, 24, 24, 1])
-    hidden = silu(linear(silu(linear(inputs, A.view(24, 64), a)), B.view(24, 24), b))
+    hidden = silu(linear(inputs, A.view(24, 64), a))
+    hidden = silu(linear(hidden, B.view(24, 24), b))
     loss = ((linear(hidden, C.view(1, 24), c)[:, 0] - targets) ** 2).mean()
     (g,) = grad(loss, theta, create_graph=t % 5 == 0)  # ∇L(θ)
     f.append(loss.item())
@@ -81,16 +82,15 @@ for t in range(376):
         (nabla_S,) = grad(u @ Hu, theta)
         S.append((u @ Hu).item())
         g, slope = g.detach(), nabla_S @ u
-        y_here = S[-1] - 2 / eta - slope * eta / 2 * (u @ g)  # amid the oscillation
+        y_here = S[-1] - 2 / eta - slope * eta / 2 * (u @ g)  # without x
     if t == 325:  # from here on x and y go on by themselves
         x, y, across = eta / 2 * (u @ g), y_here, nabla_S - slope * u
         alpha, beta = -g @ across, across @ across
     if t >= 325:
         if t % 5 == 0:
-            seen, foretold = 1 + y_here * eta / 2, 1 + y * eta / 2
-            print(f"t = {t}: S·η/2 is {seen:.3f}, predicted {foretold:.3f}")
+            print(f"t = {t}: S - 2/η is {y_here:.2f}, predicted {y:.2f}")
         x, y = -(1 + eta * y) * x, y + eta * (alpha - beta / 2 * x**2)
-    theta = theta.detach() - eta * g
+    theta = theta - eta * g
 
 # %% [markdown]
 # The library's run of the same experiment, number by number:
@@ -99,9 +99,10 @@ for t in range(376):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("self_stabilization", "fig1")
-losses, sharpnesses = run.trace.loss.values, run.trace.sharpness.dropna("step").values
-print(f"largest difference of the loss: {abs(losses[: len(f)] - f).max()}")
-print(f"of the sharpness, relative to it: {abs(sharpnesses[: len(S)] / S - 1).max():.0e}")
+sharpness = run.trace.sharpness.dropna("step").values[: len(S)]
+difference = abs(run.trace.loss.values[: len(f)] - f).max()
+print(f"largest difference of the loss: {difference}")
+print(f"of the sharpness, relative to it: {abs(sharpness / S - 1).max():.0e}")
 
 # %% [markdown]
 # ## Setting

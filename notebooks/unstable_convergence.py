@@ -54,15 +54,14 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-images, digits = load_digits(return_X_y=True)  # 1,797 images of 8 × 8 pixels
-images = (images - images.mean(0)) / images.std(0).clip(1e-9)  # each pixel standardised
+images, digits = load_digits(return_X_y=True)  # 1,797, of 8 × 8 pixels
+images = (images - images.mean(0)) / images.std(0).clip(1e-9)  # per pixel
 x = torch.tensor(images[:500]).float()
 y = nn.functional.one_hot(torch.tensor(digits[:500]), 10)
 
 torch.manual_seed(0)
-network = nn.Sequential(
-    nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10)
-)
+layers = nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh()
+network = nn.Sequential(*layers, nn.Linear(32, 10))
 parameters = list(network.parameters())
 theta, eta = parameters_to_vector(parameters).detach(), 2 / 4
 
@@ -71,16 +70,19 @@ for t in range(1001):
     vector_to_parameters(theta, parameters)
     loss = ((network(x) - y) ** 2).sum(1).mean() / 2
     f.append(loss.item())  # f(θ)
-    g.append(parameters_to_vector(torch.autograd.grad(loss, parameters)))  # ∇f(θ)
+    gradients = torch.autograd.grad(loss, parameters)
+    g.append(parameters_to_vector(gradients))  # ∇f(θ)
     theta = theta - eta * g[t]
 
 v = [eta * gradient for gradient in g]  # the steps
-RP = [(f[t + 1] - f[t]) / (eta * g[t].norm().item() ** 2) for t in range(1000)]
-L = [(v[t] @ (g[t] - g[t + 1])).item() / (v[t] @ v[t]).item() for t in range(1000)]
+T = range(1000)
+RP = [(f[t + 1] - f[t]) / (eta * g[t].norm().item() ** 2) for t in T]
+L = [(v[t] @ (g[t] - g[t + 1])).item() / (v[t] @ v[t]).item() for t in T]
 
 print("   t     loss       RP    L·η/2")
-for t in range(0, 1000, 100):
-    row = f[t], sum(RP[t : t + 100]) / 100, sum(L[t : t + 100]) / 100 * eta / 2
+for t in T[::100]:
+    progress, smoothness = (sum(a[t : t + 100]) / 100 for a in (RP, L))
+    row = f[t], progress, smoothness * eta / 2
     print(f"{t:4}", *(f"{number:8.3f}" for number in row))
 
 # %% [markdown]
@@ -90,9 +92,10 @@ for t in range(0, 1000, 100):
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("unstable_convergence", "exp3")
-here = {"loss": f[:-1], "relative_progress": RP, "directional_smoothness": L}
+here = dict(loss=f[:-1], relative_progress=RP, directional_smoothness=L)
 for name, values in here.items():
-    print(f"largest difference of {name}: {abs(run.trace[name].values - values).max()}")
+    difference = abs(run.trace[name].values - values).max()
+    print(f"largest difference of {name}: {difference}")
 
 # %% [markdown]
 # ## Setting
@@ -1243,7 +1246,8 @@ with panels(
     for run, colour in zip(first_seed(exp3), colours(len(unstable_step_sizes)), strict=False):
         aligned = run.trace.alignment.dropna("step")
         right.plot(aligned.step, aligned, color=colour, linewidth=0.8, label=label(run))
-        right.legend()
+    if exp3:
+        right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, columnspacing=1)
     left.set(xlabel="iteration $t$", ylabel="curvature")
     right.set(xlabel="iteration $t$", ylabel=r"$|\langle\nabla f, u_1\rangle| / \|\nabla f\|$", ylim=(0, 1.05))
 

@@ -76,7 +76,7 @@ def test_older_versions_stay(publish, checkout, tmp_path):
         site.mkdir()
         for name, text in {"index.html": page, **rest}.items():
             (site / name).write_text(text)
-        versions = publish.publish(site, str(remote), f"v{version}")
+        versions = publish.publish(site, "../remote.git", f"v{version}")  # relative, as in `make publish-check`
     assert versions == ["v0.10", "v0.9"]
     files = published(remote, publish)
     listing = files.pop("versions.html")

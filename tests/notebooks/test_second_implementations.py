@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from at_the_papers_scale import three_regimes
 from scipy.linalg import hadamard
 from scipy.optimize import brentq
 from scipy.sparse.linalg import LinearOperator, eigsh
@@ -189,3 +190,47 @@ def test_relation_5_leaves_a_tenth_of_the_variance_for_rmsprop():
     progress, smoothness = np.array(rows[75:]).T
     left = ((progress + 1 - smoothness / 2) ** 2).mean() / progress.var()
     assert 0.09 < left < 0.12
+
+
+# --------------------------------------------------------------------------------------- Mohtashami et al.
+
+
+def test_theorem_2_is_exceeded_by_a_step_that_shrinks_a_set_into_another():
+    """min(x²/2, 50 (x − 10)² + ½), which is the second bowl in X; W = 10 X; γ = 0.9, where L = μ⋆ = 1 outside of X."""
+    low, high = np.roots((49.5, -1000, 5000.5))[::-1]
+    x = np.random.default_rng(0).uniform(10 * low, 10 * high, 10_000)
+    meets = np.zeros(len(x), bool)
+    for _ in range(100):
+        inside = (low < x) & (x < high)
+        meets |= inside
+        x = x - 0.9 * np.where(inside, 100 * (x - 10), x)
+    bound = 2 * (10 * high / low) ** (-1 / np.log2(0.1)) * (high - low) / (10 * (high - low))
+    assert bound < 0.5 < meets.mean() == 1
+
+
+def test_theorem_4_does_not_keep_sgd_where_it_is():
+    """f_tm is 450 (x − 4.1)² in M†, 0.4 to both sides of 4.1; γ = 1/1800, and the smallest σ of the theorem."""
+    rng = np.random.default_rng(0)
+    x, left = rng.uniform(-0.4, 0.4, 1000), np.zeros(1000, bool)
+    for t in range(1000):
+        x = x - (900 * x + 12 * 5400**0.5 * rng.uniform(-1, 1, 1000)) / 1800
+        left |= abs(x) > 0.4
+        if t == 0:
+            assert left.mean() < 0.5
+    assert left.all()
+
+
+def test_the_wells_of_appendix_k_are_deeper_than_its_global_minimum():
+    bump = (1.5 - 1) * (2 - 1.5)
+    assert 2 * 1.5**2 - 200 * bump**2 == -8
+
+
+def test_on_digits_small_steps_with_and_without_repeats_are_no_worse_than_large_ones():
+    """192 of them, and 500 to test, on a network of one stage."""
+    images, digits = load_digits(return_X_y=True)
+    x, y = torch.tensor(images, dtype=torch.float32), torch.tensor(digits)
+    x = ((x - x[:192].mean()) / x[:192].std()).unflatten(1, (1, 8, 8))
+    large, small, repeats = three_regimes(
+        (x[:192], y[:192]), (x[192:692], y[192:692]), [8], nn.Tanh, 0, batch_size=16, large=0.3, k=2, epochs=25, once=1
+    )
+    assert large < min(small, repeats) + 0.01
