@@ -29,6 +29,7 @@ from typing import Annotated
 import exchange
 import grading
 import jinja2
+import numpy as np
 import sandbox
 import typer
 from tqdm import tqdm
@@ -179,6 +180,8 @@ def compare(question: grading.Question, inputs: dict, outputs: dict | None) -> g
     try:
         with exchange.deadline(CHECKED_IN):
             mark = question.check(inputs, outputs)
+            if not mark.share and all(np.isnan(value).all() for value in outputs.values()):
+                return grading.Mark(0, ("only nan came: your function returns nothing, or what is no number",))
             return grading.Mark(mark.share if 0 <= mark.share <= 1 else 0, tuple(mark.remarks))
     except (Exception, exchange.OutOfTime) as error:
         return grading.Mark(0, (f"the answer is none that could be compared: {type(error).__name__}: {error}"[:500],))

@@ -118,6 +118,7 @@ SAID = [
     ("returns 10¹² elements", "too large"),
     ("returns an object", "should be a number"),
     ("right", '"trouble": "code cell 6: SystemExit"'),
+    ("nan", "only nan came"),
     ("linked", "regular file"),
     ("two", "one notebook"),
     ("no text", "no notebook of format 4"),
