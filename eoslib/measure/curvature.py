@@ -395,7 +395,7 @@ class Subspace(Expansion):
             seen = self._seen[objective.network] = {}
             objective.network.layers[0].register_forward_hook(
                 lambda layer, given, put_out: seen.update(
-                    inputs=given[0], weight=layer.weight.detach(), put_out=put_out.detach()
+                    inputs=given[0], weight=layer.weight.detach(), put_out=put_out.detach(), of=layer.weight._version
                 )
             )
         self._directions, inputs, later = self._known[objective]
@@ -404,7 +404,8 @@ class Subspace(Expansion):
         weight, others = theta[: self._hidden * d].view(self._hidden, d), theta[self._hidden * d :]
         inside = weight @ self._directions  # (h, r)
         bias, seen = others[: self._hidden], self._seen[objective.network]
-        if seen.get("inputs") is objective.inputs and torch.equal(seen["weight"], weight):  # by the expansion at θ
+        unchanged = seen.get("inputs") is objective.inputs and seen["weight"]._version == seen["of"]
+        if unchanged and torch.equal(seen["weight"], weight):  # by the expansion at θ
             put_out = seen["put_out"]
         else:
             put_out = F.linear(objective.inputs, weight, bias)  # the same bits

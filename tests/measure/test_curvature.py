@@ -518,7 +518,8 @@ def test_a_subspace_has_the_gradient_and_the_products_of_its_coordinates(few_dir
 
 
 def test_a_subspace_has_the_same_bits_whether_or_not_the_first_layer_was_seen(few_directions):
-    """A run that goes on has not seen it. What was seen at another θ, or on other inputs, is not taken."""
+    """A run that goes on has not seen it. What was seen at another θ, or before θ changed, or on other inputs is not
+    taken."""
     objective, theta = supervised(30, (5, 4), n=50)
     unseen = Subspace.of(objective.expand(theta))
     seen = Subspace.of(objective.expand(theta))
@@ -527,6 +528,10 @@ def test_a_subspace_has_the_same_bits_whether_or_not_the_first_layer_was_seen(fe
     for other in (lambda: objective.value(2 * theta), lambda: objective.batch(torch.arange(9)).value(theta)):
         other()
         assert torch.equal(Subspace.of(point).gradient, unseen.gradient)
+    moved = theta.clone()
+    objective.value(moved)
+    moved *= 2  # what was seen there holds no longer
+    assert torch.equal(Subspace(objective, moved).gradient, Subspace.of(objective.expand(moved)).gradient)
 
 
 def test_the_directions_kept_are_the_leading_ones(few_directions):
