@@ -33,6 +33,7 @@ def one_thread():
 def shown(tmp_path, monkeypatch):
     """What is displayed, as a notebook would get it: a list of {"data": mime type → content, "metadata": …}."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # of the shell: IPython warns if it is another than ours
     from IPython.core.displaypub import CapturingDisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config

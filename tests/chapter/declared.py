@@ -38,7 +38,7 @@ SCHEDULED = Descent(
     **LABELS, step_size=0.5, steps=12, seed=3, precision="float64", keep=(0, 5, "last"), stop_accuracy=0.99,
     problem=Training(
         data=Data(dataset="digits", n=20, standardisation="per-channel", data_options={"classes": [8, 9]}),
-        network=Network(architecture="cnn", sizes={"width": 2}, activation="swish", bias_init="zero"),
+        network=Network(architecture="cnn", sizes={"width": 2}, activation="swish", bias_init="zero", weight_scale=0.9),
         loss="cross-entropy",
     ),
     rule=Rule(name="SGD", options={"momentum": 0.9, "nesterov": True}),
