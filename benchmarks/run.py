@@ -691,7 +691,7 @@ def swept(cases: int, steps: int, network: bool) -> tuple[float, float, float, i
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         found = [json.loads(at.read_text()) for at in (Path(name) / "out").glob("*.json")]
         runs = [store.load(key).manifest["wall_seconds"] for key in store.inventory()]
-    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    busy = (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
     total = sum(case["seconds"] for case in found) + sum(runs)
     lost = cases - len(found) + len(failed)
     return total / cases, 100 * busy / (took * cores), 100 * (took * cores / total - 1), lost

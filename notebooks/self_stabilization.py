@@ -1067,6 +1067,9 @@ claims.measure(
 )  # fmt: skip
 
 
+closed = {"": last_over_first(peaks(simplified_map(0.1, 0.0, 0.002, 20_000)[0] / np.sqrt(2)))}  # δ, α and β constant, as in the flow
+
+
 def judge_distances(runs, which=""):
     """The claims on ‖θ − θ†‖ and ‖θ^flow − θ†‖, and, of runs with three cycles or more, on their ends; which: of the claims' names."""
     claims.measure(
@@ -1078,7 +1081,6 @@ def judge_distances(runs, which=""):
         control={case(r): distance_exponent(r, "distance") for r in runs},
     )  # fmt: skip
     cyclic = [r for r in runs if len(blow_ups(r)) >= 3]
-    closed = {"": last_over_first(peaks(simplified_map(0.1, 0.0, 0.002, 20_000)[0] / np.sqrt(2)))}  # δ, α and β constant, as in the flow
     claims.measure(f"fig4/{which}fixed-point", {case(r): last_over_first(blow_ups(r)) for r in cyclic}, cyclic, control=closed)
     claims.measure(
         f"fig4/{which}distance-is-delta", {case(r): ratio(r, "distance", "delta") for r in cyclic}, cyclic,
@@ -1329,27 +1331,31 @@ claims.measure("lem4/sum", {"": lemma_4_error}, control={"": lemma_4_as_printed}
 at_onset = at_quick("self_stabilization", "fig1")
 
 
-def missing_share(run, along_u=False, steps=10):
-    """The term that lemma 4 lacks over y, at the first step and after `steps`, from the onset of a run of gradient descent on. along_u: for v₀
-    without its part outside u₀."""
+def from_onset(run, steps=10):
+    """θ at the onset of a run of gradient descent, and f's cubic expansions from there on."""
     eta, measured = run.step_size, run.trace.sharpness.dropna("step")
     objective, theta = built(run.identity["problem"]).begin(run["seed"], "float64", torch.device("cpu"))
     for _ in range(int(measured.step[measured >= 2 / eta][0])):
         theta = theta - eta * objective.gradient(theta)
-    path, rows = islice(constrained_trajectory(objective, theta, eta), steps + 1), []
-    here = next(path)
+    return theta, list(islice(constrained_trajectory(objective, theta, eta), steps + 1))
+
+
+def missing_share(theta, path, eta, along_u=False):
+    """The term that lemma 4 lacks over y, after the first and the last step of a path. along_u: for v₀ without its part outside u₀."""
+    here, rows = path[0], []
     v = theta - here.point.theta
     v = v - here.outside(v) * along_u
     left = here.outside(v)
-    for there in path:
+    for there in path[1:]:
         v, left = transported(here.predict(v), here.u, there.u), here.outside(left)
         left = left - eta * here.point.hvp(left)
         rows.append(abs(there.perpendicular @ left / there.coordinates(v)[1]))
         here = there
-    return {"after one step": rows[0], f"after {steps} steps": rows[-1]}
+    return {"after one step": rows[0], f"after {len(rows)} steps": rows[-1]}
 
 
-claims.measure("lem4/missing-term", missing_share(at_onset), [at_onset], control=missing_share(at_onset, along_u=True))
+begun = *from_onset(at_onset), at_onset.step_size
+claims.measure("lem4/missing-term", missing_share(*begun), [at_onset], control=missing_share(*begun, along_u=True))
 
 # %% [markdown]
 # ## Lemmas 13 and 14, Corollary 4: the constrained trajectory

@@ -74,7 +74,7 @@ def test_a_sweep_is_timed_beside_its_cases(benchmarks, monkeypatch):
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         monkeypatch.setattr(benchmarks.sweep, "_local", lambda: contextlib.nullcontext(cluster.scheduler_address))
         each, busy, over, lost = benchmarks.swept(3, 20, network=False)
-    assert 0 < each < 60 and -1e-6 < busy < 100 and over > -100  # rounding where this process did all
+    assert 0 < each < 60 and 0 <= busy < 100 and over > -100
     assert lost == 0 and os.environ["EOSLIB_RUNS"] == runs
 
 

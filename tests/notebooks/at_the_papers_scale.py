@@ -1,8 +1,8 @@
 """What chapters 1, 4 and 5 publish as not reproduced on CIFAR-10, or in doubt, a second time: plain PyTorch and NumPy,
 without the library.
 
-`EOSLIB_DATA=… python tests/notebooks/at_the_papers_scale.py [PART …]` prints what each part finds; all of them take
-an hour of one core.
+`EOSLIB_DATA=… python tests/notebooks/at_the_papers_scale.py [PART …]` prints what each part finds. Those of chapters 1
+and 4 take half an hour of one core.
 """
 
 import os
