@@ -202,7 +202,8 @@ def test_the_landing_page_has_a_card_for_each_chapter(visit):
 
 def test_search_results_quote_mathematics_as_text(served, page):
     page.goto(f"{served}/search.html?q=relative+progress")
-    page.wait_for_selector("#search-results p.context")
+    expect(page.locator("#search-results .search-summary")).to_contain_text("finished")
+    expect(page.locator("#search-results li:not(:has(p.context, span))")).to_have_count(0)  # each page was fetched
     quoted = " ".join(page.locator("#search-results p.context").all_inner_texts())
     assert "η" in quoted and "\\" not in quoted, quoted
 
