@@ -1233,9 +1233,9 @@ remark4 = collect(experiments["remark4"])
 def change_of_curvature(run, stride):
     """How much the mean curvature along the step differs between parts of so many τ each that are neighbours: the root mean square from the onset
     on. The integral of the curvature up to τ is τ L(θ; ητ∇f)."""
-    smoothness = along_the_step(after_onset(run)).transpose("step", "tau").values
-    integral = smoothness * np.arange(1, smoothness.shape[1] + 1)  # in units of the smallest part
-    return np.sqrt((np.diff(np.insert(integral, 0, 0, axis=1)[:, ::stride], n=2) ** 2).mean()) / stride
+    smoothness = along_the_step(after_onset(run))
+    integral = (smoothness * smoothness.tau).pad(tau=(1, 0), constant_values=0).isel(tau=slice(None, None, stride))
+    return np.sqrt((integral.diff("tau", n=2) ** 2).mean()) * smoothness.sizes["tau"] / stride
 
 
 def lipschitz_exponent(run):
@@ -1385,7 +1385,7 @@ claims.measure(
 
 def above_share(run, trace):
     """The share of the measured iterations in a part of a run whose sharpness is at least 2/η."""
-    return (trace.sharpness.dropna("step") >= 2 / run.step_size).mean()
+    return (trace.sharpness.dropna("step") >= 2 / run.step_size).astype(float).mean()  # of none, nan
 
 
 claims.measure(
@@ -1437,7 +1437,7 @@ with panels(
 # %% tags=["hide-input"]
 def unstable_eigenvalues(run, trace):
     """The median number of measured eigenvalues of at least 2/η in a part of a run."""
-    return (trace.eigenvalues.dropna("step") >= 2 / run.step_size).sum("eigenvalue").median()
+    return (trace.eigenvalues.dropna("step") >= 2 / run.step_size).sum("eigenvalue").astype(float).median()
 
 
 def share_in_span(trace):
