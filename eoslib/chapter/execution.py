@@ -38,8 +38,9 @@ def execute(
 ):  # fmt: skip
     """Execute a chapter, or only its code cells with the tag; write the executed notebook to ``out`` and return it.
 
-    The kernel runs in the repository root, with one thread unless OMP_NUM_THREADS says otherwise. With
-    ``compute=False`` the chapter only renders runs that are finished (EOSLIB_COMPUTE=0).
+    The kernel runs where you are, so that its run store is that of every other command, with one thread unless
+    OMP_NUM_THREADS says otherwise. With ``compute=False`` the chapter only renders runs that are finished
+    (EOSLIB_COMPUTE=0).
     ``metadata["eoslib"]`` of the result holds chapter, preset, parameters, cache key and seconds taken.
     Raises ParameterError before anything runs, and ChapterFailed when a cell raises or the kernel dies; the
     notebook as far as it ran is then kept beside ``out``, which itself is only ever written whole.
@@ -72,7 +73,6 @@ def execute(
                 parameters=values,
                 kernel_name="python3",
                 progress_bar={"desc": path.stem} if progress else False,
-                cwd=path.parent.parent,
                 extra_arguments=["--log-level=CRITICAL"],  # a kernel also logs how it connects and shuts down
             )
     except Exception as error:  # of a cell, whose name and text papermill keeps, or a dead kernel

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eoslib import store
 from eoslib.chapter import execution, presets
 from eoslib.problems import datasets
 
@@ -229,16 +230,20 @@ def test_declared_experiments_see_only_the_parameters(tmp_path):
 # --- execution -------------------------------------------------------------------------------------------
 
 
-def test_execution_injects_the_parameters_and_says_what_ran(tmp_path):
-    code = "import os, eoslib\nprint(repr([step_size, steps, clip, label]))"
-    code += "\nprint(os.environ['OMP_NUM_THREADS'], os.getcwd())\nprint(os.environ['EOSLIB_COMPUTE'])"
-    path, out = write(tmp_path, code), tmp_path / "out" / "{tiny}.ipynb"
+def test_execution_injects_the_parameters_and_says_what_ran(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("EOSLIB_RUNS")
+    code = "import os\nfrom eoslib import store\nprint(repr([step_size, steps, clip, label]))"
+    code += "\nprint(os.environ['OMP_NUM_THREADS'], store.home().resolve())\nprint(os.environ['EOSLIB_COMPUTE'])"
+    path, out = write(tmp_path / "checkout", code), tmp_path / "out" / "{tiny}.ipynb"
     overrides = {"step_size": "2/60", "label": 'a "quoted" \\ text'}
     notebook = execution.execute(path, out, overrides=overrides, compute=False)
     printed = notebook.cells[-1].outputs[0].text
     assert printed.splitlines() == [
         repr([2 / 60, [2 / 60, 1.0], None, 'a "quoted" \\ text']),
-        f"{os.environ.get('OMP_NUM_THREADS', '1')} {tmp_path}",
+        f"{os.environ.get('OMP_NUM_THREADS', '1')} {store.home().resolve()}",  # as of a sweep, and not the checkout's
         "0",
     ]
     stored = json.loads(out.read_text())
