@@ -29,7 +29,8 @@ seed: int = 0
 # ## The run
 #
 # It is that of {doc}`chapter 4 <../notebooks/self_stabilization>`, longer and in double precision. *Before the onset* are the steps of `calm`; *the window* is from step `window` on, where the
-# oscillation has settled. Every fifteenth step the sharpness is measured: an odd number, since the iterates alternate.
+# oscillation has settled. Every fifteenth step the sharpness is measured: an odd number, since the iterates alternate. These settings, and the bounds of the claims, were chosen with
+# exploratory runs in view, as each claim says; that about the neighbours of an iterate was written after its number had been seen.
 
 # %% tags=["hide-input"]
 import numpy as np
