@@ -4,7 +4,7 @@ import numpy as np
 
 
 def polynomial(a, minimiser):
-    """f = a₀u² + a₁v² + a₂u²v + a₃u³ + a₄v³ + a₅(u⁴ + v⁴) with (u, v) = θ − θ*; its gradient and its Hessian."""
+    """f = a₀u² + a₁v² + a₂u²v + a₃u³ + a₄v³ + a₅(u⁴ + v⁴) with (u, v) = θ − θ*, and its gradient."""
 
     def f(theta):
         u, v = np.moveaxis(np.asarray(theta) - minimiser, -1, 0)
@@ -16,14 +16,7 @@ def polynomial(a, minimiser):
         dv = 2 * a[1] * v + a[2] * u**2 + 3 * a[4] * v**2 + 4 * a[5] * v**3
         return np.stack([du, dv], -1)
 
-    def hessian(theta):
-        u, v = np.moveaxis(np.asarray(theta) - minimiser, -1, 0)
-        uu = 2 * a[0] + 2 * a[2] * v + 6 * a[3] * u + 12 * a[5] * u**2
-        uv = 2 * a[2] * u
-        vv = 2 * a[1] + 6 * a[4] * v + 12 * a[5] * v**2
-        return np.stack([np.stack([uu, uv], -1), np.stack([uv, vv], -1)], -1)
-
-    return f, gradient, hessian
+    return f, gradient
 
 
 def with_bump(inputs, case):
@@ -39,35 +32,27 @@ def with_bump(inputs, case):
 
 
 def q1(student, inputs):
-    found = []
-    for a, minimiser, step_size in zip(inputs["a"], inputs["minimiser"], inputs["step_size"], strict=True):
-        *_, hessian = polynomial(a, minimiser)
-        found.append(student["trap_radius"](hessian, minimiser.copy(), step_size, inputs["radii"].copy()))
-    return {"radii": np.array(found, float)}
-
-
-def q2(student, inputs):
     kinds = []
     for a, minimiser, step_size, radius in zip(
         *(inputs[n] for n in ("a", "minimiser", "step_size", "radius")), strict=True
     ):
-        f, gradient, _ = polynomial(a, minimiser)
+        f, gradient = polynomial(a, minimiser)
         starts = inputs["starts"] + minimiser
         kinds.append(student["classify"](f, gradient, minimiser.copy(), radius, step_size, starts, inputs["steps"]))
     return {"kinds": np.array(kinds, int)}
 
 
-def q3(student, inputs):
+def q2(student, inputs):
     shares = []
     for a, minimiser, step_size, radius in zip(
         *(inputs[n] for n in ("a", "minimiser", "step_size", "radius")), strict=True
     ):
-        f, gradient, _ = polynomial(a, minimiser)
+        f, gradient = polynomial(a, minimiser)
         shares.append(student["share_kept"](f, gradient, minimiser.copy(), radius, step_size))
     return {"shares": np.array(shares, float)}
 
 
-def q4(student, inputs):
+def q3(student, inputs):
     return {
         "proved": np.array(
             [
@@ -80,7 +65,7 @@ def q4(student, inputs):
     }
 
 
-def q5(student, inputs):
+def q4(student, inputs):
     return {
         "terms": np.array(student["own_terms"], float),
         "step_size": float(student["own_step_size"]),

@@ -38,44 +38,40 @@ grader = otter.Notebook()
 import numpy as np
 
 # %% [markdown]
-# The function of the paper's figure 1, to try things on: $f_2 = x^2 + y^2 + x^2y + x^4 + y^4$, with $\theta^* = 0$ and $\eta_{\max} = 2/\lambda_{\max}(\nabla^2f_2(0)) = 1$.
+# Polynomials, to try things on, as lists of terms: $(c, p, q)$ stands for $c\,x^py^q$. The function of the paper's figure 1 is $f_2 = x^2 + y^2 + x^2y + x^4 + y^4$, with $\theta^* = 0$ and
+# $\eta_{\max} = 2/\lambda_{\max}(\nabla^2f_2(0)) = 1$.
 
 
 # %%
-def f2(theta):
-    x, y = theta[..., 0], theta[..., 1]
-    return x**2 + y**2 + x**2 * y + x**4 + y**4
+def polynomial(terms):
+    """f, its gradient and its Hessian, for points (..., 2): of the shapes (...), (..., 2) and (..., 2, 2)."""
+    by_x = [(c * p, p - 1, q) for c, p, q in terms if p]
+    by_y = [(c * q, p, q - 1) for c, p, q in terms if q]
+
+    def f(theta):
+        x, y = theta[..., 0], theta[..., 1]
+        return sum((c * x**p * y**q for c, p, q in terms), start=0 * x)
+
+    def gradient(theta):
+        return np.stack([polynomial(by_x)[0](theta), polynomial(by_y)[0](theta)], -1)
+
+    def hessian(theta):
+        return np.stack([polynomial(by_x)[1](theta), polynomial(by_y)[1](theta)], -2)
+
+    return f, gradient, hessian
 
 
-def f2_gradient(theta):
-    x, y = theta[..., 0], theta[..., 1]
-    return np.stack([2 * x + 2 * x * y + 4 * x**3, 2 * y + x**2 + 4 * y**3], -1)
-
-
-def f2_hessian(theta):
-    x, y = theta[..., 0], theta[..., 1]
-    return np.stack([np.stack([2 + 2 * y + 12 * x**2, 2 * x], -1), np.stack([2 * x, 2 + 12 * y**2], -1)], -1)
-
+f2_terms = [(1, 2, 0), (1, 0, 2), (1, 2, 1), (1, 4, 0), (1, 0, 4)]
+f2, f2_gradient, f2_hessian = polynomial(f2_terms)
 
 # %% [markdown]
-# ```otter
-# # BEGIN QUESTION
-# name: q1
-# points: 2
-# ```
-# **Question 1.** Near $\theta^*$ rounding hides whether $f$ still falls, so trajectories are stopped at a *trap*: a ball $\|\theta-\theta^*\| < \rho$ on which all eigenvalues of $\nabla^2f$ lie in $(0, 2/\eta)$. There $F$ is a contraction and
-# $f$ falls at every step. Find the largest $\rho$ among `radii`, an ascending array `(m,)`, such that the eigenvalues lie in $(0, 2/\eta)$ on the circles of **all** radii up to and including $\rho$, each sampled at 64 points or more; `0.0` if already
-# the first fails. `hessian` takes points `(..., 2)` and returns matrices `(..., 2, 2)`; `minimiser` is $\theta^*$, of shape `(2,)`.
-#
-# ```otter
-# # BEGIN SOLUTION
-# ```
+# Near $\theta^*$ rounding hides whether $f$ still falls, so trajectories are stopped at a *trap*: a ball $\|\theta-\theta^*\| < \rho$ on which all eigenvalues of $\nabla^2f$ lie in $(0, 2/\eta)$. There $F$ is a contraction and $f$ falls at every step, as you
+# show in question 5. This function finds one, from a sample of circles:
 
 
 # %%
 def trap_radius(hessian, minimiser, step_size, radii):
-    """The largest of the radii up to which all eigenvalues of the Hessian lie in (0, 2/η); 0.0 if there is none."""
-    # BEGIN SOLUTION
+    """The largest of the ascending radii up to which all eigenvalues of the Hessian lie in (0, 2/η); 0.0 if there is none."""
     angles = np.linspace(0, 2 * np.pi, 128, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], -1)
     found = 0.0
@@ -85,44 +81,15 @@ def trap_radius(hessian, minimiser, step_size, radii):
             break
         found = radius
     return float(found)
-    # END SOLUTION
 
 
 # %% [markdown]
-# ```otter
-# # END SOLUTION
-# ```
-# ```otter
-# # BEGIN TESTS
-# ```
-
-
-# %%
-def test_where_the_curvature_grows(trap_radius):
-    import numpy as np
-
-    def hessian(theta):  # of (x² + y²)/2 + x⁴/12: eigenvalues 1 + x² and 1
-        first = 1 + theta[..., 0] ** 2
-        return np.stack([np.stack([first, 0 * first], -1), np.stack([0 * first, 1 + 0 * first], -1)], -1)
-
-    found = trap_radius(hessian, np.zeros(2), 1.0, np.linspace(0.15, 2.05, 20))
-    assert found is not None, "your function returns nothing"
-    assert abs(found - 0.95) < 1e-9, f"1 + x² < 2 up to the radius 0.95 of these radii; you have {found}"
-
-
-# %% [markdown]
-# ```otter
-# # END TESTS
-# ```
-# ```otter
-# # END QUESTION
-# ```
 # ```otter
 # # BEGIN QUESTION
-# name: q2
+# name: q1
 # points: 3
 # ```
-# **Question 2.** Classify starts. A start *converges* if one of $\theta_0, \theta_1, \dots, \theta_{\mathrm{steps}}$ lies in the trap $\|\theta-\theta^*\| < \rho$ (`radius`). It is *stable* if $f$ has fallen, $f(\theta_{k+1}) < f(\theta_k)$, at every step
+# **Question 1.** Classify starts. A start *converges* if one of $\theta_0, \theta_1, \dots, \theta_{\mathrm{steps}}$ lies in the trap $\|\theta-\theta^*\| < \rho$ (`radius`). It is *stable* if $f$ has fallen, $f(\theta_{k+1}) < f(\theta_k)$, at every step
 # up to the first iterate in the trap. Return an array of integers `(n,)`: 0 for stable starts, 1 for unstable ones that converge, 2 for all others. Trajectories that run off to infinity must not spoil the others.
 #
 # ```otter
@@ -181,21 +148,28 @@ def test_starts_of_f2(classify, f2, f2_gradient):
 # %%
 from matplotlib import pyplot as plt
 
-axis = np.linspace(-0.4, 0.4, 128)
-grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-rho = trap_radius(f2_hessian, np.zeros(2), 0.9, np.linspace(0.005, 0.3, 60))
-kinds = np.reshape(classify(f2, f2_gradient, np.zeros(2), rho, 0.9, grid, 200), (128, 128))
-figure, ax = plt.subplots(figsize=(3.6, 3), layout="constrained")
-picture = ax.imshow(kinds, origin="lower", extent=(-0.4, 0.4, -0.4, 0.4), vmin=0, vmax=2)
-figure.colorbar(picture, ticks=[0, 1, 2], label="stable, unstable, else")
+
+def draw_map(terms, step_size, half=0.4):
+    """The starts of the square [-half, half]² around the minimum at 0, by their kind."""
+    f, gradient, hessian = polynomial(terms)
+    axis = np.linspace(-half, half, 128)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    radius = trap_radius(hessian, np.zeros(2), step_size, np.linspace(0.005, 0.3, 60))
+    kinds = np.reshape(classify(f, gradient, np.zeros(2), radius, step_size, grid, 200), (128, 128))
+    figure, ax = plt.subplots(figsize=(3.6, 3), layout="constrained")
+    picture = ax.imshow(kinds, origin="lower", extent=(-half, half, -half, half), vmin=0, vmax=2)
+    figure.colorbar(picture, ticks=[0, 1, 2], label="stable, unstable, else")
+
+
+draw_map(f2_terms, 0.9)
 
 # %% [markdown]
 # ```otter
 # # BEGIN QUESTION
-# name: q3
+# name: q2
 # points: 2
 # ```
-# **Question 3.** Theorem 2's set is $U = \{\theta : \|\theta-\theta^*\| < r,\ f(\theta) < f^*\}$, with $f^*$ the least value of $f$ on the circle $\|\theta-\theta^*\| = r$. Take the points of an $n\times n$ grid on the square around the ball that lie in
+# **Question 2.** Theorem 2's set is $U = \{\theta : \|\theta-\theta^*\| < r,\ f(\theta) < f^*\}$, with $f^*$ the least value of $f$ on the circle $\|\theta-\theta^*\| = r$. Take the points of an $n\times n$ grid on the square around the ball that lie in
 # $U$, and return the share of *these* that one step of gradient descent takes to $U$. Sample the circle at 1,000 points.
 #
 # ```otter
@@ -248,10 +222,10 @@ def test_small_and_too_large_steps(share_kept, f2, f2_gradient):
 # ```
 # ```otter
 # # BEGIN QUESTION
-# name: q4
+# name: q3
 # points: 3
 # ```
-# **Question 4.** A sample can refute, and by itself prove nothing. But let $F$ satisfy $\|F(\theta)-F(\theta')\| \le \Lambda\|\theta-\theta'\|$ everywhere. Then a grid that is fine enough does prove that the closed ball $B = \{\|\theta\|\le r\}$ is forward
+# **Question 3.** A sample can refute, and by itself prove nothing. But let $F$ satisfy $\|F(\theta)-F(\theta')\| \le \Lambda\|\theta-\theta'\|$ everywhere. Then a grid that is fine enough does prove that the closed ball $B = \{\|\theta\|\le r\}$ is forward
 # invariant, $F(B)\subseteq B$. Return `True` if the $n\times n$ grid on the square $[-r, r]^2$, together with $\Lambda$, proves it, and `False` if it does not (whether the statement is false or the grid too coarse). How far is a point of
 # $B$ from the nearest point of the grid, at most? Ask only for what is needed: grid points that are nearest to no point of $B$ need not be mapped into $B$.
 #
@@ -298,12 +272,12 @@ def test_of_linear_maps(proves_invariance):
 # ```
 # ```otter
 # # BEGIN QUESTION
-# name: q5
+# name: q4
 # points: 4
 # ```
-# **Question 5.** *A function of your own.* Choose a polynomial $f(x, y) = \sum_k c_k\,x^{p_k}y^{q_k}$ of degree 3 or more, with a strict local minimum at 0 (positive definite Hessian); not one of $f_1 = x^2+y^2+x^2y+x^3+y^3$ and $f_2$, nor a multiple.
+# **Question 4.** *A function of your own.* Choose a polynomial $f(x, y) = \sum_k c_k\,x^{p_k}y^{q_k}$ of degree 3 or more, with a strict local minimum at 0 (positive definite Hessian); not one of $f_1 = x^2+y^2+x^2y+x^3+y^3$ and $f_2$, nor a multiple.
 # Choose a step size below its largest one, $2/\lambda_{\max}(\nabla^2f(0))$, a *stable* start outside of the ball of radius 0.05, and an *unstable* start, that converges to 0 although $f$ rises at one step or more. Give `own_terms` as a list of $(c_k, p_k, q_k)$.
-# Not every function has unstable starts. Those of $f_2$ appear close to the largest step size: begin with $f_2$, change its coefficients, take 0.9 of the largest step size, and look at the map. (It helps to write functions that take the terms.)
+# Not every function has unstable starts. Those of $f_2$ appear close to the largest step size: begin with `f2_terms`, change the coefficients, take 0.9 of the largest step size, and look at the map that `draw_map` draws.
 #
 # ```otter
 # # BEGIN SOLUTION
@@ -348,7 +322,7 @@ def test_of_their_form(own_terms, own_step_size, own_stable_start, own_unstable_
 # manual: true
 # points: 5
 # ```
-# **Question 6, in words.** Let all eigenvalues of $\nabla^2f$ on the ball $B$ of radius $\rho$ around $\theta^*$ lie in $[\mu, M]$ with $\mu > 0$ and $M < 2/\eta$, and $\nabla f(\theta^*) = 0$. (a) Prove that $F(B)\subseteq B$, and that every start in
+# **Question 5, in words.** Let all eigenvalues of $\nabla^2f$ on the ball $B$ of radius $\rho$ around $\theta^*$ lie in $[\mu, M]$ with $\mu > 0$ and $M < 2/\eta$, and $\nabla f(\theta^*) = 0$. (a) Prove that $F(B)\subseteq B$, and that every start in
 # $B$ converges to $\theta^*$. (b) Prove that $f$ falls at every step in $B\setminus\{\theta^*\}$, by at least $\eta(1-\eta M/2)\|\nabla f\|^2$. (c) Where does your proof of (a) break down if the eigenvalues may be negative? (d) Why does (a) say that unstable
 # convergence is nothing but a start outside?
 #
@@ -379,7 +353,7 @@ def test_of_their_form(own_terms, own_step_size, own_stable_start, own_unstable_
 # manual: true
 # points: 5
 # ```
-# **Question 7, an experiment of your own.** Choose one question, say what you expect and why *before* you run anything, run the chapter with other parameters, and report what came out: the command, one figure or table, the verdicts that changed, and whether
+# **Question 6, an experiment of your own.** Choose one question, say what you expect and why *before* you run anything, run the chapter with other parameters, and report what came out: the command, one figure or table, the verdicts that changed, and whether
 # your expectation held. About half a page.
 #
 # - At which fraction of $\eta_{\max}$ do the first unstable starts of $f_1$ appear? `python -m eoslib run forward_invariance -p 'step_fractions=[0.5, 0.7, 0.9]' -o mine.ipynb`
