@@ -2,7 +2,7 @@
 
 import numpy as np
 from grading import Mark, Question, marked, misshapen
-from guides import EXPERIMENT
+from guides import experiment
 
 CASES = 4  # polynomials
 
@@ -258,5 +258,9 @@ QUESTIONS = [
         "and why the segment stays in B. (c) 1: 1 − ημ > 1, an expanding direction. (d) 1: whatever converges "
         "enters B, after which f falls.",
     ),
-    EXPERIMENT,
+    experiment(
+        "What one sees. Figure 3: from (0.1, 2.5) f falls at every step up to a step size a little above 0.16, close "
+        "to what the eigenvalue at the start foretells, and rises at some step beyond; from (1.5, 2) it still falls "
+        "at 0.3.",
+    ),
 ]  # fmt: skip

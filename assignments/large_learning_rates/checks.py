@@ -2,7 +2,7 @@
 
 import numpy as np
 from grading import Mark, Question, differs, marked, marked_parts, misshapen
-from guides import EXPERIMENT
+from guides import experiment
 
 CASES = 4
 
@@ -123,5 +123,11 @@ QUESTIONS = [
         "minibatch's gradient changes within the k steps. (a) without Cauchy–Schwarz, for quadratics only: "
         "half.",
     ),
-    EXPERIMENT,
+    experiment(
+        "What one sees. Figure 8 up to 0.049: at that last step size no start ends at the global minimum, about "
+        "seven in ten lie on the plateau, and the rest is on its way there. A step turns x into -0.96 x: it shrinks "
+        "too little to jump over the sharp bowl, which throws iterates back until the plateau catches them. No "
+        "verdict changes, since the claims ask up to μ⋆/L². With 1,000 iterations the plateau has all of them at "
+        "this step size.",
+    ),
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import numpy as np
 from grading import Mark, Question, differs, marked, marked_parts, misshapen
-from guides import EXPERIMENT
+from guides import experiment
 from scipy.integrate import solve_ivp
 
 SIZE = 50
@@ -142,5 +142,5 @@ QUESTIONS = [
         "with their terms, half for two or three; (d) that a smaller oscillation needs longer to push back; "
         "(e) that S is not differentiable at a double eigenvalue, or that the oscillation is a vector.",
     ),
-    EXPERIMENT,
+    experiment(),
 ]  # fmt: skip
