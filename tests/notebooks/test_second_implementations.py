@@ -1,13 +1,27 @@
 """What the chapters publish as not reproduced, a second time: plain PyTorch, NumPy and SciPy, without the library."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
+import stabilized
 import torch
+import yaml
 from at_the_papers_scale import three_regimes
+from scipy import ndimage
 from scipy.linalg import hadamard
 from scipy.optimize import brentq
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.datasets import load_digits
 from torch import nn
+
+
+def published(chapter, case):
+    """Of a case, what the chapter publishes at `quick`: claim → value."""
+    recorded = Path(__file__).parents[2] / "recorded" / "claims" / f"{chapter}.yaml"
+    rows = yaml.load(recorded.read_text(), yaml.CSafeLoader)["quick"]
+    return {name.split("/", 1)[1]: row["cases"][case] for name, row in rows.items() if case in row["cases"]}
+
 
 # ------------------------------------------------------------------------------------------- Chen et al.
 
@@ -47,6 +61,55 @@ def test_the_unstable_share_of_f3_falls_before_it_grows():
     counts = [convergent_and_unstable(fraction / 6) for fraction in (0.1, 0.6, 0.95)]
     shares = [unstable / convergent for convergent, unstable in counts]
     assert shares[0] > shares[1] + 0.02 and shares[2] > shares[1] + 0.02
+
+
+def near_the_centre(step_size, steps, n=256):
+    """Of n × n starts in the quarter 0 < x, y < 2.5, how many come to a minimiser within so many steps, f₃ falling."""
+    x, y = np.meshgrid(*[(np.arange(n) + 0.5) * 2.5 / n] * 2)
+    x, y, count = x.ravel(), y.ravel(), 0
+    f = motzkin(x, y)
+    with np.errstate(all="ignore"):
+        for _ in range(steps):
+            a, b = x * x, y * y
+            x, y = x - 2 * step_size * x * b * (2 * a + b - 3), y - 2 * step_size * y * a * (a + 2 * b - 3)
+            a, b = x * x, y * y
+            after = a * b * (a + b - 3) + 1
+            near = (abs(x) - 1) ** 2 + (abs(y) - 1) ** 2 < 0.01  # where f is convex, and 2/η far from its curvature
+            going = (after < f) & ~near
+            count += ((after < f) & near).sum()
+            x, y, f = x[going], y[going], after[going]
+    return count
+
+
+def test_the_growth_of_the_stable_set_of_f3_is_one_of_patience():
+    """From the smallest step size of `standard` to the next."""
+    first = 0.99 / 6 / 33
+    assert near_the_centre(2 * first, 5000) > near_the_centre(first, 5000)
+    assert near_the_centre(2 * first, 5000) <= near_the_centre(first, 10_000)  # the same ηt
+
+
+def test_near_the_largest_step_size_the_unstable_starts_of_f2_are_one_piece():
+    """At 0.99 of it, on a grid that is fine enough to see what joins the two halves."""
+
+    def pieces(n):
+        x, y = np.meshgrid(*[-0.75 + 1.5 * (np.arange(n) + 0.5) / n] * 2)
+        shape, where = x.shape, np.arange(x.size)
+        x, y, risen, unstable = x.ravel(), y.ravel(), np.zeros(x.size, bool), np.zeros(x.size, bool)
+        f = x**2 + y**2 + x**2 * y + x**4 + y**4
+        with np.errstate(all="ignore"):
+            for _ in range(500):
+                x, y = x - 0.99 * (2 * x + 2 * x * y + 4 * x**3), y - 0.99 * (2 * y + x**2 + 4 * y**3)
+                after = x**2 + y**2 + x**2 * y + x**4 + y**4
+                risen |= ~(after < f)
+                arrived, gone = x**2 + y**2 < 0.004**2, ~(x**2 + y**2 < 100)
+                unstable[where[arrived & risen]] = True
+                kept = ~(arrived | gone)
+                x, y, f, risen, where = (a[kept] for a in (x, y, after, risen, where))
+        labels, count = ndimage.label(unstable.reshape(shape))
+        sizes = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
+        return (sizes >= max(sizes.sum() / 1000, 4)).sum()
+
+    assert pieces(512) == 2 and pieces(1024) == 1
 
 
 # -------------------------------------------------------------------------------------------- Ahn et al.
@@ -115,6 +178,14 @@ def test_the_gradient_is_not_parallel_to_the_top_eigenvector_and_the_sharpness_i
     assert np.median(unstable[:, 3]) < 0.5
 
 
+def test_directional_smoothness_is_largest_at_the_start_where_the_network_is_stable():
+    """At the paper's scale these first steps exceed the bound, nothing after them does: see `at_the_papers_scale`."""
+    _, smoothness, _ = trained(nn.Tanh, 2 / 40, 600, 600)
+    largest, known = abs(smoothness).max() / 40, published("unstable_convergence", "η = 2/40, seed 0")
+    assert largest == pytest.approx(known["exp4/stable-near-zero"], rel=0.01)
+    assert abs(smoothness).argmax() < 10 and abs(smoothness[100:]).max() / 40 < largest / 2
+
+
 def test_relation_5_leaves_more_for_relu_than_for_tanh():
     """On digits here, on generated data in the chapter."""
     left = {}
@@ -126,10 +197,10 @@ def test_relation_5_leaves_more_for_relu_than_for_tanh():
     assert left[nn.Tanh] < 0.1 < left[nn.ReLU]
 
 
-def generated(n=1000):
+def generated(n=1000, classes=10):
     """Inputs whose covariance falls as a power of the index, standardised, and labels that depend on all directions."""
     rng = np.random.default_rng(0)
-    teacher, z = rng.standard_normal((10, 128)), rng.standard_normal((10_000, 128))
+    teacher, z = rng.standard_normal((classes, 128)), rng.standard_normal((10_000, 128))
     x = (z * np.arange(1, 129) ** -0.75) @ hadamard(128)
     x = (x - x.mean(0)) / x.std(0)
     return torch.tensor(x[:n]), torch.tensor((z[:n] @ teacher.T).argmax(1))
@@ -252,6 +323,71 @@ def test_the_term_that_lemma_4_lacks_is_most_of_y_at_first():
         v = rest - u * (u @ rest) + along * u
         shares.append(abs(normal @ left / (normal @ v)).item())
     assert 1 > shares[0] > 0.5 and shares[-1] > 0.3
+
+
+@pytest.fixture(scope="module")
+def two_digits():
+    """The first n images of eights and nines, and their signs."""
+    images, digits = load_digits(return_X_y=True)
+
+    def first(n):
+        x = np.concatenate([images[digits == digit][: n // 2] for digit in (8, 9)])
+        return torch.tensor((x - x.mean()) / x.std()), torch.tensor([-1.0, 1.0]).repeat_interleave(n // 2)
+
+    return first
+
+
+def test_the_predictions_err_as_published(two_digits):
+    """The fully connected network of `quick`, whose predicted loss and sharpness are beyond the bound of a fifth."""
+    x, signs = two_digits(340)
+    torch.manual_seed(0)
+    network = stabilized.fully_connected([64, 24, 24, 1], nn.SiLU)
+    loss, theta = stabilized.as_function(network, x, stabilized.mse_binary(signs))
+    _, rows = stabilized.follow(loss, theta, 2 / 45, tracked=230, every=80, predict_from=0.1)
+    rows = stabilized.from_prediction(rows)
+    cycle, error = stabilized.first_cycle(rows), stabilized.error
+    found = {f"fig4/{name}": error(rows, "predicted", name) for name in ("loss", "sharpness", "distance", "x", "y")}
+    found |= {f"fig4/first-cycle-{name}": error(cycle, "predicted", name) for name in ("loss", "sharpness", "distance")}
+    found["fig4/deviation"] = rows["predicted_error"].mean() / rows["distance"].mean()
+    found["appF/generalised-tracks"] = error(rows, "generalised", "sharpness")
+    known = published("self_stabilization", "mlp, mse-binary, η = 2/45")
+    np.testing.assert_allclose(list(found.values()), [known[name] for name in found], rtol=0.03)
+    for kind, text in (("predicted", "prediction"), ("generalised", "generalised prediction")):
+        there = published("self_stabilization", f"mlp, mse-binary, η = 2/45, {text}")["fig4/loss-there"]
+        assert stabilized.error_there(rows, kind) == pytest.approx(there, rel=0.03)
+    assert min(found["fig4/loss"], found["fig4/sharpness"], found["fig4/first-cycle-loss"]) > 0.2
+
+
+def test_gradient_flow_does_not_leave_at_once_where_descent_is_not_small(two_digits):
+    """The convolutional network of `quick`."""
+    x, signs = two_digits(40)
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
+        nn.Conv2d(2, 2, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 1),
+    )  # fmt: skip
+    loss, theta = stabilized.as_function(network, x, stabilized.mse_binary(signs))
+    _, rows = stabilized.follow(loss, theta, 2 / 28, tracked=150, every=80, predict_from=np.inf, sharpness=False)
+    late = slice(len(rows["x"]) * 3 // 4, None)
+    leaves = rows["flow_distance"][late].mean() / rows["distance"][late].mean()
+    exponent = np.polyfit(np.log(np.arange(10, 150)), np.log(rows["flow_distance"][10:]), 1)[0]
+    known = published("self_stabilization", "cnn, mse-binary, η = 2/28")
+    np.testing.assert_allclose([leaves, exponent], [known["fig4/flow-leaves"], known["fig4/flow-is-linear"]], rtol=0.03)
+    assert leaves < 3 and exponent < 0.8
+
+
+def test_on_generated_data_even_the_generalised_prediction_falls_out_of_step():
+    """ε is above a fifth there, and the blow-up grows from rounding errors, which differ."""
+    x, y = generated(200, classes=2)
+    x = (x - x.mean()) / x.std()
+    torch.manual_seed(0)
+    network = stabilized.fully_connected([128, 16, 16, 1], nn.Tanh)
+    loss, theta = stabilized.as_function(network, x, stabilized.mse_binary(2.0 * y - 1))
+    _, rows = stabilized.follow(loss, theta, 2 / 80, tracked=110, every=35, predict_from=0.1)
+    rows = stabilized.from_prediction(rows)
+    assert rows["epsilon"].max() > 0.2
+    assert stabilized.error(rows, "generalised", "sharpness") > 0.3
+    assert stabilized.error(rows, "predicted", "sharpness") == np.inf
 
 
 # --------------------------------------------------------------------------------------- Mohtashami et al.
