@@ -338,6 +338,8 @@ claims.measure(
 )  # fmt: skip
 
 # %% [markdown]
+# The trajectory was chosen: from most of the unstable starts in this box $f$ rises in one step only, and falls from there. "Several" is what some do.
+#
 # ## The maps of starting points (paper, figure 2)
 #
 # *Paper, numerical experiments.* For each function a landscape and five maps at step sizes that rise to the largest. The paper gives neither the
