@@ -146,7 +146,7 @@ seeds: Annotated[list[NonNegativeInt], Len(1)] = [0, 1]
 unstable_step_sizes: list[PositiveFloat] = [2 / 4, 2 / 5, 2 / 6]
 stable_step_sizes: list[PositiveFloat] = [2 / 40, 2 / 50, 2 / 60]
 diverging_step_size: PositiveFloat = 2 / 0.25
-larger_step_size: PositiveFloat = 2 / 1
+diverging_bracket: Annotated[list[PositiveFloat], Len(2, 2)] = [2 / 1, 2 / 2]
 stop_accuracy: float | None = None
 steps: PositiveInt = 1000
 stable_steps: PositiveInt = 600
@@ -300,7 +300,9 @@ experiments = {
         for seed in seeds
     ],
     "remark3": [descent("remark3", problem, measurements=(sharpness,), step_size=diverging_step_size, steps=500)],
-    "larger": [descent("larger", problem, step_size=larger_step_size, steps=500)],
+    "bracket": [
+        descent("bracket", problem, seed, step_size=eta, steps=500) for eta in diverging_bracket for seed in bracket_seeds
+    ],
     "thm2": [
         descent(
             "thm2", problem, measurements=(sharpness, SegmentSmoothness(every=thm2_every, nodes=16, rule="gauss")),
@@ -894,7 +896,7 @@ claims.measure(
 
 # %%
 exp3 = collect(experiments["exp3"])
-remark3, larger = collect(experiments["remark3"]), collect(experiments["larger"])
+remark3, bracket = collect(experiments["remark3"]), collect(experiments["bracket"])
 
 # %% tags=["hide-input"]
 with panels(
@@ -985,9 +987,16 @@ claims.measure(
     "exp3/too-large-diverges", {case(r): late_loss(r) for r in remark3}, remark3,
     control={case(r): late_loss(r) for r in exp3},
 )  # fmt: skip
+
+
+def ends_above_its_start(run):
+    """Whether the mean loss of its last 50 iterations is above the initial loss, or no number."""
+    return not late_loss(run) < 1
+
+
 claims.measure(
-    "exp3/larger-diverges", {case(r): late_loss(r) for r in larger}, larger,
-    control={case(r): late_loss(r) for r in exp3},
+    "exp3/bracket", only_beyond(bracket, *diverging_bracket, ends_above_its_start), bracket, in_words(diverging_bracket),
+    control=only_beyond(bracket, *diverging_bracket[::-1], ends_above_its_start),
 )  # fmt: skip
 
 # %% [markdown]
@@ -995,7 +1004,9 @@ claims.measure(
 # takes beside the published curves, the claim above says: the ratio rises as the step size falls. The subset of images and the seeds
 # differ; and the paper's own two curves of the tanh network at $2/30$ end near 950 (experiment 3) and near 750 (experiment 1),
 # of which ours support the second. At $\eta = 2/8$, for which remark 3 reports divergence, the loss of our run falls; so does that of a second implementation, in plain PyTorch
-# (`tests/notebooks/at_the_papers_scale.py`). At $2/2$ the loss shoots up at first, and then it falls, too.
+# (`tests/notebooks/at_the_papers_scale.py`). At step sizes several times as large the loss shoots up at first, and then it falls, too, the more slowly the larger
+# they are; the last claim above brackets where 500 iterations do not suffice to come back to where it began. With tanh and cross-entropy the gradient in
+# the last layer's weights is bounded, so that nothing overflows.
 #
 # For comparison, the stable regime of experiment 2 at much smaller step sizes. There the iterates follow the
 # gradient flow, and 95 % is reached at a time $\eta t$ that hardly depends on $\eta$; but on CIFAR-10 that time is longer here than the 26 of the paper (table
@@ -1768,6 +1779,6 @@ print("of L, once doubled:", abs(2 * once[1] - twice[1]).max())
 
 # %%
 provenance(
-    ex1, ex2, ex3, thm1, exp1, linear_runs, bracketed, exp2, weights, exp3, remark3, larger, thm2, exp5, exp6, cor1, spectrum, exp8, exp9,
+    ex1, ex2, ex3, thm1, exp1, linear_runs, bracketed, exp2, weights, exp3, remark3, bracket, thm2, exp5, exp6, cor1, spectrum, exp8, exp9,
     adaptive_runs,
 )
