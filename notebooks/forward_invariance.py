@@ -269,12 +269,6 @@ def fraction_of(run):
     return run.step_size / largest[run["landscape"]]
 
 
-def rises(trace):
-    """The steps t of a trajectory with f(θ_t) > f(θ_{t−1}), by more than rounding, which is all that is left at the end."""
-    f = trace.loss.values
-    return np.flatnonzero(~(f[1:] <= f[:-1] * (1 + 1e-12))) + 1
-
-
 def membership(run):
     """What `classify` says of each iterate of a trajectory, and of the whole."""
     x, y = run.trace.theta.values.T
@@ -324,18 +318,28 @@ with panels(
     legend(left.figure, fig1_map)
 
 # %% tags=["hide-input"]
-inside = fig1_path.trace.isel(step=slice(entered, None))  # the trajectory from its first iterate in U_η
-claims.measure(
-    "fig1/oscillates-first", {"": len(rises(fig1_path.trace))}, [fig1_path], control={"": len(rises(inside))}
-)
-around = classify(landscapes.get("f2"), fig1_path.step_size, *pixel_centres((-0.4, 0.4, -0.4, 0.4), 256))
+starts = np.array(pixel_centres((-0.4, 0.4, -0.4, 0.4), 256))
+around = classify(landscapes.get("f2"), fig1_path.step_size, *starts)
 unstable = around.outcome == Outcome.UNSTABLE
+
+
+def rising_twice(these, steps=60):
+    """The share of some of the starts from which f₂ rises in two steps or more."""
+    f = landscapes.get("f2").value(*descend("f2", fig1_path.step_size, *starts[:, these], steps))
+    return ((f[1:] > f[:-1] * (1 + 1e-12)).sum(0) >= 2).mean()
+
+
+claims.measure(
+    "fig1/oscillates-first", {"": rising_twice(unstable)}, control={"": rising_twice(around.outcome == Outcome.STABLE)}
+)
 claims.measure(
     "fig1/jumps-in", {"": np.quantile(around.last_rise[unstable], 0.95)},
     control={"": np.quantile(around.steps[unstable], 0.95)},
 )  # fmt: skip
 
 # %% [markdown]
+# The trajectory was chosen: from most of the unstable starts in this box $f$ rises in one step only, and falls from there. "Several" is what some do.
+#
 # ## The maps of starting points (paper, figure 2)
 #
 # *Paper, numerical experiments.* For each function a landscape and five maps at step sizes that rise to the largest. The paper gives neither the
@@ -762,10 +766,6 @@ claims.measure(
     "lem1/certified", {theorem_case(k): bound_and_step_proved(p) for k, p in certified.items()},
     control={theorem_case(k): bound_and_step_proved(p) for k, p in certified_falsely.items()},
 )  # fmt: skip
-claims.measure(
-    "lem1/false-bound-fails", {theorem_case(k): not p["curvature"].proved for k, p in certified_falsely.items()},
-    control={theorem_case(k): not p["curvature"].proved for k, p in certified.items()},
-)  # fmt: skip
 
 # %% [markdown]
 # ### Theorem 2: a forward-invariant set
@@ -832,10 +832,6 @@ claims.measure(
 claims.measure(
     "thm2/certified-directly", {theorem_case(k): all_proved(proofs) for k, proofs in certified_directly.items()},
     control={theorem_case(k): all_proved(certificates.certify_directly(with_too_large_a_step(k))) for k in constructions},
-)  # fmt: skip
-claims.measure(
-    "thm2/enlarged-fails", {theorem_case(k): not p["level"].proved for k, p in certified_enlarged.items()},
-    control={theorem_case(k): not p["level"].proved for k, p in certified.items()},
 )  # fmt: skip
 
 # %% [markdown]

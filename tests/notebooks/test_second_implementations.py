@@ -88,6 +88,19 @@ def test_the_growth_of_the_stable_set_of_f3_is_one_of_patience():
     assert near_the_centre(2 * first, 5000) <= near_the_centre(first, 10_000)  # the same ηt
 
 
+def test_from_most_unstable_starts_of_figure_1_f2_rises_once_only():
+    x, y = np.meshgrid(*[-0.4 + 0.8 * (np.arange(256) + 0.5) / 256] * 2)
+    f, rises = x**2 + y**2 + x**2 * y + x**4 + y**4, np.zeros(x.shape, int)
+    with np.errstate(all="ignore"):
+        for _ in range(60):
+            x, y = x - 0.9 * (2 * x + 2 * x * y + 4 * x**3), y - 0.9 * (2 * y + x**2 + 4 * y**3)
+            after = x**2 + y**2 + x**2 * y + x**4 + y**4
+            rises += after > f + 1e-12 * f
+            f = after
+    unstable = (np.hypot(x, y) < 1e-3) & (rises > 0)
+    assert 0.4 < (rises[unstable] >= 2).mean() < 0.45
+
+
 def test_near_the_largest_step_size_the_unstable_starts_of_f2_are_one_piece():
     """At 0.99 of it, on a grid that is fine enough to see what joins the two halves."""
 
