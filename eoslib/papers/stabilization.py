@@ -290,9 +290,10 @@ class SelfStabilization(Stateful):
     constrained to 2/η; predictions and the central flow are made for k = 1 only. every: what costs more is observed at
     the steps after the onset that are divisible by it: λ_{k+1}, exact sharpness at the predicted points, and what of
     `also` is the "assumptions" and the limiting sharpness. The "central flow" in `also` is followed.
-    predict_from: the predictions start at the first step with |x| ≥ predict_from · δ; 0, the onset, is the paper's. While |x| ≪ δ, x is not so much an oscillation as a smooth offset that the theory
-    neglects, and theorem 1 does not hold; a prediction from there errs in the time of the first blow-up. Ends too when
-    λ_{k+1}(θ†), observed with the costly, exceeds 1.9/η, or when a loss is not finite (`diverged_at`).
+    predict_from: the predictions start at the first step with |x| ≥ predict_from · δ; 0, the onset, is the paper's.
+    While |x| ≪ δ, x is not so much an oscillation as a smooth offset that the theory neglects, and theorem 1 does not
+    hold; a prediction from there errs in the time of the first blow-up. Ends too when λ_{k+1}(θ†), observed with the
+    costly, exceeds 1.9/η, or when a loss is not finite (`diverged_at`).
 
     onset: its step, None before. cubic: f's `CubicExpansion` at the θ† of the last step, if k = 1.
     """
