@@ -45,7 +45,7 @@ WIDE, NARROW = 720, 344  # pixels: the column of a page on a wide screen and on 
 PIXEL = 1 / 96  # inches
 STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "axes.formatter.useoffset": False,
-    "font.size": 9, "legend.frameon": False, "lines.linewidth": 1.3, "savefig.dpi": 192, "svg.hashsalt": "eoslib",
+    "font.size": 9, "legend.frameon": False, "lines.linewidth": 1.3, "figure.dpi": 192, "svg.hashsalt": "eoslib",
     "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
 }  # fmt: skip
 
@@ -93,8 +93,9 @@ def drawn(figure: Figure, axes: list[Axes], columns: int, name: str) -> tuple[by
     lay_out(figure)
     wide, wide_svg = pixels(figure), svg(figure)
     links = {"wide": linked(axes)}
-    figure.savefig(picture := io.BytesIO(), format="png", facecolor="white")
-    Image.open(picture).convert("RGB").quantize(256).save(png := io.BytesIO(), "png")  # a third of the size
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    picture.quantize(256).save(png := io.BytesIO(), "png")  # a third of the size
     stack(figure, axes, columns)
     narrow, narrow_svg = pixels(figure), svg(figure)
     links["narrow"] = linked(axes)

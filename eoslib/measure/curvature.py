@@ -30,7 +30,6 @@ MAX_BASIS = 32  # vectors kept before the basis is restarted from its best Ritz 
 TURNED = 0.5**0.5  # cosine of 45°: vectors that turned farther are others
 SPARE = 0.03  # residual of the spare vector
 SINGLE = 3e-4  # tolerance down to which sums over p coordinates may be taken in single precision
-ENOUGH = 0.1  # of an image outside of the space, to be orthogonal to it at once
 LOST = 100  # times the rounding of an image: what is left of it then is nothing new
 ROUGH_SHARE = 1e-2  # of an eigenvector, that may lie in directions multiplied roughly: their errors enter times this
 NEAR = 0.8  # an eigenvalue that is so much of the last one sought belongs to the block that is followed
@@ -130,7 +129,8 @@ class _Space:
 
     What an image has outside of V becomes one more row, which waits to be used. So no image is kept, and a residual, a
     combination of rows that wait, is formed only as the next row to be used: what each product takes beside itself are
-    two passes over V, and two more where little is left of the image.
+    two passes over V, and two more where what rounding left along V would else grow, as it does from row to row, beyond
+    the root of the rounding (partial reorthogonalisation, Simon 1984): up to there no Ritz value is off.
     """
 
     room: ClassVar[Tensor | None] = None  # the last search's on a CPU, where new memory costs as much as a pass over it
@@ -140,6 +140,7 @@ class _Space:
         fits = room is not None and start.is_cpu and room.dtype == start.dtype and room.shape[1] == p and len(room) >= m
         self.rows = room if fits else start.new_empty(max(8, m), p)  # with room for more
         self.size = self.used = 0
+        self.tilt = torch.finfo(start.dtype).eps  # |⟨v, w⟩| of two rows: no bound, but its order of magnitude
         self.images = np.zeros((0, 0))
         for v in start:
             self.extend(v)
@@ -156,15 +157,20 @@ class _Space:
             row.addmv_(known.T, coordinates, alpha=-1)
             return torch.cat([coordinates, row.norm()[None]]).tolist()
 
+        rounding = torch.finfo(row.dtype).eps
         *coordinates, left = less_known()
         length = math.hypot(*coordinates, left)
-        if left < ENOUGH * length:  # too much of it may be what rounding left along V: twice is enough
+        along = rounding * length + self.tilt * math.hypot(*coordinates)
+        if along > rounding**0.5 * left:  # twice is enough
+            once = left
             *corrections, left = less_known()
+            along = rounding * once + self.tilt * math.hypot(*corrections)
             coordinates = [first + second for first, second in zip(coordinates, corrections, strict=True)]
-        if not left > LOST * torch.finfo(row.dtype).eps * length:
+        if not left > LOST * rounding * length:
             return coordinates
         row.div_(left)
         self.size += 1
+        self.tilt = max(self.tilt, along / left)
         return [*coordinates, left]
 
     def next(self, direction: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from pages import CHAPTERS, NOTEBOOKS, PAGES, PHONE, TYPESET, reading, watched
+from playwright.sync_api import expect
 
 # of pytest-playwright's own fixture base_url
 pytestmark = pytest.mark.filterwarnings("ignore:Session-scoped fixtures defined as instance methods")
@@ -202,8 +203,9 @@ def test_the_landing_page_has_a_card_for_each_chapter(visit):
 
 def test_search_results_quote_mathematics_as_text(served, page):
     page.goto(f"{served}/search.html?q=relative+progress")
-    expect(page.locator("#search-results .search-summary")).to_contain_text("finished")
-    expect(page.locator("#search-results li:not(:has(p.context, span))")).to_have_count(0)  # each page was fetched
+    expect(page.locator("#search-results .search-summary")).to_contain_text("finished", timeout=30_000)
+    unread = page.locator("#search-results li:not(:has(p.context, span))")  # each page is fetched for what it says
+    expect(unread).to_have_count(0, timeout=30_000)
     quoted = " ".join(page.locator("#search-results p.context").all_inner_texts())
     assert "η" in quoted and "\\" not in quoted, quoted
 

@@ -141,6 +141,17 @@ def test_a_search_takes_over_the_memory_of_the_last_one_but_no_result_lies_there
     assert narrower.converged and _Space.room.data_ptr() != room
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_search_in_float32_finds_no_eigenvalue_that_is_not_there(seed):
+    """A third of each image is new, so one subtraction seems enough; but what it leaves grows from row to row."""
+    matrix, _ = symmetric(np.linspace(0.5, 1, 1000))
+    spectrum = top_eigenpairs(Counted(matrix.float()), random(1, 1000, seed=seed).float(), tolerance=1e-3)
+    assert spectrum.converged and spectrum.products > MAX_BASIS
+    assert spectrum.values.item() == pytest.approx(1, abs=1e-3)
+    gram = spectrum.basis.double() @ spectrum.basis.double().T
+    torch.testing.assert_close(gram, torch.eye(len(gram), dtype=gram.dtype), rtol=0, atol=1e-4)
+
+
 def test_a_search_cut_short_says_so():
     matrix, _ = symmetric(np.linspace(-1, 1, 400))
     operator = Counted(matrix)
