@@ -422,26 +422,28 @@ def test_seventy_steps_against_full_tensors(precise):
     assert largest > 1.5 * row["delta"]  # there was something to predict
 
 
-@pytest.mark.parametrize("precision, within", [(torch.float64, 1e-6), (torch.float32, 1e-3)])
-def test_through_a_first_cycle_errors_are_small_beside_its_size(precision, within):
-    """θ† and the predicted deviation, as a run has them in one and in two precisions, against full tensors."""
+def test_through_a_first_cycle_errors_are_small_beside_its_size():
+    """θ† and the predicted deviation of a run in double and of one in two precisions, against full tensors."""
     objective, theta = trained(185)
     theta = (theta + 0.02 * torch.from_numpy(dense(objective, theta).u)).float()
-    single = None if precision == torch.float64 else small_problem(precision)[0]
-    process = SelfStabilization(objective, theta.to(precision), STEP_SIZE, 50, single, every=50, also=())
+    single, _ = small_problem(torch.float32)
+    runs = {
+        1e-6: SelfStabilization(objective, theta.double(), STEP_SIZE, 40, every=50, also=()),
+        1e-3: SelfStabilization(objective, theta, STEP_SIZE, 40, single, every=50, also=()),
+    }
     exact = dense_project(objective, theta.double())
-    v, errors, heights = (theta.double() - exact).numpy(), [], []
-    while not process.finished:
+    v, heights = (theta.double() - exact).numpy(), []
+    for _ in range(40):
         d = dense(objective, exact)
         v = dense_step(d, v, d.S * (d.u @ v))
         exact = dense_project(objective, exact - STEP_SIZE * torch.from_numpy(d.g))
-        process.step()
-        row = step_row(process)
-        off = max((process.constrained - exact).norm(), (process.predicted - torch.from_numpy(v)).norm())
-        errors.append(off.item() / row["delta"])
+        for within, process in runs.items():
+            process.step()
+            row = step_row(process)
+            assert (process.constrained - exact).norm() < within * row["delta"]
+            assert (process.predicted - torch.from_numpy(v)).norm() < within * row["delta"]
         heights.append(abs(row["x"]) / row["delta"])
-    assert max(errors) < within
-    assert max(heights) > 1.5 and heights[-1] < 0.5, "the cycle was gone through"
+    assert max(heights) > 2 and heights[-1] < 0.7, "the cycle was gone through"
 
 
 def test_on_the_toy_loss_the_prediction_is_exact(precise):
