@@ -39,6 +39,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pydantic
 import yaml
 from typing_extensions import TypedDict  # pydantic takes the standard library's only from Python 3.12 on
@@ -95,7 +96,7 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
         """What a verdict at this preset stands for; None if it cannot be judged there."""
         return self.scale.get(preset) if isinstance(self.scale, dict) else self.scale
 
-    def judge(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float] | None = None) -> str:
+    def judge(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, Case] | None = None) -> str:
         """The verdict on measured cases (label → value): all, some or none of them meet the criterion. A nan meets
         none. errors: label → standard error; it is undecided while a bound lies within two of them and the verdict
         hangs on it, and while there are too few cases."""
@@ -121,7 +122,7 @@ class Claim(pydantic.BaseModel, frozen=True, extra="forbid", **presets.STRICT):
         shown = {label: as_json(case) for label, case in cases.items()}
         return {"text": self.control, "cases": shown, "value": _summary(cases, {}), "fails": fails}
 
-    def possible(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, float]) -> set[str]:
+    def possible(self, preset: str, cases: Mapping[str, Case], errors: Mapping[str, Case]) -> set[str]:
         """The verdicts that another kind of machine may reach: a case near its bound may fall on either side."""
         here = {self.judge(preset, cases, errors)}
         if len(cases) < self.samples or preset not in self.criteria:
@@ -156,14 +157,14 @@ class Ledger:
 
     def measure(
         self, name: str, cases: Mapping[str, Case], from_runs: Sequence[store.Run] = (), note: str | None = None,
-        errors: Mapping[str, float] | None = None, control: Mapping[str, Case] | None = None,
+        errors: Mapping[str, Case] | None = None, control: Mapping[str, Case] | None = None,
     ) -> None:  # fmt: skip
         """Judge a claim on the measured `cases` (label → value) and show the verdict.
 
         name: the claim's id without the paper, e.g. "exp3/rp-near-zero". Without cases nothing was run. from_runs: the
         runs the cases come from. note: what a reader should know about this measurement. errors: label → standard
-        error. control: label → value of the cases that must fail. Raises ClaimError on an unknown name or label, and on
-        a control that the ledger does not name.
+        error, or those of each value of a list. control: label → value of the cases that must fail. Raises ClaimError
+        on an unknown name or label, and on a control that the ledger does not name.
         """
         from IPython.display import display
 
@@ -182,6 +183,8 @@ class Ledger:
         errors = {str(label): plain(error) for label, error in (errors or {}).items()}
         if unknown := set(errors) - set(cases):
             raise ClaimError(f"{claim.id}: a standard error of no case: {', '.join(sorted(unknown))}")
+        if odd := [label for label, error in errors.items() if np.shape(error) != np.shape(cases[label])]:
+            raise ClaimError(f"{claim.id}: not one standard error for each value of: {', '.join(odd)}")
         control = {str(label): plain(case) for label, case in (control or {}).items()}
         if control and (claim.control or UNCONTROLLED).startswith(UNCONTROLLED):
             raise ClaimError(f"{claim.id}: a control was measured that the ledger does not name")
@@ -376,12 +379,14 @@ def footnotes(verdicts: Sequence[Mapping]) -> list[str]:
     return [reason for reason, count in reasons.items() if count > 1]
 
 
-def listed(cases: Mapping[str, Case | str], errors: Mapping[str, float | str]) -> list[str]:
+def listed(cases: Mapping[str, Case | str], errors: Mapping[str, Case | str]) -> list[str]:
     """Cases (label → value) as texts, with their standard errors (label → error) where there are any."""
     return [(f"{label}: " if label else "") + _with_error(case, errors.get(label)) for label, case in cases.items()]
 
 
-def _with_error(case: Case | str, error: float | str | None) -> str:
+def _with_error(case: Case | str, error: Case | str | None) -> str:
+    if isinstance(error, list):
+        return " → ".join(map(_with_error, case, error))
     return text(case) if error is None else f"{text(case)} ± {text(error)}"
 
 
@@ -395,7 +400,7 @@ def _in_short(v: Mapping[str, Any]) -> str:
     return "; ".join(_with_error(case, v["standard_error"].get(label)) for label, case in cases.items()) or "–"
 
 
-def _summary(cases: Mapping[str, Case], errors: Mapping[str, float]) -> str | None:
+def _summary(cases: Mapping[str, Case], errors: Mapping[str, Case]) -> str | None:
     """The cases themselves up to three; of more, median and range, or how many hold."""
     values = list(cases.values())
     if len(values) <= 3 or any(isinstance(value, list) or has_nan(value) for value in values):

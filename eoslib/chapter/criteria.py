@@ -28,29 +28,37 @@ def _increasing(values: Sequence[Number]) -> bool:
     return len(values) > 1 and all(a < b for a, b in itertools.pairwise(values))
 
 
-def _hangs_on_a_tie(values: Sequence[Number]) -> bool:
+def _hangs_on_a_tie(values: Sequence[Number], errors: Sequence[float] | None) -> bool:
     """Whether values that nearly equal their neighbours decide if all increase: one such pair can undo the order; to
-    restore it, each pair out of order must be one."""
+    restore it, each pair out of order must be one. Near are two within two standard errors of their difference or,
+    without any, within a share of the larger one."""
     pairs = list(itertools.pairwise(values))
-    broken = [(a, b) for a, b in pairs if not a < b]
-    ties = [abs(a - b) < NEAR * max(abs(a), abs(b)) for a, b in broken or pairs]
-    return all(ties) if broken else any(ties)
+    if errors is None:
+        ties = [abs(a - b) < NEAR * max(abs(a), abs(b)) for a, b in pairs]
+    else:
+        apart = itertools.pairwise(errors)
+        ties = [abs(a - b) < 2 * math.hypot(*two) for (a, b), two in zip(pairs, apart, strict=True)]
+    broken = [tie for tie, (a, b) in zip(ties, pairs, strict=True) if not a < b]
+    return all(broken) if broken else any(ties)
 
 
 class _Kind(NamedTuple):
     """The type of the argument a; a in words, those for False and True where it is one of them; whether a case x
-    meets the criterion; whether it is near its bound, given its standard error e or None."""
+    meets the criterion; whether it is near its bound, given its standard error e (of a list, one for each) or None."""
 
     argument: Any
     words: str | tuple[str, str]
     met: Callable[[Any, Any], bool]
-    near: Callable[[Any, Any, float | None], bool]
+    near: Callable[[Any, Any, Any], bool]
 
 
 def _ordered(word: str, turn: int) -> _Kind:
     """The kind of a list whose values [::turn] increase."""
     words = f"not {word}", word
-    return _Kind(bool, words, lambda x, a: _increasing(x[::turn]) == a, lambda x, a, e: _hangs_on_a_tie(x[::turn]))
+    return _Kind(
+        bool, words, lambda x, a: _increasing(x[::turn]) == a,
+        lambda x, a, e: _hangs_on_a_tie(x[::turn], None if e is None else e[::turn]),
+    )  # fmt: skip
 
 
 # A case is a number, for `increasing` and `decreasing` a list of them in order.
@@ -84,9 +92,9 @@ def met(criterion: Mapping[str, Any], case: Case) -> bool:
     return not has_nan(case) and bool(KINDS[name].met(case, argument))
 
 
-def outcomes(criterion: Mapping[str, Any], case: Case, error: float | None = None) -> set[bool]:
+def outcomes(criterion: Mapping[str, Any], case: Case, error: Case | None = None) -> set[bool]:
     """What `met` may say of the case on another kind of machine: both, if it is near its bound. error: its standard
-    error, if it has one. A yes or no is never near."""
+    error, if it has one; those of a list's values. A yes or no is never near."""
     ((name, argument),) = criterion.items()
     clear = isinstance(case, bool) or not KINDS[name].near(case, argument, error)
     return {met(criterion, case)} if clear else {True, False}

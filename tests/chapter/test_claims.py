@@ -218,6 +218,10 @@ def test_a_standard_error_says_better_than_a_share_of_the_bound_what_is_near():
     assert criteria.outcomes({"at_most": 0}, 0.1, 0.2) == {True, False}
     assert criteria.outcomes({"at_most": 1}, 1, 0.0) == {True}
     assert criteria.outcomes({"holds": True}, 1, 10) == {True}
+    assert criteria.outcomes({"increasing": True}, [1, 1.3, 2], [0.0, 0.2, 0.0]) == {True, False}
+    assert criteria.outcomes({"increasing": True}, [1, 1.02, 2], [0.001, 0.001, 0.001]) == {True}
+    assert criteria.outcomes({"decreasing": True}, [3, 1.8, 2], [0.0, 0.09, 0.09]) == {True, False}
+    assert criteria.outcomes({"decreasing": True}, [3, 1.8, 2], [1.0, 0.07, 0.07]) == {False}
 
 
 @pytest.mark.parametrize(
@@ -313,6 +317,16 @@ def test_a_standard_error_stands_beside_its_case(ledger):
     assert ledger.verdict("exp3/rp-near-zero", {"": 0.01}, errors={"": 0.002})["value"] == "0.01 ± 0.002"
     with pytest.raises(ClaimError, match="rp-near-zero: a standard error of no case: seed 9"):
         ledger.verdict("exp3/rp-near-zero", cases, errors={"seed 9": 1})
+
+
+def test_each_value_of_a_list_has_its_standard_error(notebooks):
+    write(notebooks / "claims" / "test.yaml", ENTRY | {"criteria": {"quick": {"decreasing": True}}})
+    measured = Ledger("test", "quick").verdict
+    verdict = measured("exp3/rp-near-zero", {"": [3, 2]}, errors={"": np.array([0.6, 0])})
+    assert verdict["value"] == "3 ± 0.6 → 2 ± 0" and verdict["standard_error"] == {"": [0.6, 0]}
+    assert verdict["verdict"] == UNDECIDED
+    with pytest.raises(ClaimError, match="rp-near-zero: not one standard error for each value of: seed 1"):
+        measured("exp3/rp-near-zero", {"seed 1": [3, 2]}, errors={"seed 1": 0.5})
 
 
 def test_an_unknown_claim_lists_the_known_ones(ledger):

@@ -1,5 +1,5 @@
-"""What chapters 1, 4 and 5 publish as not reproduced on CIFAR-10, or in doubt, a second time: plain PyTorch and NumPy,
-without the library.
+"""What chapters 1, 3, 4 and 5 publish as not reproduced on CIFAR-10, or in doubt, a second time: plain PyTorch and
+NumPy, without the library.
 
 `EOSLIB_DATA=… python tests/notebooks/at_the_papers_scale.py [PART …]` prints what each part finds. Those of chapters 1
 and 4 take half an hour of one core.
@@ -43,7 +43,7 @@ def fully_connected(activation, weight_scale=1.0, zero_biases=False):
 
 
 def flat(parts):
-    return torch.cat([part.flatten() for part in parts])
+    return torch.cat([part.reshape(-1) for part in parts])
 
 
 def step(parameters, v):
@@ -173,25 +173,32 @@ def onset(every=50):
         say(f"swish, {text}: sharpness {sharpness:.1f} at step {t}")
 
 
-class Block(nn.Module):
-    """Of a residual network without normalisation."""
+def convolution(before, width, size, stride, normalised):
+    layer = nn.Conv2d(before, width, size, stride, size // 2, bias=not normalised)
+    return nn.Sequential(layer, nn.BatchNorm2d(width)) if normalised else layer
 
-    def __init__(self, before, width, stride, activation):
+
+class Block(nn.Module):
+    """Of a residual network."""
+
+    def __init__(self, before, width, stride, activation, normalised):
         super().__init__()
-        self.first, self.second = nn.Conv2d(before, width, 3, stride, 1), nn.Conv2d(width, width, 3, 1, 1)
-        self.shortcut = nn.Identity() if before == width else nn.Conv2d(before, width, 1, stride)
+        self.first = convolution(before, width, 3, stride, normalised)
+        self.second = convolution(width, width, 3, 1, normalised)
+        self.shortcut = nn.Identity() if before == width else convolution(before, width, 1, stride, normalised)
         self.activation = activation()
 
     def forward(self, x):
         return self.activation(self.second(self.activation(self.first(x))) + self.shortcut(x))
 
 
-def resnet(channels, widths, activation, seed):
-    """Two blocks a stage, and a last layer that starts at zero."""
+def resnet(channels, widths, activation, seed, normalised=False):
+    """Two blocks a stage, and a last layer that starts at zero; with batch normalisation or without."""
     torch.manual_seed(seed)
-    layers = [nn.Conv2d(channels, widths[0], 3, 1, 1), activation()]
+    layers = [convolution(channels, widths[0], 3, 1, normalised), activation()]
     for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-        layers += [Block(before, width, 1 + (i > 0), activation), Block(width, width, 1, activation)]
+        first = Block(before, width, 1 + (i > 0), activation, normalised)
+        layers += [first, Block(width, width, 1, activation, normalised)]
     head = nn.Linear(widths[-1], 10)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -253,7 +260,7 @@ def warm_start(small=0.02, large=0.2):
     network = resnet(3, [8, 16, 32, 64], nn.ReLU, 0)
     sgd(network, x, y, 32, 0, 0.05 / 4, 20, repeats=4)
     parameters = list(network.parameters())
-    start = nn.utils.parameters_to_vector(parameters).detach()
+    start = flat(parameters).detach()
 
     def descent(theta, step_size, steps):
         """The way and its losses; with weight decay."""
@@ -261,7 +268,7 @@ def warm_start(small=0.02, large=0.2):
         for _ in range(steps):
             nn.utils.vector_to_parameters(thetas[-1], parameters)
             loss = nn.functional.cross_entropy(network(x), y)
-            g = torch.cat([part.reshape(-1) for part in torch.autograd.grad(loss, parameters)])
+            g = flat(torch.autograd.grad(loss, parameters))
             losses.append(loss.item())
             thetas.append(thetas[-1] - step_size * (g + 5e-4 * thetas[-1]))
         return losses, thetas
@@ -278,7 +285,36 @@ def warm_start(small=0.02, large=0.2):
     )
 
 
-PARTS = (linear, too_large, relation, conventions, stochastic, onset, regimes, warm_start)
+def few_images(n=200, epochs=600, every=50):
+    """Chapter 3, figure 7 at its `standard`: gradient norms of a network that learns a few images by heart."""
+    (x, y), _ = cifar10(n)
+    network = resnet(3, [4, 8, 16], nn.ReLU, 0, normalised=True)
+    parameters = list(network.parameters())
+    optimizer = torch.optim.SGD(parameters, 0.1, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs // 2, 3 * epochs // 4])
+    norms = []
+    for epoch in range(epochs):
+        for part in torch.randperm(n).split(64):
+            flipped = torch.where(torch.rand(len(part), 1, 1, 1) < 0.5, x[part], x[part].flip(3))
+            padded = nn.functional.pad(flipped, (4,) * 4)
+            shifts = torch.randint(9, (len(part), 2)).tolist()
+            seen = torch.stack([image[:, i : i + 32, j : j + 32] for image, (i, j) in zip(padded, shifts, strict=True)])
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(seen), y[part]).backward()
+            optimizer.step()
+        schedule.step()
+        if (epoch + 1) % every == 0:
+            outputs = network(x)
+            loss = nn.functional.cross_entropy(outputs, y)
+            norms.append(flat(torch.autograd.grad(loss, parameters)).norm().item())
+    _, middle, end = np.array_split(norms, 3)
+    say(
+        f"{n} images: accuracy {(outputs.argmax(1) == y).float().mean():.3f}, loss {loss:.3f}; gradient norm in the "
+        f"last third {end.mean():.3f}, {end.mean() / middle.mean():.2f} times that in the second"
+    )
+
+
+PARTS = (linear, too_large, relation, conventions, stochastic, onset, regimes, warm_start, few_images)
 
 if __name__ == "__main__":
     for part in PARTS:
