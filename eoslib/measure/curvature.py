@@ -112,6 +112,7 @@ def top_eigenpairs(
         if small or space.used == p or products >= max_products:
             converged = small or space.used == p
             ritz = space.combined(mixing[: k + 1]).to(start)
+            _Space.room = space.rows if start.is_cpu else None
             values, residuals = values[:k].to(start.dtype), residuals.to(start.dtype)
             return Spectrum(values, ritz[:k], residuals, products, converged, ritz, next_ratio)
         if not queued:
@@ -132,8 +133,12 @@ class _Space:
     the root of the rounding (partial reorthogonalisation, Simon 1984): up to there no Ritz value is off.
     """
 
+    room: ClassVar[Tensor | None] = None  # the last search's on a CPU, where new memory costs as much as a pass over it
+
     def __init__(self, start: Tensor):
-        self.rows = start.new_empty(max(8, len(start)), start.shape[1])  # with room for more
+        (m, p), room, _Space.room = start.shape, _Space.room, None
+        fits = room is not None and start.is_cpu and room.dtype == start.dtype and room.shape[1] == p and len(room) >= m
+        self.rows = room if fits else start.new_empty(max(8, m), p)  # with room for more
         self.size = self.used = 0
         self.tilt = torch.finfo(start.dtype).eps  # |⟨v, w⟩| of two rows: no bound, but its order of magnitude
         self.images = np.zeros((0, 0))
@@ -145,20 +150,20 @@ class _Space:
         if self.size == len(self.rows):  # doubled; memory that is not written yet costs nothing
             grown = self.rows.new_empty(2 * self.size, self.rows.shape[1])
             grown[: self.size], self.rows = self.rows, grown
-        known, row = self.rows[: self.size], self.rows[self.size]
-        length = row.copy_(v).norm()[None]
+        known, row = self.rows[: self.size], self.rows[self.size].copy_(v)
 
-        def less_known() -> Tensor:
+        def less_known() -> list[float]:
             coordinates = known @ row
             row.addmv_(known.T, coordinates, alpha=-1)
-            return torch.cat([coordinates, row.norm()[None]])
+            return torch.cat([coordinates, row.norm()[None]]).tolist()
 
         rounding = torch.finfo(row.dtype).eps
-        *coordinates, left, length = torch.cat([less_known(), length]).tolist()
+        *coordinates, left = less_known()
+        length = math.hypot(*coordinates, left)
         along = rounding * length + self.tilt * math.hypot(*coordinates)
         if along > rounding**0.5 * left:  # twice is enough
             once = left
-            *corrections, left = less_known().tolist()
+            *corrections, left = less_known()
             along = rounding * once + self.tilt * math.hypot(*corrections)
             coordinates = [first + second for first, second in zip(coordinates, corrections, strict=True)]
         if not left > LOST * rounding * length:
@@ -311,8 +316,8 @@ class SharpnessTracker(Stateful):
         better = bool(found[0].values[0] > last + tolerance * last.abs())
         spectrum = replace(found[0 if better else -1], products=sum(s.products for s in found))
         if self.past:  # signs are arbitrary: let them stay
-            turned = torch.where((spectrum.vectors * past[-1]).sum(1, keepdim=True) < 0, -1, 1)
-            spectrum = replace(spectrum, vectors=turned * spectrum.vectors)
+            opposed = (spectrum.vectors @ past[-1].T).diagonal() < 0
+            spectrum.vectors.mul_(torch.where(opposed, -1, 1)[:, None])
         self.missed += better
         self.measurements += 1
         if spectrum.values.isfinite().all():

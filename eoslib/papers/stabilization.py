@@ -23,6 +23,7 @@ from eoslib.problems.objective import Evaluation, Expansion, MixedExpansion, Obj
 
 ALSO = ("central flow", "assumptions")
 REPETITIONS = 3  # of the linearised step in `project` at most, as in the authors' code
+SETTLED = 1e-2  # a step so much shorter than the first (of the order of εδ) is not taken where f is rounded to single
 EIGENVECTOR = 1e-6  # residual, where ∇S or u enters a prediction
 SHARPNESS = 3e-4  # relative error of a sharpness that is only shown
 FLOW_EVERY = 5  # steps from one sharpness of gradient flow to the next: it is smooth
@@ -58,16 +59,15 @@ class Stable:
 
 def project(
     objective: Objective, theta: Tensor, step_size: float, tracker: SharpnessTracker,
-    single: Callable[[Tensor], Expansion] | None = None, tolerance: float = 1e-2,
+    single: Callable[[Tensor], Expansion] | None = None,
 ) -> Stable:  # fmt: skip
     """The projection of θ (p,) to the stable set M, by linearised steps, each from a new expansion.
 
     With one eigenvalue (tracker.k = 1), as the authors do it after lemma 13: θ − max(0, S − 2/η) ∇S⊥/‖∇S⊥‖² −
     u (u·∇f)/S, where ∇S⊥ = ∇S − u (u·∇S). With k > 1 (section 8.2), ∇f·uᵢ = 0 is sought for all k, and those of the
     eigenvalues that are above 2/η are set to 2/η by moving in span{∇³f(uᵢ, uⱼ)} over the pairs of their eigenvectors;
-    nan where these are linearly dependent. It ends where the next step would be shorter than `tolerance` times the
-    first (of the order of εδ), after three steps at most. single: expands f in a lower precision, for the first step,
-    whose error the later ones mend, and for all third derivatives and rough products.
+    nan where these are linearly dependent. Three steps are taken. single: expands f in a lower precision, for the first
+    step, whose error the later ones mend, and for all third derivatives and rough products; then it may end earlier.
     """
     first = torch.inf
     for repetition in range(REPETITIONS + 1):
@@ -77,7 +77,7 @@ def project(
         sharpness_gradient = point.third(u)
         step = _linearised(point, spectrum, sharpness_gradient, step_size)
         length = step.norm()
-        if repetition == REPETITIONS or (repetition and length <= tolerance * first):
+        if repetition == REPETITIONS or (single and repetition and length <= SETTLED * first):
             return Stable(point, spectrum.values, spectrum.residuals, u, sharpness_gradient)
         first = first if repetition else length
         theta = theta + step.to(theta)
@@ -289,11 +289,11 @@ class SelfStabilization(Stateful):
     steps: at most so many in all. tracked: at most so many after the onset. unstable: k, how many eigenvalues are
     constrained to 2/η; predictions and the central flow are made for k = 1 only. every: what costs more is observed at
     the steps after the onset that are divisible by it: λ_{k+1}, exact sharpness at the predicted points, and what of
-    `also` is the "assumptions" and the limiting sharpness. The "central flow" in `also` is followed. tolerance: of
-    `project`. predict_from: the predictions start at the first step with |x| ≥ predict_from · δ;
-    0, the onset, is the paper's. While |x| ≪ δ, x is not so much an oscillation as a smooth offset that the theory
-    neglects, and theorem 1 does not hold; a prediction from there errs in the time of the first blow-up. Ends too when
-    λ_{k+1}(θ†), observed with the costly, exceeds 1.9/η, or when a loss is not finite (`diverged_at`).
+    `also` is the "assumptions" and the limiting sharpness. The "central flow" in `also` is followed.
+    predict_from: the predictions start at the first step with |x| ≥ predict_from · δ; 0, the onset, is the paper's.
+    While |x| ≪ δ, x is not so much an oscillation as a smooth offset that the theory neglects, and theorem 1 does not
+    hold; a prediction from there errs in the time of the first blow-up. Ends too when λ_{k+1}(θ†), observed with the
+    costly, exceeds 1.9/η, or when a loss is not finite (`diverged_at`).
 
     onset: its step, None before. cubic: f's `CubicExpansion` at the θ† of the last step, if k = 1.
     """
@@ -306,7 +306,7 @@ class SelfStabilization(Stateful):
     def __init__(
         self, objective: Objective, theta: Tensor, step_size: float, steps: int, approach: Objective | None = None,
         tracked: int = 2000, unstable: int = 1, every: int = 50, predict_from: float = 0.0,
-        also: Sequence[str] = ALSO, tolerance: float = 1e-2,
+        also: Sequence[str] = ALSO,
     ):  # fmt: skip
         if odd := set(also) - set(ALSO):
             raise ValueError(f"also: {', '.join(sorted(odd))} is not among {', '.join(ALSO)}")
@@ -318,7 +318,7 @@ class SelfStabilization(Stateful):
         self.objective, self.approach = objective, approach or objective
         self._type = theta.dtype
         self._single = None if self._type == torch.float64 else lambda at: self.approach.expand(at.to(self._type))
-        self.also, self.tolerance = also, tolerance
+        self.also = also
         self.step_size, self.steps, self.tracked = step_size, steps, tracked
         self.unstable, self.every, self.predict_from = unstable, every, predict_from
         self.theta, self.device = theta.detach(), theta.device
@@ -474,7 +474,7 @@ class SelfStabilization(Stateful):
     def _project(self, theta: Tensor) -> None:
         """θ† = the projection of θ (p,)."""
         tracker = self.trackers["constrained"]
-        self._stable = project(self.objective, theta, self.step_size, tracker, self._single, self.tolerance)
+        self._stable = project(self.objective, theta, self.step_size, tracker, self._single)
         self.constrained = self._stable.theta
 
     def _central_flow(self) -> dict[str, Tensor]:

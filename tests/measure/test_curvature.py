@@ -124,6 +124,23 @@ def test_a_basis_in_float32_stays_orthogonal_when_little_is_new():
     assert len(space.extend(rows.sum(0))) == space.size == 31
 
 
+def test_a_search_takes_over_the_memory_of_the_last_one_but_no_result_lies_there():
+    matrix, _ = symmetric(np.linspace(-1, 1, 50) ** 3)
+    first = top_eigenpairs(Counted(matrix), random(1, 50), k=2)
+    room, vectors, inner = _Space.room.data_ptr(), first.vectors.clone(), []
+
+    def searching(v):
+        inner.append(top_eigenpairs(Counted(-matrix), random(1, 50)))  # while the memory is in use
+        return matrix @ v
+
+    second = top_eigenpairs(searching, random(1, 50), k=2)
+    assert torch.equal(first.vectors, vectors) and torch.equal(second.vectors, vectors)
+    assert _Space.room.data_ptr() == room
+    assert all(found.values[0] == inner[0].values[0] for found in inner)
+    narrower = top_eigenpairs(Counted(matrix[:40, :40]), random(1, 40))
+    assert narrower.converged and _Space.room.data_ptr() != room
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_long_search_in_float32_finds_no_eigenvalue_that_is_not_there(seed):
     """A third of each image is new, so one subtraction seems enough; but what it leaves grows from row to row."""
