@@ -1261,8 +1261,9 @@ def change_of_curvature(run, stride):
     """How much the mean curvature along the step differs between parts of so many τ each that are neighbours: the root mean square from the onset
     on. The integral of the curvature up to τ is τ L(θ; ητ∇f)."""
     smoothness = along_the_step(after_onset(run))
-    integral = (smoothness * smoothness.tau).pad(tau=(1, 0), constant_values=0).isel(tau=slice(None, None, stride))
-    return np.sqrt((integral.diff("tau", n=2) ** 2).mean()) * smoothness.sizes["tau"] / stride
+    integral = smoothness * (smoothness.tau + 1)  # in units of the smallest part: tau counts them
+    integral = integral.pad(tau=(1, 0), constant_values=0).isel(tau=slice(None, None, stride))
+    return np.sqrt((integral.diff("tau", n=2) ** 2).mean()) / stride
 
 
 def lipschitz_exponent(run):

@@ -25,7 +25,7 @@ class Run:
         self.trace = xr.Dataset({name: ("step", rng.uniform(size=40)) for name in names}, {"step": np.arange(40)})
         self.trace["sharpness"] = "step", measured
         self.trace["eigenvalues"] = ("step", "eigenvalue"), np.stack([measured, measured], axis=1)
-        tau = xr.DataArray([0.25, 0.5, 0.75, 1.0], dims="tau", coords={"tau": [0.25, 0.5, 0.75, 1.0]})
+        tau = xr.DataArray([0.25, 0.5, 0.75, 1.0], dims="tau", coords={"tau": range(4)})  # counted, as in a trace
         self.trace["segment_smoothness"] = tau / 2 + 0 * self.trace.alignment  # the mean up to τ of a curvature τ
 
 
