@@ -1880,7 +1880,6 @@ def steps_of_their_own(steps):
 
 
 
-
 def second_eigenvalue(run):
     """The largest λ₂(θ†)η measured until the first blow-up; inf if there was none."""
     cycles = blow_ups(run)
@@ -2021,7 +2020,6 @@ near, far, off_length = (derivative_norms(c * stationary) for c in (1, 2, 2.02))
 def powers(norms):
     """The exponents of ‖∇³f‖ and ‖∇⁴f‖ as powers of ‖θ‖, plus 3 and 4, the length being doubled."""
     return {f"∇{k}f": torch.log2(b / a) + k for k, a, b in zip((3, 4), near, norms, strict=True)}
-
 
 
 def aligned(theta):
