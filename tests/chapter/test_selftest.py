@@ -172,7 +172,7 @@ def test_a_state_that_is_lost_on_its_way_is_found(monkeypatch):
         load(self, state | {"theta": state["theta"].half().float()})
 
     monkeypatch.setattr(Trajectory, "load", rounded)
-    result = check("unstable_convergence exp8: Descent")
+    result = check("unstable_convergence adaptive: Descent, Adam")
     assert not result["ok"] and "expected within 1e-04" in result["seen"]
 
 
