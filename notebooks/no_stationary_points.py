@@ -339,7 +339,7 @@ def swing(values, after):
 # What matters is that the network cannot learn its data by heart. Ours are small for their data: at `quick` a convolutional network of some 1,000 parameters on digits with noise of their own, and a
 # Transformer-XL of as many on a text of a Markov chain, of which no model predicts the next token better than by the chain's entropy. The control is the same network on few examples, which it does learn by heart.
 #
-# At constant step sizes the paper's picture comes out, though with three times as many epochs the gradient norm does fall somewhat (figure 3). Where the step size decays, the gradient norm falls with it here, at `quick` to just above our bound, which other seeds and sizes miss: what is left of the gradient is set by a balance with the noise of the step, {eq}`zhang-corrected` below, and that shrinks with the step size.
+# At constant step sizes the paper's picture comes out, though at `quick` the gradient norm does fall somewhat with three times as many epochs (figure 3). Where the step size decays, the gradient norm falls with it here, at `quick` to just above our bound, which other seeds and sizes miss: what is left of the gradient is set by a balance with the noise of the step, {eq}`zhang-corrected` below, and that shrinks with the step size.
 # In the paper's figure 1 it stays, at a size of network and data that we did not run.
 
 # %% tags=["hide-input"]
@@ -410,13 +410,13 @@ def rising(runs, value):
 
 
 # %%
-fig1, fig2, fig3, fig7 = (collect(experiments[name]) for name in ("fig1", "fig2", "fig3", "fig7"))
+fig1, fig2, fig3, fig7 = (collect(experiments[f"fig{i}"]) for i in (1, 2, 3, 7))
 
 # %% tags=["hide-input"]
 for name, groups, caption, alt in (
     (
         "fig1", {"divided by 10": (INK, fig1)},
-        f"with momentum on images, whose step size is divided by 10 after each third of the epochs; mean and range over {len(fig1_seeds)} seed(s)",
+        f"with momentum on images, whose step size is divided by 10 after each third of the epochs; mean and range over the seeds ({len(fig1_seeds)})",
         "The loss falls and becomes flat in each third. The gradient norm rises at first and stays high; noise and sharpness grow.",
     ),
     (
@@ -1082,7 +1082,7 @@ claims.measure("fig7/gradient-vanishes", by_heart, fig7, "; ".join(learnt), cont
 # How far training has come decides: the gradient norm vanishes where the loss does. Crops and flips make many images of few, and it then takes much longer than the first time at which all are classified rightly.
 #
 # **Between few and many.** *Ours.* The paper has one data set that is learnt by heart and one that is not. We take the network of figure 2 at its largest step size, and as many steps, on more and more of the same images. The loss that is left rises with their number. The gradient
-# norm vanishes with the fewest only, and need not be the larger, the more there are: just before the data can be learnt by heart it may be largest. What looks like a property of training at large scale is one of the ratio of data to parameters, and of how long one trains.
+# norm vanishes only where training has fitted all of them, as at `quick` the fewest, and need not be the larger, the more there are: just before the data can be learnt by heart, as the fewest of `standard`, it may be largest. What looks like a property of training at large scale is one of the ratio of data to parameters, and of how long one trains.
 
 # %%
 trend = collect(experiments["trend"])
@@ -1093,7 +1093,7 @@ sizes = sorted([*trend, *largest_step], key=lambda run: run["n"])
 with panels(
     1, 2, name="trend", height=2.3,
     caption=f"Loss and gradient norm in the end (means over the last third) after as many steps on more and more images, at $\\eta = {image_step_sizes[0]:g}$. The last one is a run of figure 2.",
-    alt="On logarithmic axes the loss rises with the number of images. The gradient norm is small at the fewest and not at the others.",
+    alt="On logarithmic axes the loss rises with the number of images. The gradient norm does not rise in the same way.",
 ) as axes:  # fmt: skip
     for ax, name in zip(axes, ("loss", "gradient_norm"), strict=True):
         ax.loglog([run["n"] for run in sizes], [in_the_end(run, name) for run in sizes], ".-", color=BLUE)
