@@ -428,7 +428,10 @@ for name, groups, caption, alt in (
         "The loss goes on falling slowly. The gradient norm goes up and down far from zero.",
     ),
 ):  # fmt: skip
-    with panels(1, 4, name=name, height=2.2, caption=f"Figure {name[3]}. The quantities (2) along stochastic gradient descent {caption}.", alt=alt) as axes:
+    with panels(
+        1, 4, name=name, height=2.2, runs=[run for _, runs in groups.values() for run in runs],
+        caption=f"Figure {name[3]}. The quantities (2) along stochastic gradient descent {caption}.", alt=alt,
+    ) as axes:  # fmt: skip
         draw(axes, groups)
 
 
@@ -488,7 +491,7 @@ decaying, constant = fig4[:1], fig4[1:]
 
 # %% tags=["hide-input"]
 with panels(
-    1, 4, name="fig4", height=2.3,
+    1, 4, name="fig4", height=2.3, runs=fig4,
     caption=f"Figure 4. The quantities (2) for Transformer-XL on a text: Adam with a cosine, and with constant step sizes; means and ranges over {len(seeds)} seeds."
     + (" Dashed: the entropy of the chain, the best loss there is." if text == "markov" else ""),
     alt="The losses fall towards the dashed line. With constant step sizes the gradient norm stays at its initial size, the larger the smaller the step size, and so are noise and sharpness. With the cosine the gradient norm falls in the end.",
@@ -517,7 +520,7 @@ fig5 = collect(experiments["fig5"])
 
 # %% tags=["hide-input"]
 with panels(
-    2, 4, name="fig5", height=2.1,
+    2, 4, name="fig5", height=2.1, runs=fig5,
     caption=r"Figure 5. Gradient descent on $100\sin\theta_1\sin\theta_2$, with "
     + " (top) and ".join(rf"$\eta = {run.step_size:g}$" for run in fig5)
     + " (bottom): all iterates, coloured by their number from dark to light; the last 500; loss and gradient norm (blue) with their time averages (vermilion).",
@@ -664,7 +667,7 @@ def ending(run):
 
 
 with panels(
-    1, 2, name="fig6", height=2.3,
+    1, 2, name="fig6", height=2.3, runs=[run for runs in oscillating.values() for run in runs],
     caption=f"Figure 6. The last {last} iterations on images and on a text: the loss of each minibatch (pale), its time average since then (vermilion), and the loss of all data (blue).",
     alt="The losses of minibatches jump up and down by a fifth of themselves or more. Their averages become flat, and so nearly is the loss of all data.",
 ) as axes:  # fmt: skip
@@ -1066,7 +1069,7 @@ claims.measure(
 
 # %% tags=["hide-input"]
 with panels(
-    1, 4, name="fig7", height=2.2,
+    1, 4, name="fig7", height=2.2, runs=fig7,
     caption="Figure 7. The quantities (2) for "
     + ("the network of figure 1" if few_network == image_network else "a smaller network")
     + " on "
@@ -1091,7 +1094,7 @@ trend = collect(experiments["trend"])
 largest_step = [run for run in fig2 if run.step_size == image_step_sizes[0] and run["seed"] == seeds[0]]
 sizes = sorted([*trend, *largest_step], key=lambda run: run["n"])
 with panels(
-    1, 2, name="trend", height=2.3,
+    1, 2, name="trend", height=2.3, runs=sizes,
     caption=f"Loss and gradient norm in the end (means over the last third) after as many steps on more and more images, at $\\eta = {image_step_sizes[0]:g}$. The last one is a run of figure 2.",
     alt="On logarithmic axes the loss rises with the number of images. The gradient norm does not rise in the same way.",
 ) as axes:  # fmt: skip
@@ -1174,7 +1177,7 @@ def draw_estimates(axes, run):
 kinds = {"digits": "digits", "cifar10": "CIFAR-10", "markov": "a Markov text", "wikitext": "WikiText"}
 for name, runs, what in (("fig8", fig8, f"a network on {kinds[sampled]}"), ("fig9", fig9, f"Transformer-XL on {kinds[text]}")):
     with panels(
-        1, 4, name=name, height=2.3,
+        1, 4, name=name, height=2.3, runs=runs,
         caption=f"Figure {name[3]}. The estimates of loss, gradient norm, noise and sharpness from samples of $m$ examples, for {what}, over their values on all data: means over samples with two standard errors. "
         "Green: from the corrected squares. Orange: the curvature of fresh examples along the sample's eigenvector.",
         alt="The printed gradient norm begins far above one and falls to it, the corrected one lies around one. The noise begins below one. The sharpness of the sample falls to one from above, that of fresh examples rises to it from below.",
@@ -1218,9 +1221,9 @@ KINDS = {
     "directional_smoothness": ("directional smoothness", GREEN),
 }  # fmt: skip
 with panels(
-    1, 1, name="sharpnesses", height=2.9,
+    1, 1, name="sharpnesses", height=2.9, runs=[sharpnesses],
     caption=rf"Five measures of curvature on one run of SGD on {kinds[sampled]} at $\eta = {sharpnesses.step_size:g}$, $2/\eta = {2 / sharpnesses.step_size:g}$ being far above. Bars: two standard errors of the batch sharpness.",
-    alt="The largest eigenvalue is a smooth curve near one; power iteration scatters about it; batch sharpness rises to three times as much; directional smoothness lies below, and critical sharpness lowest.",
+    alt="Five curves: the largest eigenvalue; power iteration, which scatters about it; batch sharpness with its bars; critical sharpness and directional smoothness, which lie below the largest eigenvalue.",
 ) as (ax,):  # fmt: skip
     for name, (label, colour) in KINDS.items():
         ax.plot(measured.step, measured[name], ".-", color=colour, label=label, linewidth=0.9, markersize=3)
