@@ -152,20 +152,24 @@ class _Space:
             grown[: self.size], self.rows = self.rows, grown
         known, row = self.rows[: self.size], self.rows[self.size].copy_(v)
 
-        def less_known() -> list[float]:
+        def less_known() -> Tensor:
             coordinates = known @ row
             row.addmv_(known.T, coordinates, alpha=-1)
-            return torch.cat([coordinates, row.norm()[None]]).tolist()
+            return torch.cat([coordinates, row.norm()[None]])
 
         rounding = torch.finfo(row.dtype).eps
-        *coordinates, left = less_known()
+        allowed = rounding**0.5
+        # near the limit the second pass is taken at once: both are waited for together
+        passes = torch.stack([less_known() for _ in range(1 + (10 * self.tilt > allowed))]).tolist()
+        *coordinates, left = passes[0]
         length = math.hypot(*coordinates, left)
         along = rounding * length + self.tilt * math.hypot(*coordinates)
-        if along > rounding**0.5 * left:  # twice is enough
-            once = left
-            *corrections, left = less_known()
-            along = rounding * once + self.tilt * math.hypot(*corrections)
+        if len(passes) == 1 and along > allowed * left:
+            passes.append(less_known().tolist())
+        for *corrections, remaining in passes[1:]:  # twice is enough
+            along = rounding * left + self.tilt * math.hypot(*corrections)
             coordinates = [first + second for first, second in zip(coordinates, corrections, strict=True)]
+            left = remaining
         if not left > LOST * rounding * length:
             return coordinates
         row.div_(left)
@@ -175,8 +179,9 @@ class _Space:
 
     def next(self, direction: Tensor | None) -> Tensor:
         """The next row (p,) to multiply; direction: along which, in coordinates of the rows that wait. They are
-        reflected so that it is the first of them, up to its sign."""
-        if direction is not None and len(direction) > 1:
+        reflected so that it is the first of them, up to its sign. Zero, where a space is closed but for rounding: none
+        is better than the first."""
+        if direction is not None and len(direction) > 1 and direction.any():
             mirror = direction / direction.norm()
             mirror[0] += math.copysign(1, mirror[0])
             mirror *= 2**0.5 / mirror.norm()

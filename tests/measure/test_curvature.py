@@ -152,6 +152,16 @@ def test_a_long_search_in_float32_finds_no_eigenvalue_that_is_not_there(seed):
     torch.testing.assert_close(gram, torch.eye(len(gram), dtype=gram.dtype), rtol=0, atol=1e-4)
 
 
+def test_a_search_goes_on_with_the_rows_that_wait_where_its_residual_lies_in_none():
+    """As a product that errs leaves it: e₁ and e₂ are closed under this one, which is not symmetric there."""
+    matrix = torch.diag(torch.tensor([2.0, 1, 0.5, 0.4, 0.3, 0.2, 0.1], dtype=torch.float64))
+    matrix[0, 1] = 1e-3
+    matrix[[2, 4, 3, 5], [4, 2, 5, 3]] = 0.1  # whence two rows that wait
+    spectrum = top_eigenpairs(Counted(matrix), torch.eye(7, dtype=torch.float64)[:4], tolerance=1e-6)
+    assert spectrum.values[0].item() == pytest.approx(2, rel=1e-3)
+    assert spectrum.vectors[0, 0].abs().item() == pytest.approx(1, abs=1e-3)
+
+
 def test_a_search_cut_short_says_so():
     matrix, _ = symmetric(np.linspace(-1, 1, 400))
     operator = Counted(matrix)
