@@ -32,7 +32,7 @@ def test_it_stands_below_the_head_without_the_library(ran):
     assert presets.code_cells(notebook)[:2] == [plain, compared]
     assert "eoslib" not in plain.source and "hide-input" not in plain.metadata.tags
     lines = [line for line in plain.source.splitlines() if line.strip() and "import" not in line]
-    assert len(lines) <= 33
+    assert len(lines) <= 29
     # on a screen of 1300 pixels a page is as wide as this
     assert all(len(line) <= 79 for cell in (plain, compared) for line in cell.source.splitlines())
 
