@@ -45,7 +45,7 @@
 # ## The experiment in plain PyTorch
 #
 # Gradient descent $\theta \leftarrow \theta - \eta\nabla L(\theta)$ on a small network. Every fifth step we measure its sharpness $S$, with the eigenvector $u$ by power iteration,
-# and $\nabla S = \nabla^3L(u, u)$. After step 300, when an oscillation along $u$ can be seen, its amplitude $x$ and $y$, the excess of $S$ over $2/\eta$ without what $x$ adds
+# and $\nabla S = \nabla^3L(u, u)$. Once an oscillation along $u$ can be seen, its amplitude $x$ and $y$, the excess of $S$ over $2/\eta$ without what $x$ adds
 # to it, go on by themselves, by the paper's rule $x \leftarrow -(1+\eta y)x$, $y \leftarrow y + \eta(\alpha - \frac\beta2x^2)$. They foresee when the sharpness falls below
 # $2/\eta$, and about how far; it comes back sooner than they say. Copy the cell into an empty notebook.
 
@@ -81,7 +81,7 @@ for t in range(376):
         g, across = g.detach(), nabla_S - (nabla_S @ u) * u
         x_here = eta / 2 * (u @ g)
         y_here = S[-1] - 2 / eta - (nabla_S @ u) * x_here  # without x
-        if t <= 300:  # afterwards x and y go on by themselves
+        if t < 200 or abs(x_here) < 1e-3:  # from then on they go on alone
             x, y, alpha, beta = x_here, y_here, -g @ across, across @ across
         else:
             print(f"t = {t}: S - 2/η is {y_here:.2f}, predicted {y:.2f}")
