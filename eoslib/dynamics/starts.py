@@ -73,7 +73,7 @@ class Starts:
         with np.errstate(all="ignore"):
             landscape.gradient_at(self.theta[0].copy(), np.empty(d))  # sees a wrong `dimension`; compiled loops do not
             self.diverged_at = np.where((self.theta**2).sum(1) <= escape**2, -1, 0)
-        self.steps, self.sigma = steps, np.broadcast_to(sigma, n)
+        self.steps, self.sigma = steps, np.broadcast_to(sigma, n).copy()  # of one layout, or Numba compiles twice
         self._arguments = float(step_size), float(momentum), float(escape) ** 2
         self._loop, self._keys = _loop(landscape, noise, momentum > 0), keys(seed, np.arange(n))
         self.velocity = np.zeros((n if momentum else 0, d))
@@ -142,19 +142,23 @@ def _loop(landscape, noise: str, heavy: bool):
         theta, diverged_at, keys, sigma, velocity, entered_at, left_at, inside, centres, radii2, t, until,
         step_size, momentum, escape2,
     ):  # fmt: skip
-        # Coordinates first, in arrays of known shape: neighbours in memory are neighbouring points, and fill a vector
-        x, g, v, square = np.empty((d, BLOCK)), np.empty((d, BLOCK)), np.zeros((d, BLOCK)), np.empty(BLOCK)
+        # Coordinates first, in arrays of known shape: neighbours in memory are neighbouring points, and fill a vector.
+        # They are filled one by one: that two slices fit each other Numba checks with code that takes longer to compile
+        # than all the rest
+        x, g, v, square = np.empty((d, BLOCK)), np.empty((d, BLOCK)), np.empty((d, BLOCK)), np.empty(BLOCK)
         for begin in range(0, len(theta), BLOCK):
             n = min(BLOCK, len(theta) - begin)
             ours = slice(begin, begin + n)
             ended, key, size = diverged_at[ours], keys[ours], sigma[ours]
-            x[:, :n] = theta[ours].T
-            if heavy:
-                v[:, :n] = velocity[ours].T
+            for k in range(d):
+                for i in range(n):
+                    x[k, i] = theta[begin + i, k]
+                    if heavy:
+                        v[k, i] = velocity[begin + i, k]
             for step in range(t, until):
                 for i in range(n):
                     gradient_at(x[:, i], g[:, i])
-                square[:n] = 0
+                    square[i] = 0
                 for k in range(d):
                     for i in range(n):
                         if noisy:
@@ -166,7 +170,8 @@ def _loop(landscape, noise: str, heavy: bool):
                 for i in range(n):
                     ended[i] = step + 1 if (ended[i] < 0) & (not square[i] <= escape2) else ended[i]
                 for b in range(len(radii2)):
-                    square[:n] = 0
+                    for i in range(n):
+                        square[i] = 0
                     for k in range(d):
                         for i in range(n):
                             square[i] += (x[k, i] - centres[b, k]) * (x[k, i] - centres[b, k])
@@ -175,8 +180,10 @@ def _loop(landscape, noise: str, heavy: bool):
                         inside[begin + i, b] += now
                         entered_at[begin + i, b] = step + 1 if now & (entered < 0) else entered
                         left_at[begin + i, b] = step + 1 if (not now) & (entered >= 0) & (left < 0) else left
-            theta[ours] = x[:, :n].T
-            if heavy:
-                velocity[ours] = v[:, :n].T
+            for k in range(d):
+                for i in range(n):
+                    theta[begin + i, k] = x[k, i]
+                    if heavy:
+                        velocity[begin + i, k] = v[k, i]
 
     return advance

@@ -232,6 +232,17 @@ class _Images(_Source):
         return inputs[kept], number[labels[kept]]
 
 
+@functools.cache  # parsing takes longer than all else that a short run on them asks for
+def _embedded_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and labels; not to be written to."""
+    from sklearn.datasets import load_digits  # here, because a bare GPU box may have no scikit-learn
+
+    arrays = load_digits(return_X_y=True)
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
+
+
 @dataclass(frozen=True)
 class Digits(_Images):
     """1,797 handwritten digits of 8×8 pixels, grey levels 0 … 16. All of them are the training set."""
@@ -244,9 +255,7 @@ class Digits(_Images):
     d = 64
 
     def rows(self, split):
-        from sklearn.datasets import load_digits  # here, because a bare GPU box may have no scikit-learn
-
-        return load_digits(return_X_y=True)
+        return _embedded_digits()
 
     def fingerprint(self, split):
         inputs, labels = self.rows(split)

@@ -188,11 +188,10 @@ def _commit(identity: Identity) -> Path | None:
     manifest, checkpoint = (home() / identity.key / name for name in (MANIFEST, CHECKPOINT))
     if manifest.exists():
         return manifest
-    paths, experiment, family = _recorded_manifests(), identity.values["experiment"], identity.family
-    for path in paths:
-        if path.stem.endswith(identity.key):  # the name holds the key: no need to read
-            return path
+    for path in sorted(recorded().glob(f"*/*-{identity.key}.json")):  # the name holds the key: no need to read
+        return path
     if identity.fingerprint is None:
+        experiment, family, paths = identity.values["experiment"], identity.family, _recorded_manifests()
         for path in sorted(paths, key=lambda path: not path.name.startswith(experiment)):  # to read as few as may be
             if read_json(path).get("family") == family:
                 return path

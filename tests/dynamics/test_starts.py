@@ -468,6 +468,19 @@ def test_a_landscape_that_forgets_its_dimension():
         Starts(landscape(2, ten_gradient), [(1, 2)], 0.1, 10)
 
 
+def test_a_loop_is_compiled_once_whatever_is_asked_of_it():
+    bowl = landscape(1, bowl_gradient)
+    for points, options in (
+        (np.ones((3, 1)), {}),
+        (np.ones((700, 1), order="F"), {"balls": (((0.0,), 1.0),) * 2}),
+        (np.ones((4, 1)), {"sigma": np.zeros(4)}),
+        (np.ones((8, 1))[::2], {"sigma": np.zeros(8)[::2]}),
+    ):
+        run = Starts(bowl, points, 0.5, 2, **options)
+        run.step()
+    assert len(run._loop.signatures) == 1
+
+
 def test_numba_is_imported_only_to_compile():
     code = "import sys, eoslib.dynamics.starts; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
