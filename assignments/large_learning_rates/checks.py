@@ -129,8 +129,7 @@ QUESTIONS = [
         "too little to jump over the sharp bowl, which throws iterates back until the plateau catches them. With "
         "1,000 iterations the plateau has all but a few of them. 1,000 iterations up to 0.045: only at that last step "
         "size do the shares move, by a few in a hundred. No verdict of figure 8 changes in either run, since its "
-        "claims ask up to μ⋆/L². Seeds 2 and 3: no verdict hangs on them, also not where the values do. On some "
-        "machines two verdicts of figure 7 (the directions of the paths) differ from the book's in every run, with "
-        "the book's own parameters, too: rounding decides them. Half a mark for who notices.",
+        "claims ask up to μ⋆/L². On an AMD processor two verdicts of figure 7 (the directions of the paths) differed "
+        "from the book's though none of its parameters had been changed: rounding decides them.",
     ),
 ]  # fmt: skip
