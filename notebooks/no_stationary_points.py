@@ -1266,7 +1266,7 @@ claims.measure(
 #
 # `python -m eoslib run no_stationary_points -p 'step_sizes=[0.01, 0.041]' -o mine.ipynb`
 #
-# 1. With how many images does the gradient norm of figure 1 begin to vanish? Try `image_n=500`.
+# 1. With how few images does the gradient norm vanish, the number of steps being the same? Try `trend_n=[50, 100, 200, 400]`.
 # 1. Which step size in the window of the second figure has an orbit of period twelve? What does `step_sizes=[0.01, ...]` show there?
 # 1. What does {eq}`zhang-corrected` say about $\eta$ if the gradient norm is to be halved? Does it hold on the digits?
 #

@@ -259,8 +259,15 @@ QUESTIONS = [
         "enters B, after which f falls.",
     ),
     experiment(
-        "What one sees. Figure 3: from (0.1, 2.5) f falls at every step up to a step size a little above 0.16, close "
-        "to what the eigenvalue at the start foretells, and rises at some step beyond; from (1.5, 2) it still falls "
-        "at 0.3.",
+        "What one sees. Fractions 0.5, 0.7, 0.9: f₁ has no unstable start at the first two, at 0.9 one of ten that "
+        "converge; halving leads to a little below 0.88. The verdicts of 'disconnected' and of theorem 3 change "
+        "because they are judged at the last and at the last but one of the fractions: at 0.9 the unstable starts "
+        "of f₁ are one piece. No theorem falls: from one start of f₃ a step leads so close to 0 that f₃ falls by "
+        "less than rounding shows, and neighbours count as unstable. Two controls do not fail, since the smallest "
+        "fraction is no small one any more. Figure 3: from (0.1, 2.5) f falls at every step up to a step size a "
+        "little above 0.16, close to what the eigenvalue at the start foretells, and rises at some step beyond; "
+        "from (1.5, 2) it still falls at 0.3. No verdict changes: that of figure 3 is judged at step sizes of its "
+        "own. A grid of 128: of f₁'s unstable starts two pieces become one, and 'disconnected' is judged partly; no "
+        "other verdict hangs on it.",
     ),
 ]  # fmt: skip

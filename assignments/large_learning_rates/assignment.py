@@ -376,7 +376,7 @@ ax.legend()
 #
 # - Where do starts of figure 8 end close to the largest stable step size? `python -m eoslib run large_learning_rates -p fig8_largest=0.049 -o mine.ipynb`
 # - Do the verdicts of figure 8 hang on the number of iterations? `-p fig8_iterations=1000`
-# - Do those of the networks hang on the seed? `-p 'seeds=[2, 3]'`
+# - Do those of the networks of figure 5 hang on the seed? `-p 'net_seeds=[3, 4, 5]'`
 #
 # ```otter
 # # BEGIN SOLUTION

@@ -401,7 +401,7 @@ for ax, label in zip(axes, ("loss", "RP, and −1 + (η/2) L dashed", "sharpness
 # your expectation held. About half a page.
 #
 # - Does the activation matter? For example `python -m eoslib sweep unstable_convergence --only exp3 -g activation=tanh,swish,elu -g 'seeds=[0],[1]' -o sweep`, whose table is `sweep/results.csv`.
-# - At which step size does experiment 3 stop converging? `python -m eoslib run unstable_convergence -p 'unstable_step_sizes=[2/4, 2/3, 2/2]' -o mine.ipynb`
+# - At which step size does experiment 3 stop converging? `python -m eoslib run unstable_convergence -p 'unstable_step_sizes=[2/2, 2/1.5, 2/1]' -o mine.ipynb`
 # - With `-p loss=mse-sum` all curvatures double. Which step sizes give the same trajectories?
 #
 # ```otter
