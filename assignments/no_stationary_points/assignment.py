@@ -304,7 +304,7 @@ for row, step_size in zip(axes, (0.025, 0.04), strict=True):
 #
 # - Does the picture of figure 5 depend on the step size? `python -m eoslib run no_stationary_points -p 'step_sizes=[0.01, 0.025]' -o mine.ipynb`
 # - With how few images does the gradient norm vanish, the number of steps being the same? The last figure of the chapter's section *A small data set* shows it. `-p 'trend_n=[50, 100, 200, 400]'`
-# - How do noise and gradient norm at the end depend on the step size of figure 2? `-p 'image_step_sizes=[0.2, 0.1, 0.05]'`
+# - How do noise and gradient norm at the end depend on the step size of figure 2? `-p 'image_step_sizes=[0.4, 0.1, 0.025]'`
 #
 # ```otter
 # # BEGIN SOLUTION

@@ -116,7 +116,7 @@ class Descent(Experiment):
         epoch = self.batches.epoch(n)
         measured = asked(self.measurements, self.batches.whole)
         for m in measured:
-            ends = 0 if self.batches.whole else 1 + m.along  # where the whole data are seen for its sake
+            ends = 0 if self.batches.whole else (1 + m.along) * m.whole  # where the whole data are seen for its sake
             operations += (ends + m.gradients(n)) * whole * min(1, m.share(self.steps, epoch))
         return operations, memory if any(m.products for m in measured) else memory / 4
 

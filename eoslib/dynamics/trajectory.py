@@ -21,14 +21,21 @@ from eoslib.problems.objective import Objective
 OWN = {"batch_loss": Variable("loss of the minibatch f_B(θ)"), "eta": Variable("step size η")}
 
 
-class Point:
+class Place:
+    """θ alone: theta (p,), for what looks at minibatches of its own, or at no data."""
+
+    def __init__(self, objective: Objective, theta: Tensor):
+        self.objective, self.theta = objective, theta
+
+
+class Point(Place):
     """f and ∇f at θ: theta (p,), value (), gradient (p,), the network's outputs (n, c) or None; on the host, the
     `numbers` loss, gradient_norm and accuracy. Where products are wanted an `Expansion` takes its place."""
 
     numbers: dict[str, float]
 
     def __init__(self, objective: Objective, theta: Tensor):
-        self.objective, self.theta = objective, theta
+        super().__init__(objective, theta)
         self.value, self.gradient, self.outputs = objective.evaluate(theta)
 
 
@@ -142,8 +149,9 @@ class Trajectory(Stateful):
         more = self.t < self.steps  # of the last iterate only what the step needs
         due = [(m, live) for m, live in self.measurements if more and m.due(self.t, self.batches.epoch_begins)]
         self.numbers, self.gradient, point = None, None, None
-        if along or due or (self.whole and more):
-            point = self._point(any(m.products for m, _ in due))
+        whole = [m for m, _ in due if m.whole]
+        if along or whole or (self.whole and more):
+            point = self._point(any(m.products for m in whole))
             if along:
                 numbers = numbers | along(point.gradient)
         arrived = host.numbers(numbers | (point.numbers if point else {}))
@@ -155,7 +163,7 @@ class Trajectory(Stateful):
         elif not all(math.isfinite(arrived.get(name, 0)) for name in ("loss", "gradient_norm")):
             self.diverged_at = self.t if self.diverged_at is None else self.diverged_at
         due = [(m, live) for m, live in due if self.diverged_at is None or isinstance(m, Loss)]
-        self.measured = self._measure(due, point)
+        self.measured = self._measure(due, point or Place(self.objective, self.theta))
         return arrived
 
     def _point(self, products: bool) -> Any:
@@ -181,8 +189,10 @@ class Trajectory(Stateful):
             self.kept["last"] = self.theta
         ending = [(m, live) for m, live in self.measurements if m.every == "end"]
         if ending and self.diverged_at is None:
-            point = self._point(any(m.products for m, _ in ending))
-            point.numbers = host.numbers(point.numbers)
+            point = Place(self.objective, self.theta)
+            if whole := [m for m, _ in ending if m.whole]:
+                point = self._point(any(m.products for m in whole))
+                point.numbers = host.numbers(point.numbers)
             self.rows = self.rows | self._measure(ending, point)
 
 

@@ -318,6 +318,7 @@ class Noise(Measurement):
     batch_size: int
     examples: int | None = None
     seed: int = 0
+    whole: ClassVar[bool] = False
     variables: ClassVar = {
         name + end: Variable(words + long_name)
         for end, words in (("", ""), ("_se", "standard error of the "))

@@ -198,6 +198,7 @@ class HeldOut(Measurement):
     follow the training examples. Layers that normalise by the batch take their running statistics there."""
 
     examples: int
+    whole: ClassVar[bool] = False
     variables: ClassVar = {
         "test_loss": Variable("loss on held-out examples"),
         "test_accuracy": Variable("accuracy on held-out examples"),

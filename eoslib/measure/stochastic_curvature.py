@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from eoslib.measure import host
-from eoslib.measure.curvature import FOUND, random_rows, top_eigenpairs
+from eoslib.measure.curvature import FOUND, Spectrum, random_rows, top_eigenpairs
 from eoslib.measure.noise import Sampler
 from eoslib.measure.variables import Measurement, Stateful, Variable
 from eoslib.problems.objective import Objective, SupervisedObjective
 
 COST = {"tolerance": float("inf")}
+ROUGHLY = 0.1  # to which λ₁ − λ_min says which end of the spectrum is the larger one
 
 
 def along(v: Tensor, objective: SupervisedObjective, theta: Tensor, minibatches: Sequence[Tensor]) -> Tensor:
@@ -39,6 +40,7 @@ class SampleSharpness(Measurement):
     batch_size: int
     examples: int | None = None
     seed: int = 0
+    whole: ClassVar[bool] = False
     products: ClassVar[bool] = True
     variables: ClassVar = {
         "sample_sharpness": Variable("sharpness λ_max of the sample", tolerance=FOUND),
@@ -67,8 +69,18 @@ class _OnSample(Sampler):
         start = random_rows(2, theta, int(minibatches[0][0]))
         highest = top_eigenpairs(here.hvp, start[:1], tolerance=FOUND, wanted="values", spare=20)
         top, u = highest.values[0], highest.vectors[0]
-        # λ₁ − λ_min is found, to a share of itself, much sooner than a small λ_min
-        width = top_eigenpairs(lambda v: top.to(v) * v - here.hvp(v), start[1:], tolerance=FOUND, wanted="values")
+
+        def found(tolerance: float, **options) -> Spectrum:
+            """λ₁ − λ_min, to a share of itself: much sooner than a small λ_min."""
+            turned = lambda v: top.to(v) * v - here.hvp(v)  # noqa: E731 – what is searched
+            return top_eigenpairs(turned, start[1:], tolerance=tolerance, wanted="values", **options)
+
+        # a few products at least: the residual of a random vector is small where most eigenvalues are 0
+        width = found(ROUGHLY, spare=10)
+        products = highest.products + width.products
+        if not (1 + 2 * ROUGHLY) * width.values[0] < 2 * top:  # −λ_min may be the larger of the two
+            width = found(FOUND)
+            products += width.products
         spread = along(u, objective, theta, minibatches).std() * left_out
         row = {
             "sample_sharpness": top,
@@ -77,7 +89,7 @@ class _OnSample(Sampler):
             "sample_operator_norm": torch.maximum(top, width.values[0] - top),
             "fresh_sharpness": torch.nan,
             "fresh_sharpness_se": torch.nan,
-            "sample_products": float(highest.products + width.products),
+            "sample_products": float(products),
         }
         if 2 * m <= n:
             left = torch.ones(n, dtype=torch.bool, device=theta.device)
@@ -98,6 +110,7 @@ class PowerIteration(Measurement):
     batch_size: int
     iterations: int = 10
     seed: int = 0
+    whole: ClassVar[bool] = False
     variables: ClassVar = {
         "power_sharpness": Variable("sharpness by power iteration on fresh minibatches"),
         "power_sharpness_residual": Variable("residual ‖Hv − μv‖ / |μ| of its last product"),
@@ -130,6 +143,7 @@ class BatchSharpness(Measurement):
     batch_size: int
     minibatches: int
     seed: int = 0
+    whole: ClassVar[bool] = False
     variables: ClassVar = {
         "batch_sharpness": Variable("batch sharpness E[⟨g, ∇²L_B g⟩ / ‖g‖²]"),
         "batch_sharpness_se": Variable("standard error of the batch sharpness"),

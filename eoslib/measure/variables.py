@@ -51,6 +51,7 @@ class Measurement(Stateful):
 
     every: Cadence = 1
     variables: ClassVar[Mapping[str, Variable]]
+    whole: ClassVar[bool] = True  # whether it looks at f or its derivatives there, on the whole data
     products: ClassVar[bool] = False  # whether it multiplies with the Hessian of the point, or of one as large
     along: ClassVar[bool] = False  # whether it looks at both ends of a step
     preconditioned: ClassVar[bool] = False  # whether it is taken in the metric of the update map

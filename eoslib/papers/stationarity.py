@@ -151,6 +151,7 @@ class SampleSizes(Measurement):
     repeats: int
     batch_size: int
     seed: int = 0
+    whole: ClassVar[bool] = False
     products: ClassVar[bool] = True
     variables: ClassVar = {
         f"by_size_{name}": Variable(variable.long_name, dims=("size", "repeat"), tolerance=variable.tolerance)
@@ -231,6 +232,7 @@ def loss_range(weight_decay: float, layers: int, loss_lipschitz=SOFTMAX_LIPSCHIT
 class WeightNorms(Measurement):
     """The operator norms of the weight matrices, and the largest |a| of a batch normalisation's scales, if any."""
 
+    whole: ClassVar[bool] = False
     variables: ClassVar = {
         "weight_norms": Variable("operator norms of the weight matrices", dims=("layer",)),
         "scale": Variable("largest scale |a| of the batch normalisation"),

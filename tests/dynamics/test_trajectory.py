@@ -26,6 +26,7 @@ from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.dynamics.trajectory import Trajectory
 from eoslib.measure import host
 from eoslib.measure.curvature import PreconditionedSharpness, SegmentSharpness, Sharpness
+from eoslib.measure.noise import Noise
 from eoslib.measure.progress import (
     ExpectedProgress,
     HeldOut,
@@ -34,6 +35,7 @@ from eoslib.measure.progress import (
     SegmentSmoothness,
     gauss_legendre,
 )
+from eoslib.measure.stochastic_curvature import PowerIteration
 from eoslib.problems import landscapes, networks
 from eoslib.problems.batches import Batches
 from eoslib.problems.objective import Objective, SupervisedObjective
@@ -540,6 +542,20 @@ def test_progress_on_minibatches_takes_the_whole_gradients_at_both_ends_of_the_s
     assert gradients(6) == 12 + 2 * 2
     assert gradients("epoch") == 12 + 3 * 2
     assert gradients((11,)) == 12 + 2
+
+
+def test_what_looks_at_minibatches_of_its_own_costs_no_gradient_of_the_whole_data():
+    """And changes nothing: its numbers and the path are those of a run that also takes the loss there."""
+    own = [Noise(every=5, batch_size=3, examples=6), PowerIteration(every=5, batch_size=4, iterations=2)]
+    alone, beside = stochastic(12, measurements=[Loss(every=4), *own]), stochastic(12, measurements=[Loss(), *own])
+    rows, others = ([merged(row) for row in carried(process)] for process in (alone, beside))
+    # of minibatches: of the steps, and of the noise's two at each of three steps; and of the whole data at 0, 4 and 8
+    assert alone.objective.gradients == 12 + 3 * 2 + 3
+    assert beside.objective.gradients == 12 + 3 * 2 + 12
+    for t, (row, other) in enumerate(zip(rows, others, strict=True)):
+        assert ("loss" in row) == (t % 4 == 0) and ("sample_noise" in row) == ("power_sharpness" in row) == (t % 5 == 0)
+        assert row == {name: other[name] for name in row}
+    assert torch.equal(alone.theta, beside.theta)
 
 
 def test_of_gradient_descent_the_promise_is_the_squared_gradient_norm():

@@ -145,6 +145,18 @@ class Quadratics:
         return self.hessian @ v
 
 
+@pytest.mark.parametrize("lowest", [-1.5, -1.05, -0.95, -0.1, 0.0])
+def test_the_operator_norm_sees_one_negative_eigenvalue_among_many_that_are_zero(lowest):
+    """A random vector has next to nothing of it, so that the search must not end with the first small residual."""
+    hessian = torch.zeros(400, 400, dtype=torch.float64)
+    hessian[0, 0], hessian[1, 1] = 1.0, lowest
+    point = SimpleNamespace(
+        objective=Quadratics(hessian.expand(20, 400, 400), torch.zeros(20, 400)), theta=torch.zeros(400).double()
+    )
+    row = SampleSharpness(batch_size=10).begin(None, point.theta).measure(point, 0.1)
+    assert row["sample_operator_norm"] == pytest.approx(max(1, -lowest), rel=1e-3)
+
+
 def test_a_thousand_resamples_have_the_spread_that_is_stated():
     generator = torch.Generator().manual_seed(0)
     near, scale = torch.randn(N, 4, generator=generator, dtype=torch.float64), torch.rand(N, generator=generator)

@@ -12,8 +12,10 @@ from eoslib.measure.noise import Noise, draw
 from eoslib.measure.progress import Loss
 
 CHAPTER = presets.chapter_path("no_stationary_points")
-NAMES = ("quantity", "in_the_end", "kept", "grown", "settling", "epoch", "after_longer", "oscillation", "over")
-quantity, in_the_end, kept, grown, settling, epoch, after_longer, oscillation, _ = cells.functions(CHAPTER.stem, *NAMES)
+NAMES = ("quantity", "in_the_end", "kept", "grown", "settling", "epoch", "after_longer", "oscillation", "over", "soon")
+(
+    quantity, in_the_end, kept, grown, settling, epoch, after_longer, oscillation, _, soon,
+) = cells.functions(CHAPTER.stem, *NAMES)  # fmt: skip
 
 
 class Run(dict):
@@ -33,6 +35,7 @@ def test_what_a_run_has_in_the_end_is_over_its_start_or_its_middle():
     run = Run(9, gradient_norm=every(3, [2.0, 9, 9, 8, 9, 9, 4, 9, 9]), logged_noise=np.full(9, 4.0))
     assert quantity(run, "gradient_norm").step.values.tolist() == [0, 3, 6]
     assert (in_the_end(run, "gradient_norm"), kept(run, "gradient_norm"), grown(run, "gradient_norm")) == (4, 0.5, 2)
+    assert soon(Run(9, n=30, gradient_norm=np.arange(9.0) ** 2), "gradient_norm") == 9  # an epoch of three steps
     assert in_the_end(run, "noise") == 2  # squared where examples share batch statistics
 
 
