@@ -247,6 +247,13 @@ def meets(experiment, d, box, **rest):
 noises = {
     "uniform": {"noise": "uniform"}, "normal": {"noise": "normal"}, "momentum": {"noise": "uniform", "momentum": 0.9},
 }  # fmt: skip
+
+
+def of_key(x):
+    """x to nine digits: a power's last one depends on the processor, and a run is found by all digits of its values."""
+    return float(f"{x:.9g}")
+
+
 thm4_sizes = (0.99 * 360, 1.5 * 360, 12 * 5400**0.5, 120 * 5400**0.5, 1.001 * (2 * 900 * 0.16 * 1800) ** 0.5)
 
 experiments = {
@@ -318,15 +325,15 @@ experiments = {
     "fig6": [
         phases(
             experiment="fig6", landscape="f_tm", box=IN_SHARP, balls=WELLS, runs=fig6_runs, iterations=fig6_iterations,
-            step_size=fig6_largest, steps=side, ratio=5000 ** (1 / (side - 1)),
-            noise_sizes=tuple(np.geomspace(1, 1e4, side).tolist()), **how,
+            step_size=fig6_largest, steps=side, ratio=of_key(5000 ** (1 / (side - 1))),
+            noise_sizes=tuple(map(of_key, np.geomspace(1, 1e4, side))), **how,
         )
         for side, how in zip((fig6_side, ours_side, ours_side), noises.values(), strict=True)
     ],
     "prop3_small": [
         phases(
             experiment="prop3_small", landscape="f_tm", box=IN_SHARP, balls=WELLS, runs=prop3_runs, iterations=prop3_iterations,
-            step_size=1e-3, steps=1, noise=noise, noise_sizes=(5.15, 5.3, 5.45, *np.geomspace(60, 6000, 21).tolist()),
+            step_size=1e-3, steps=1, noise=noise, noise_sizes=(5.15, 5.3, 5.45, *map(of_key, np.geomspace(60, 6000, 21))),
         )
         for noise in ("uniform", "normal")
     ],
@@ -526,7 +533,7 @@ def converging(run, low, high, which):
     over the step sizes in between at which one start in a hundred does avoid it."""
     eta, avoid = run.trace.eta.values, 1 - shares(run, region=2)
     chosen = (eta > low) & (eta < high) & (avoid >= 0.01)
-    return which((shares(run, region=3) / avoid)[chosen])
+    return which(shares(run, region=3)[chosen] / avoid[chosen])
 
 
 def last_caught(run, scale):

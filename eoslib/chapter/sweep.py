@@ -77,7 +77,7 @@ def _spaced(text: str, values: str) -> list[str]:
     except ValueError as error:
         raise presets.ParameterError(f"-g {text!r}: {error}") from None
     spaced = np.geomspace(low, high, int(count)) if how else np.linspace(low, high, int(count))
-    return [f"{value:.15g}" for value in spaced]
+    return [f"{value:.12g}" for value in spaced]  # on which all processors agree
 
 
 def table(path: Path) -> list[dict[str, Any]]:
