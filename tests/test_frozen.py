@@ -8,6 +8,7 @@ import yaml
 from frozen import steps
 
 from eoslib import store
+from eoslib.chapter import presets
 from eoslib.chapter.experiments import built, described, differing
 
 ROOT = steps.FOLDER.parents[1]
@@ -49,6 +50,16 @@ def test_every_recorded_run_is_rebuilt_with_its_key():
         identity = store.Identity(described(rebuilt) | {"fingerprint": fingerprint}, differing(rebuilt))
         assert (identity.key, identity.family) == (body["key"], body["family"])
         assert path.stem == f"{body['identity']['experiment']}-{identity.key}"
+
+
+@pytest.mark.parametrize(("chapter", "preset"), presets.published().items())
+def test_a_page_finds_all_its_runs_recorded(chapter, preset):
+    """On every processor: a key that held what this one computed, to the last digit, would be found nowhere else."""
+    path = presets.chapter_path(chapter)
+    declared = presets.declared_experiments(path, presets.parameters(path, preset))
+    keys = [each.identity for experiments in declared.values() for each in experiments]
+    missing = [f"{i.values['experiment']}-{i.key}" for i in keys if store.status(i) != "recorded"]
+    assert keys and not missing
 
 
 @pytest.mark.parametrize("chapter", VERDICTS)
