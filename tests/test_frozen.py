@@ -53,8 +53,9 @@ def test_every_recorded_run_is_rebuilt_with_its_key():
 
 
 @pytest.mark.parametrize(("chapter", "preset"), presets.published().items())
-def test_a_page_finds_all_its_runs_recorded(chapter, preset):
+def test_a_page_finds_all_its_runs_recorded(chapter, preset, monkeypatch):
     """On every processor: a key that held what this one computed, to the last digit, would be found nowhere else."""
+    monkeypatch.setenv("EOSLIB_RECORDED", str(ROOT / "recorded"))
     path = presets.chapter_path(chapter)
     declared = presets.declared_experiments(path, presets.parameters(path, preset))
     keys = [each.identity for experiments in declared.values() for each in experiments]
