@@ -99,9 +99,9 @@ QUESTIONS = [
         "Averages are judged by the range of the values, which here is rounding: that verdict has to be explained, "
         "not repeated. Few images: with 50, 100 and 200 the gradient norm ends at a fifteenth or less of what it is "
         "with all 2,000, with 400 it is as large; what can be learnt by heart in so many steps lies between. The "
-        "figure shows one seed, and no verdict changes. Step sizes 0.4, 0.1 and 0.025: in so few "
-        "epochs the smallest has not come as far, and the order of noise, sharpness and gradient norm holds for some seeds "
-        "only, so that the verdicts of figure 2 become 'partly'; it is a statement about the end of training. Figure 1 "
-        "takes the largest step size, which is why a verdict of it changes, too.",
+        "figure shows one seed, and no verdict changes. Step sizes 0.4, 0.1 and 0.025: in so few epochs the smallest "
+        "has not come as far, and the order of noise, sharpness and gradient norm holds for some seeds only, so that "
+        "the verdicts of figure 2 become 'partly'; they are statements about the end of training. Figure 1 takes the "
+        "largest step size, which is why a verdict of it changes, too.",
     ),
 ]  # fmt: skip
