@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eoslib.measure import host
-from eoslib.measure.curvature import FOUND, Spectrum, random_rows, top_eigenpairs
+from eoslib.measure.curvature import FOUND, random_rows, top_eigenpairs
 from eoslib.measure.noise import Sampler
 from eoslib.measure.variables import Measurement, Stateful, Variable
 from eoslib.problems.objective import Objective, SupervisedObjective
@@ -70,16 +70,15 @@ class _OnSample(Sampler):
         highest = top_eigenpairs(here.hvp, start[:1], tolerance=FOUND, wanted="values", spare=20)
         top, u = highest.values[0], highest.vectors[0]
 
-        def found(tolerance: float, **options) -> Spectrum:
-            """λ₁ − λ_min, to a share of itself: much sooner than a small λ_min."""
-            turned = lambda v: top.to(v) * v - here.hvp(v)  # noqa: E731 – what is searched
-            return top_eigenpairs(turned, start[1:], tolerance=tolerance, wanted="values", **options)
+        def turned(v: Tensor) -> Tensor:
+            """(λ₁ − H)v, whose λ₁ − λ_min is found, to a share of itself, much sooner than a small λ_min."""
+            return top.to(v) * v - here.hvp(v)
 
         # a few products at least: the residual of a random vector is small where most eigenvalues are 0
-        width = found(ROUGHLY, spare=10)
+        width = top_eigenpairs(turned, start[1:], tolerance=ROUGHLY, wanted="values", spare=10)
         products = highest.products + width.products
         if not (1 + 2 * ROUGHLY) * width.values[0] < 2 * top:  # −λ_min may be the larger of the two
-            width = found(FOUND)
+            width = top_eigenpairs(turned, start[1:], tolerance=FOUND, wanted="values")
             products += width.products
         spread = along(u, objective, theta, minibatches).std() * left_out
         row = {

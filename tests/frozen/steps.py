@@ -20,7 +20,7 @@ STEPS = 50
 FROZEN = [
     ("unstable_convergence", "ex1", 0), ("unstable_convergence", "ex2", 1), ("unstable_convergence", "ex3", 1),
     ("unstable_convergence", "exp1", 0),
-    ("unstable_convergence", "exp2", 0), ("unstable_convergence", "exp3", 0), ("unstable_convergence", "remark3", 0),
+    ("unstable_convergence", "exp2", 0), ("unstable_convergence", "exp3", 0), ("unstable_convergence", "bracket", 1),
     ("unstable_convergence", "thm2", 0), ("unstable_convergence", "exp5", 0), ("unstable_convergence", "cor1", 0),
     ("unstable_convergence", "spectrum", 0), ("unstable_convergence", "exp6", -1), ("unstable_convergence", "exp8", 0),
     ("unstable_convergence", "exp9", -1), ("unstable_convergence", "adaptive", 0),
