@@ -73,14 +73,16 @@ for t in (10, 100, 500, 1000, 1999):
     )
 
 # %% [markdown]
-# The library's run of the same (paper, figure 5, second row):
+# The library's run of the same (paper, figure 5, second row), perhaps on another processor. The orbit is chaotic: a last digit that is rounded otherwise grows until the two have nothing in common but their averages. Over
+# the first hundred steps:
 
 # %% tags=["compared"]
 from eoslib.chapter.experiments import at_quick
 
 run = at_quick("no_stationary_points", "fig5", 1)
 library = torch.tensor(run.trace.loss.values, dtype=losses.dtype)
-print("largest difference of a loss:", (losses - library).abs().max().item())
+difference = (losses - library)[:100].abs().max().item()
+print("largest difference of a loss:", difference)
 
 # %% [markdown]
 # ## Setting
