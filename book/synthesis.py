@@ -98,7 +98,7 @@ with panels(
     middle.plot(step[looked], sharpness[looked], color=BLUE, label="sharpness")
     threshold(middle, step_size)
     middle.set(xlabel="step", ylabel="curvature", ylim=(-5, 2.6 / step_size))
-    middle.legend(loc="lower right")
+    middle.figure.legend(loc="outside lower center", ncols=2)
     right.plot(step, progress, color=INK, linewidth=0.8)
     right.set(xlabel="step", ylabel="relative progress", ylim=(-1.1, 1.1))
 half = step_size / 2
