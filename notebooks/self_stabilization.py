@@ -943,7 +943,7 @@ def draw_dynamics(runs, name, text):
                 ax.set(ylabel=quantity)
             handles, _ = axes[0].get_legend_handles_labels()
             axes[0].figure.legend(handles=handles, loc="outside upper center")
-            axes[0].figure.align_ylabels()
+            axes[0].figure.align_ylabels(columns[0])
 
 
 draw_dynamics(fig4, "fig4", f"Figure 4 and appendix G, {NETWORKS[architecture]}")

@@ -48,6 +48,8 @@ def execute(
     import nbformat
     import papermill
 
+    from eoslib.chapter import engine
+
     path, out = Path(path).resolve(), Path(out)
     values = parameters(path, preset, overrides)
     key = cache_key(path, values, compute, tag)
@@ -72,6 +74,7 @@ def execute(
                 str(partial.resolve()).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
                 parameters=values,
                 kernel_name="python3",
+                engine_name=engine.NAME,
                 progress_bar={"desc": path.stem} if progress else False,
                 extra_arguments=["--log-level=CRITICAL"],  # a kernel also logs how it connects and shuts down
             )

@@ -155,6 +155,9 @@ def lay_out(figure: Figure) -> None:
             legend = figure.legend(handles, labels, loc=f"outside {legend._outside_loc} center", ncols=columns)
             if legend.get_window_extent().width <= figure.bbox.width:
                 break
+    for ax in figure.axes:
+        for spine in ax.spines.values():
+            spine.set_in_layout(False)  # it lies within the panel and its tick labels, and costs as much as they do
     figure.set_layout_engine("constrained")
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine(None)  # or each file would be laid out again
