@@ -619,8 +619,9 @@ def minimum(epsilon, start, weight_decay=1e-3):
         outputs = digits.inputs.double() @ (zeta / (epsilon + (zeta @ zeta).sqrt()))
         return torch.nn.functional.softplus(-signs * outputs).mean() + weight_decay / 2 * zeta @ zeta
 
+    slope = torch.func.grad(f)
     value, gradient, hessian = (
-        lambda z, part=part: part(torch.as_tensor(z)).numpy() for part in (f, torch.func.grad(f), torch.func.hessian(f))
+        lambda z, part=part: part(torch.as_tensor(z)).numpy() for part in (f, slope, torch.func.jacrev(slope))
     )
     zeta = minimize(value, start, method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-9}).x
     smallest, *_, largest = np.linalg.eigvalsh(hessian(zeta))
