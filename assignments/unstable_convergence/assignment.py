@@ -400,9 +400,9 @@ for ax, label in zip(axes, ("loss", "RP, and −1 + (η/2) L dashed", "sharpness
 # **Question 7, an experiment of your own.** Choose one question, say what you expect and why *before* you run anything, run the chapter with other parameters, and report what came out: the command, one figure or table, the verdicts that changed, and whether
 # your expectation held. About half a page.
 #
-# - Does the activation matter? For example `python -m eoslib sweep unstable_convergence --only exp3 -g activation=tanh,swish,elu -g 'seeds=[0],[1]' -o sweep`, whose table is `sweep/results.csv`.
+# - Does the activation matter? For example `python -m eoslib sweep unstable_convergence --only exp3 -g activation=tanh,swish,elu -g 'seeds=[0],[1]' -o sweep`, whose table is `sweep/results.csv`: a row for each number; those of tanh are the book's own.
 # - At which step size does experiment 3 stop converging? `python -m eoslib run unstable_convergence -p 'unstable_step_sizes=[2/2, 2/1.5, 2/1]' -o mine.ipynb`
-# - With `-p loss=mse-sum` all curvatures double. Which step sizes give the same trajectories?
+# - With `-p loss=mse-sum` the loss of experiments 2 to 5 doubles, and every curvature with it. Which step sizes give the same trajectories? Change all that belong to these experiments; `--help` lists them.
 #
 # ```otter
 # # BEGIN SOLUTION
