@@ -424,8 +424,9 @@ def error(run, kind, quantity, part=predicted_part, delay=0):
 
 
 def cycle_time(run, part=predicted_part):
-    """1/ε in steps, the time scale of a cycle."""
-    return round(1 / float(part(run).epsilon.median()))
+    """1/ε in steps, the time scale of a cycle; where progressive sharpening is over, and ε is 0, as many as there are."""
+    epsilon = float(part(run).epsilon.median())
+    return round(1 / epsilon) if epsilon else part(run).sizes["step"]
 
 
 def late(runs, kind, quantity, part=predicted_part):
@@ -906,8 +907,8 @@ def draw_run(axes, run, trace):
         )
         low, high = np.nanmin(framing), np.nanmax(framing)
         room = 0.4 * (high - low)
-        predicted = np.concatenate([values for name, values in shown.items() if name.split("_")[0] in PREDICTIONS])
-        predicted = np.clip(predicted[np.isfinite(predicted)], low - room, high + room)
+        predicted = [values[np.isfinite(values)] for name, values in shown.items() if name.split("_")[0] in PREDICTIONS]
+        predicted = np.clip(np.concatenate([framing[:0], *predicted]), low - room, high + room)  # there may be none
         low, high = min([low, *predicted]), max([high, *predicted])
         ax.set(ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)))
         if quantity == "sharpness":

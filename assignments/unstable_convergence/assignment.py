@@ -410,7 +410,8 @@ for ax, label in zip(axes, ("loss", "RP, and −1 + (η/2) L dashed", "sharpness
 
 # %% [markdown]
 # For example the third. `mse-sum` is twice `mse-half-sum`, so gradient and Hessian double. $\theta - \eta\nabla f$ is the same for half of $\eta$: I expect identical trajectories at $2/8, 2/10, 2/12$, with twice the loss, and with RP the same, since it is a ratio:
-# `python -m eoslib run unstable_convergence -p loss=mse-sum -p 'unstable_step_sizes=[2/8, 2/10, 2/12]' -p 'stable_step_sizes=[2/80, 2/100, 2/120]' -o mine.ipynb`. The figure of experiment 3 is the same up to the axis of the loss, and $2/\eta$ doubles with the sharpness.
+# `python -m eoslib run unstable_convergence -p loss=mse-sum -p 'unstable_step_sizes=[2/8, 2/10, 2/12]' -p 'stable_step_sizes=[2/80, 2/100, 2/120]' -p exp5_step_size=2/10 -p 'diverging_bracket=[2/2, 2/4]' -p diverging_step_size=2/0.5 -o mine.ipynb`.
+# The figure of experiment 3 is the same up to the axis of the loss, and $2/\eta$ doubles with the sharpness. With the first two alone the bracket of divergence and experiment 5 are at other points of the landscape than the book's.
 
 # %% [markdown]
 # ```otter
