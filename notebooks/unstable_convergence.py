@@ -1749,7 +1749,7 @@ claims.measure(
 # ## Try it
 #
 # Rerun the chapter with other parameters, for example
-# `python -m eoslib run unstable_convergence -p activation=swish -p 'hidden=[64, 64]' -o mine.ipynb`.
+# `python -m eoslib run unstable_convergence -p 'hidden=[64, 64]' -o mine.ipynb`.
 #
 # 1. At which step size does experiment 3 stop converging? Bracket it with `unstable_step_sizes`.
 # 2. Why is the relative progress of the ReLU network in experiment 1 noisier than that of the tanh network?
