@@ -97,14 +97,21 @@ def classify(
     last_x, last_y = np.array(x, np.float64).ravel(), np.array(y, np.float64).ravel()
     steps, last_rise = np.full(last_x.size, max_steps, np.int32), np.zeros(last_x.size, np.int32)
     minimiser = np.full(last_x.size, -1, np.int8)
-    loop = _compiled(landscape)
+    with np.errstate(invalid="ignore", over="ignore"):
+        f = landscape.value(last_x, last_y)
+    loop, descend = _loop(), _descend(landscape)
 
     def advance(begin: int) -> None:
-        share = (a[begin : begin + SHARE] for a in (last_x, last_y, steps, last_rise, minimiser))
-        loop(*share, minimisers, step_size, max_steps, escape * escape, REST * REST)
+        share = (a[begin : begin + SHARE] for a in (last_x, last_y, f, steps, last_rise, minimiser))
+        loop(*share, minimisers, descend, step_size, max_steps, escape * escape, REST * REST)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(advance, range(0, last_x.size, SHARE)))
+    begins, threads = range(0, last_x.size, SHARE), torch.get_num_threads()
+    if min(len(begins), threads) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(advance, begins))
+    else:  # of many small calls a pool would take most of the time
+        for begin in begins:
+            advance(begin)
     outcome = np.where(last_rise == 0, Outcome.STABLE, Outcome.UNSTABLE).astype(np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
         outcome[~(last_x * last_x + last_y * last_y < escape * escape)] = Outcome.DIVERGED
@@ -120,31 +127,54 @@ def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: n
     rests = x_step * x_step + y_step * y_step < REST * REST
     for i in np.flatnonzero(rests & (smallest > 1e-6)):
         raise ValueError(f"({x[i]}, {y[i]}) is a strict minimum of {landscape.name}, but not among its minimisers")
-    moving = np.full(len(x), Outcome.WANDERING)
+    outcome = np.where(rests, np.where(smallest < -1e-6, Outcome.SADDLE, Outcome.DEGENERATE), Outcome.WANDERING)
     creeps = np.hypot(x_step, y_step) < RETURN  # on its way to a point, too slowly to say which
-    later_x, later_y = x.copy(), y.copy()
-    for _ in range(64):  # the longest cycle looked for
+    moving = np.flatnonzero(~rests & ~creeps)
+    x, y = later_x, later_y = x[moving], y[moving]
+    for _ in range(64 if moving.size else 0):  # the longest cycle looked for
         g, h = landscape.gradient(later_x, later_y)
         later_x, later_y = later_x - step_size * g, later_y - step_size * h
-        moving[(np.hypot(later_x - x, later_y - y) < RETURN) & ~creeps] = Outcome.CYCLING
-    return np.where(rests, np.where(smallest < -1e-6, Outcome.SADDLE, Outcome.DEGENERATE), moving)
+        outcome[moving[np.hypot(later_x - x, later_y - y) < RETURN]] = Outcome.CYCLING
+    return outcome
 
 
 @functools.cache
-def _compiled(landscape: Polynomial) -> Callable:
-    """The loop over blocks of points for one landscape. Numba is imported here: a GPU does without it."""
-    import numba
+def _descend(landscape: Polynomial) -> Callable:
+    """Compiled: a step of gradient descent of the first n points, side by side. f: before it and after. moved2: ‖step‖².
+    rise: becomes k where f does not fall. Numba is imported here and below: a GPU does without it."""
+    from numba import cfunc
 
     value, gradient = compiled(landscape.value), compiled(landscape.gradient)
 
+    @cfunc("void(float64[::1], float64[::1], float64[::1], float64[::1], int32[::1], int64, int64, float64)")
+    def descend(x, y, f, moved2, rise, n, k, step_size):
+        for i in range(n):
+            gx, gy = gradient(x[i], y[i])
+            x_step, y_step = step_size * gx, step_size * gy
+            x[i], y[i] = x[i] - x_step, y[i] - y_step
+            moved2[i] = x_step * x_step + y_step * y_step
+            after = value(x[i], y[i])
+            rise[i] = rise[i] if after < f[i] else k
+            f[i] = after
+
+    return descend
+
+
+@functools.cache
+def _loop() -> Callable:
+    """Compiled: the loop over blocks of points, once for all landscapes, whose `_descend` it is given."""
+    import numba
+
     @numba.njit(nogil=True)
-    def advance(x_all, y_all, steps, last_rise, minimiser, minimisers, step_size, max_steps, escape2, rest2):
+    def loop(
+        x_all, y_all, f_all, steps, last_rise, minimiser, minimisers, descend, step_size, max_steps, escape2, rest2
+    ):
         for begin in range(0, x_all.size, BLOCK):
             n = min(BLOCK, x_all.size - begin)
             # One entry for each undecided point. The loops over them have no branches, so that they run on vectors.
-            x, y = x_all[begin : begin + n].copy(), y_all[begin : begin + n].copy()
-            f, moved2, inside = value(x, y), np.full(n, np.inf), np.empty(n, np.int8)
-            rise, where, decided = np.zeros(n, np.int32), np.arange(begin, begin + n), np.empty(n, np.bool_)
+            x, y, f = x_all[begin : begin + n].copy(), y_all[begin : begin + n].copy(), f_all[begin : begin + n]
+            moved2, inside, rise = np.full(n, np.inf), np.empty(n, np.int8), np.zeros(n, np.int32)
+            where, decided = np.arange(begin, begin + n), np.empty(n, np.bool_)
             k = 0
             while n > 0 and k <= max_steps:
                 inside[:n] = -1
@@ -168,23 +198,16 @@ def _compiled(landscape: Polynomial) -> Callable:
                     else:
                         i += 1
                 k += 1
-                for i in range(n):
-                    gx, gy = gradient(x[i], y[i])
-                    x_step, y_step = step_size * gx, step_size * gy
-                    x[i], y[i] = x[i] - x_step, y[i] - y_step
-                    moved2[i] = x_step * x_step + y_step * y_step
-                    after = value(x[i], y[i])
-                    rise[i] = rise[i] if after < f[i] else k
-                    f[i] = after
+                descend(x, y, f, moved2, rise, n, k, step_size)
 
-    return advance
+    return loop
 
 
 def pixel_centres(box: Box, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """x and y, each (grid, grid), of the pixels of a box; row 0 is the lowest."""
     left, right, bottom, top = box
     fractions = (np.arange(grid) + 0.5) / grid
-    return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom)))
+    return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom), copy=False))
 
 
 def boundary(inside: np.ndarray) -> np.ndarray:

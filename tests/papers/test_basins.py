@@ -255,7 +255,8 @@ def test_the_compiled_loop_follows_formulas_made_of_closures(name):
     landscape, step_size, steps = landscapes.get(name), 0.05, 40
     x, y = (a.ravel() for a in basins.pixel_centres((-2.5, 2.5, -2.5, 2.5), 40))
     last_x, last_y, found = x.copy(), y.copy(), [np.full(x.size, n, d) for n, d in ((-1, "i4"), (0, "i4"), (-1, "i1"))]
-    basins._compiled(landscape)(last_x, last_y, *found, np.empty((0, 3)), step_size, steps, 1e6, basins.REST**2)
+    arrays = last_x, last_y, landscape.value(x, y), *found
+    basins._loop()(*arrays, np.empty((0, 3)), basins._descend(landscape), step_size, steps, 1e6, basins.REST**2)
     decided, last_rise, moving = np.full(x.size, -1), np.zeros(x.size, int), np.ones(x.size, bool)
     moved = np.full(x.size, np.inf)
     with np.errstate(all="ignore"):
