@@ -140,8 +140,8 @@ def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: n
 
 @functools.cache
 def _descend(landscape: Polynomial) -> Callable:
-    """Compiled: a step of gradient descent of the first n points, side by side. f: before it and after. moved2: ‖step‖².
-    rise: becomes k where f does not fall. Numba is imported here and below: a GPU does without it."""
+    """Compiled: a step of gradient descent of the first n points, side by side. f: before it and after. moved2: its
+    length, squared. rise: becomes k where f does not fall. Numba is imported here and below: a GPU does without it."""
     from numba import cfunc
 
     value, gradient = compiled(landscape.value), compiled(landscape.gradient)
@@ -242,6 +242,11 @@ VARIABLES = {
     "convergent_area": Variable("area of V_η in the box"),
     "stable_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of U_η crosses", dims=("size",)),
     "convergent_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of V_η crosses", dims=("size",)),
+    "unstable_share": Variable("share of V_η outside U_η, on each of four grids", dims=("part",)),
+    "pieces": Variable("connected components of the unstable starts of one minimiser"),
+    "shift": Variable("length by which starts are shifted, over half the box"),
+    "stable_moved": Variable("starts that the shift moves into U_η or out of it"),
+    "convergent_moved": Variable("starts that the shift moves into V_η or out of it"),
 }
 
 
@@ -305,3 +310,79 @@ class BasinSizes(_OnPixels):
             "convergent_boxes": box_counts(boundary(convergent)),
         }
         self.gradients += int(basins.steps.sum(dtype=np.int64))
+
+
+class UnstableShares(_OnPixels):
+    """What share of V_η is unstable, at `steps` step sizes from `smallest` to `step_size`.
+
+    The starts, one at random in each pixel, fill a box that just holds V_η: it is found from the one before, beginning
+    with the half-width of `box`. The four grids of every other row and column estimate the share independently.
+    """
+
+    carries = (*Scan.carries, "half")
+
+    def __init__(self, landscape, step_size, box, grid, steps, smallest):
+        super().__init__(landscape, step_size, box, grid, steps)
+        self.half, self.step_sizes = box[1], np.linspace(smallest, step_size, steps).tolist()
+
+    def step(self) -> None:
+        """Measure at the next step size."""
+        eta, n = self.step_sizes[self.t], len(self.x)
+        self.half, rng = 2 * self.half, _random(4 * n * n * self.t)
+        for _ in range(2):  # zooms in on what was found
+            pixels = np.array(pixel_centres((-self.half, self.half, -self.half, self.half), n))
+            x, y = pixels + rng.uniform(-self.half / n, self.half / n, (2, n, n))
+            basins = classify(self.landscape, eta, x, y)
+            convergent, unstable = basins.outcome <= Outcome.UNSTABLE, basins.outcome == Outcome.UNSTABLE
+            self.half = float(np.maximum(abs(x), abs(y))[convergent].max() + 4 * self.half / n)
+            self.gradients += int(basins.steps.sum(dtype=np.int64))
+        parts = [np.s_[row::2, column::2] for row in range(2) for column in range(2)]
+        self._row = {"eta": eta, "unstable_share": [unstable[p].sum() / convergent[p].sum() for p in parts]}
+        self.t += 1
+
+
+class UnstablePieces(_OnPixels):
+    """The number of connected components of the unstable starts of the first minimiser that hold at least a thousandth
+    of them, on grids of which each has twice as many pixels a side as the one before, up to `grid`."""
+
+    def step(self) -> None:
+        """Count on the next grid."""
+        from scipy import ndimage  # which takes a while, and nothing else here asks for it
+
+        self.t += 1
+        every = 2 ** (self.steps - self.t)
+        basins = classify(self.landscape, self.step_size, *pixel_centres(self.box, len(self.x) // every))
+        labels, count = ndimage.label((basins.outcome == Outcome.UNSTABLE) & (basins.minimiser == 0))
+        sizes = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
+        self._row = {"pieces": int((sizes >= max(sizes.sum() / 1000, 4)).sum())}
+        self.gradients += int(basins.steps.sum(dtype=np.int64))
+
+
+class Uncertainty(_OnPixels):
+    """How many of grid²/2 random starts a shift in a random direction moves into a set or out of it.
+
+    The box is a square about the origin. Step t shifts by 10^(−(3 + t)/2) of its half.
+    """
+
+    @functools.cached_property
+    def starts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y and their outcomes."""
+        x, y = _random(0).uniform(-self.box[1], self.box[1], (2, self.x.size // 2))
+        return x, y, classify(self.landscape, self.step_size, x, y).outcome
+
+    def step(self) -> None:
+        """Shift the starts by the next length."""
+        x, y, before = self.starts
+        shift, angle = 10 ** (-(3 + self.t) / 2), _random((2 + self.t) * x.size).uniform(0, 2 * np.pi, x.size)
+        far = self.box[1] * shift
+        basins = classify(self.landscape, self.step_size, x + far * np.cos(angle), y + far * np.sin(angle))
+        self._row = {"shift": shift}
+        for of, last in (("stable", Outcome.STABLE), ("convergent", Outcome.UNSTABLE)):
+            self._row[f"{of}_moved"] = int(((before <= last) != (basins.outcome <= last)).sum())
+        self.gradients += int(basins.steps.sum(dtype=np.int64))
+        self.t += 1
+
+
+def _random(drawn: int) -> np.random.Generator:
+    """The generator of seed 0 after so many numbers: what a step draws is then the same in a run that was resumed."""
+    return np.random.Generator(np.random.PCG64(0).advance(drawn))
