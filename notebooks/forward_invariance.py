@@ -510,7 +510,7 @@ claims.measure(
     control={"f1": certificates.certify_lowest(landscapes.get("f1"), half_box).proved},
 )  # fmt: skip
 unstable_shares = collect(experiments["shares"])
-unstable_part = {run["landscape"]: run.trace.unstable_share.values for run in unstable_shares}
+unstable_part = {run["landscape"]: run.trace.unstable_share.values.astype(float) for run in unstable_shares}
 falls, fall_errors = values_and_errors({n: largest_fall(part) for n, part in unstable_part.items()})
 claims.measure(
     "fig2/unstable-set-expands", falls, unstable_shares, errors=fall_errors,
@@ -1334,8 +1334,9 @@ uncertain = collect(experiments["uncertain"])
 
 def uncertainty_dimension(run, of, scales=slice(2, None)):
     """D of the boundary of a set and its standard error, by least squares with the weights of counts; from a shift by 10^-2.5 down by default."""
-    counts, log = run.trace[f"{of}_moved"].values[scales], np.log(run.trace["shift"].values[scales])
-    log = log - np.average(log, weights=counts)
+    counts, shifts = (run.trace[name].values[scales].astype(float) for name in (f"{of}_moved", "shift"))
+    log = np.log(shifts)
+    log -= np.average(log, weights=counts)
     slope = np.average(log * np.log(np.maximum(counts, 1)), weights=counts) / np.average(log**2, weights=counts)
     return 2 - slope, (counts * log**2).sum() ** -0.5
 

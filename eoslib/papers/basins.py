@@ -146,7 +146,7 @@ def _descend(landscape: Polynomial) -> Callable:
 
     value, gradient = compiled(landscape.value), compiled(landscape.gradient)
 
-    @cfunc("void(float64[::1], float64[::1], float64[::1], float64[::1], int32[::1], int64, int64, float64)")
+    @cfunc("void(float64[::1], float64[::1], float64[::1], float64[::1], int64[::1], int64, int64, float64)")
     def descend(x, y, f, moved2, rise, n, k, step_size):
         for i in range(n):
             gx, gy = gradient(x[i], y[i])
@@ -169,15 +169,20 @@ def _loop() -> Callable:
     def loop(
         x_all, y_all, f_all, steps, last_rise, minimiser, minimisers, descend, step_size, max_steps, escape2, rest2
     ):
+        # One entry for each undecided point. The loops over them have no branches, so that they run on vectors.
+        x, y, f, moved2 = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+        # integers as wide as the floats that they are computed from: else vectors must be packed
+        rise, where = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
+        inside, decided = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
         for begin in range(0, x_all.size, BLOCK):
             n = min(BLOCK, x_all.size - begin)
-            # One entry for each undecided point. The loops over them have no branches, so that they run on vectors.
-            x, y, f = x_all[begin : begin + n].copy(), y_all[begin : begin + n].copy(), f_all[begin : begin + n]
-            moved2, inside, rise = np.full(n, np.inf), np.empty(n, np.int8), np.zeros(n, np.int32)
-            where, decided = np.arange(begin, begin + n), np.empty(n, np.bool_)
+            for i in range(n):
+                x[i], y[i], f[i], moved2[i] = x_all[begin + i], y_all[begin + i], f_all[begin + i], np.inf
+                rise[i], where[i] = 0, begin + i
             k = 0
             while n > 0 and k <= max_steps:
-                inside[:n] = -1
+                for i in range(n):
+                    inside[i] = -1
                 for m in range(len(minimisers)):
                     for i in range(n):
                         dx, dy = x[i] - minimisers[m, 0], y[i] - minimisers[m, 1]
