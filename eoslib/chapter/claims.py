@@ -293,7 +293,8 @@ def control_failures(verdicts: Sequence[dict]) -> list[str]:
 def acknowledged(chapter: str) -> dict[str, dict[str, dict]]:
     """Preset → claim id → the entry last acknowledged, from recorded/claims/."""
     path = _acknowledged_path(chapter)
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+    # the parser in C takes a sixth of the time
+    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.exists() else {}
 
 
 def acknowledged_here(chapter: str, preset: str) -> dict[str, str]:
