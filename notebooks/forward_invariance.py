@@ -268,8 +268,8 @@ def draw_map(ax, run):
     """Draw a map, its colours averaged over blocks of pixels where there are more than the page can show."""
     image = Image.fromarray(codes_of(run))
     image.putpalette(PALETTE)
-    colours = image.convert("RGB").reduce(max(1, run["grid"] // 512))
-    ax.imshow(colours, origin="lower", extent=run["box"], interpolation="nearest")
+    pixels = image.convert("RGB").reduce(max(1, run["grid"] // 512))
+    ax.imshow(pixels, origin="lower", extent=run["box"], interpolation="nearest")
 
 
 def legend(figure, runs):
