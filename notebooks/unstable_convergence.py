@@ -619,8 +619,9 @@ def minimum(epsilon, start, weight_decay=1e-3):
         outputs = digits.inputs.double() @ (zeta / (epsilon + (zeta @ zeta).sqrt()))
         return torch.nn.functional.softplus(-signs * outputs).mean() + weight_decay / 2 * zeta @ zeta
 
+    slope = torch.func.grad(f)
     value, gradient, hessian = (
-        lambda z, part=part: part(torch.as_tensor(z)).numpy() for part in (f, torch.func.grad(f), torch.func.hessian(f))
+        lambda z, part=part: part(torch.as_tensor(z)).numpy() for part in (f, slope, torch.func.jacrev(slope))
     )
     zeta = minimize(value, start, method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-9}).x
     smallest, *_, largest = np.linalg.eigvalsh(hessian(zeta))
@@ -1748,7 +1749,7 @@ claims.measure(
 # ## Try it
 #
 # Rerun the chapter with other parameters, for example
-# `python -m eoslib run unstable_convergence -p activation=swish -p 'hidden=[64, 64]' -o mine.ipynb`.
+# `python -m eoslib run unstable_convergence -p 'hidden=[64, 64]' -o mine.ipynb`.
 #
 # 1. At which step size does experiment 3 stop converging? Bracket it with `unstable_step_sizes`.
 # 2. Why is the relative progress of the ReLU network in experiment 1 noisier than that of the tanh network?

@@ -150,6 +150,14 @@ QUESTIONS = [
         "those of y, the sharpness and the deviation. Those of the distance hold, which is large all the time, and "
         "those that need no prediction stay as they were. Step size 2/35: the edge is reached earlier, where the "
         "sharpness still rises faster, and the sharpness, averaged over two steps, overshoots by more than a fifth of "
-        "2/η, at 2/45 by less than a tenth; |x| rises to six times δ and not four.",
+        "2/η, at 2/45 by less than a tenth; |x| rises to six times δ and not four. When the first blow-up comes is "
+        "still predicted, to the step, what follows is not, so that eight verdicts of figure 4 fall, most of them in "
+        "part, since its other two networks are as they were; and appendix G's control, these networks, does not fail "
+        "(status 1): the plain prediction follows the sharpness no better here than with the logistic loss. Seed 2: "
+        "the convolutional network stays below 2/η and is left out. The other two overshoot further, the transformer "
+        "by more than a fifth of 2/η where it was a tenth, with an ε of 0.08 and not 0.06. When the first blow-up "
+        "comes is still predicted, to a step, but errors of figure 4 grow, so that many of its verdicts fall, in part "
+        "or whole, and appendix G's control does not fail (status 1). That gradient flow leaves, linearly, which was "
+        "'partly', is reproduced.",
     ),
 ]  # fmt: skip

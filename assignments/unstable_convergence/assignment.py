@@ -400,9 +400,9 @@ for ax, label in zip(axes, ("loss", "RP, and −1 + (η/2) L dashed", "sharpness
 # **Question 7, an experiment of your own.** Choose one question, say what you expect and why *before* you run anything, run the chapter with other parameters, and report what came out: the command, one figure or table, the verdicts that changed, and whether
 # your expectation held. About half a page.
 #
-# - Does the activation matter? For example `python -m eoslib sweep unstable_convergence --only exp3 -g activation=tanh,swish,elu -g 'seeds=[0],[1]' -o sweep`, whose table is `sweep/results.csv`.
+# - Does the activation matter? For example `python -m eoslib sweep unstable_convergence --only exp3 -g activation=tanh,swish,elu -g 'seeds=[0],[1]' -o sweep`, whose table is `sweep/results.csv`: a row for each number; those of tanh are the book's own.
 # - At which step size does experiment 3 stop converging? `python -m eoslib run unstable_convergence -p 'unstable_step_sizes=[2/2, 2/1.5, 2/1]' -o mine.ipynb`
-# - With `-p loss=mse-sum` all curvatures double. Which step sizes give the same trajectories?
+# - With `-p loss=mse-sum` the loss of experiments 2 to 5 doubles, and every curvature with it. Which step sizes give the same trajectories? Change all that belong to these experiments; `--help` lists them.
 #
 # ```otter
 # # BEGIN SOLUTION
@@ -410,7 +410,8 @@ for ax, label in zip(axes, ("loss", "RP, and −1 + (η/2) L dashed", "sharpness
 
 # %% [markdown]
 # For example the third. `mse-sum` is twice `mse-half-sum`, so gradient and Hessian double. $\theta - \eta\nabla f$ is the same for half of $\eta$: I expect identical trajectories at $2/8, 2/10, 2/12$, with twice the loss, and with RP the same, since it is a ratio:
-# `python -m eoslib run unstable_convergence -p loss=mse-sum -p 'unstable_step_sizes=[2/8, 2/10, 2/12]' -p 'stable_step_sizes=[2/80, 2/100, 2/120]' -o mine.ipynb`. The figure of experiment 3 is the same up to the axis of the loss, and $2/\eta$ doubles with the sharpness.
+# `python -m eoslib run unstable_convergence -p loss=mse-sum -p 'unstable_step_sizes=[2/8, 2/10, 2/12]' -p 'stable_step_sizes=[2/80, 2/100, 2/120]' -p exp5_step_size=2/10 -p 'diverging_bracket=[2/2, 2/4]' -p diverging_step_size=2/0.5 -o mine.ipynb`.
+# The figure of experiment 3 is the same up to the axis of the loss, and $2/\eta$ doubles with the sharpness. With the first two alone the bracket of divergence and experiment 5 are at other points of the landscape than the book's.
 
 # %% [markdown]
 # ```otter

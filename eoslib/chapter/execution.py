@@ -48,6 +48,8 @@ def execute(
     import nbformat
     import papermill
 
+    from eoslib.chapter import engine
+
     path, out = Path(path).resolve(), Path(out)
     values = parameters(path, preset, overrides)
     key = cache_key(path, values, compute, tag)
@@ -71,8 +73,8 @@ def execute(
                 read_chapter(path, tag),
                 str(partial.resolve()).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
                 parameters=values,
-                engine_name=_engine(),
                 kernel_name="python3",
+                engine_name=engine.NAME,
                 progress_bar={"desc": path.stem} if progress else False,
                 extra_arguments=["--log-level=CRITICAL"],  # a kernel also logs how it connects and shuts down
             )
@@ -86,27 +88,6 @@ def execute(
     store.write_atomically(out, nbformat.writes(notebook).encode())
     partial.unlink()
     return notebook
-
-
-def _engine() -> str:
-    """papermill's engine, but that it writes the notebook every half minute and at the end, however that comes, and not
-    before and after each cell, which takes seconds where there are many figures."""
-    from papermill.engines import NBClientEngine, papermill_engines
-
-    class Sparing(NBClientEngine):
-        @classmethod
-        def execute_managed_notebook(cls, manager, *args, **options):
-            save = manager.save
-
-            def due(**_):
-                if (manager.now() - manager.last_save_time).total_seconds() >= manager.autosave_cell_every:
-                    save()
-
-            with mock.patch.object(manager, "save", due):
-                super().execute_managed_notebook(manager, *args, **options)
-
-    papermill_engines.register("sparing", Sparing)
-    return "sparing"
 
 
 def options(preset: str, overrides: Mapping[str, Any] | None = None) -> str:

@@ -45,6 +45,7 @@ WIDE, NARROW = 720, 344  # pixels: the column of a page on a wide screen and on 
 PIXEL = 1 / 96  # inches
 STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "axes.formatter.useoffset": False,
+    "axes.titley": 1,  # no ticks at the top, above which a title's place is sought
     "font.size": 9, "legend.frameon": False, "lines.linewidth": 1.3, "figure.dpi": 192, "svg.hashsalt": "eoslib",
     "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
 }  # fmt: skip
@@ -155,6 +156,12 @@ def lay_out(figure: Figure) -> None:
             legend = figure.legend(handles, labels, loc=f"outside {legend._outside_loc} center", ncols=columns)
             if legend.get_window_extent().width <= figure.bbox.width:
                 break
+    # what reaches no further than its panel's ticks is left out of the layout, which takes a third of the time
+    for ax in figure.axes:
+        for axis, side in ((ax.xaxis, "bottom"), (ax.yaxis, "left")):
+            axis.set_in_layout(bool(axis.get_label_text()) or axis.get_tick_params()[f"label{side}"])
+        for spine in ax.spines.values():
+            spine.set_in_layout(False)
     figure.set_layout_engine("constrained")
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine(None)  # or each file would be laid out again

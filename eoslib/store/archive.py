@@ -1,7 +1,6 @@
 """Finished runs: in the store and in recorded/."""
 
 import functools
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from eoslib.store.files import StoreError, read_json, sha256, verified, write_atomically, write_json
 from eoslib.store.identity import Identity, home, recorded
-from eoslib.store.traces import side_by_side, single, thin, values_sha256
+from eoslib.store.traces import read, side_by_side, single, thin, values_sha256
 
 MANIFEST, CHECKPOINT = "manifest.json", "checkpoint.json"  # each commits the files beside it
 
@@ -163,9 +162,8 @@ def record(run: Run) -> Path:
 
 def _load(path: Path) -> Run:
     manifest = read_json(path)
-    content = verified(_trace(path), manifest["trace_sha256"])
-    with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as trace:
-        return Run(manifest["identity"], trace.load(), manifest, recorded=path.name != MANIFEST)
+    trace = read(verified(_trace(path), manifest["trace_sha256"]))
+    return Run(manifest["identity"], trace, manifest, recorded=path.name != MANIFEST)
 
 
 def _trace(manifest: Path) -> Path:

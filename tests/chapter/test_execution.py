@@ -261,17 +261,6 @@ def test_bad_parameters_stop_before_anything_runs(tmp_path):
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out.ipynb").exists()
 
 
-def test_the_notebook_is_not_written_around_each_cell(tmp_path, monkeypatch):
-    """Only at the start, every half minute, and at the end."""
-    from papermill import engines
-
-    written, write_ipynb = [], engines.write_ipynb
-    monkeypatch.setattr(engines, "write_ipynb", lambda nb, path: (written.append(path), write_ipynb(nb, path)))
-    chapter = write(tmp_path, "1\n\n# %%\n2\n\n# %%\n3")
-    notebook = execution.execute(chapter, tmp_path / "out.ipynb")
-    assert len(notebook.cells) > 5 and len(written) == 2
-
-
 def test_a_raising_cell_is_named_and_the_partial_notebook_kept(tmp_path):
     path = write(tmp_path, "# first line\nprint('before')\n1 / 0")
     with pytest.raises(execution.ChapterFailed) as caught:

@@ -18,6 +18,7 @@ from eoslib.measure.curvature import Sharpness
 from eoslib.measure.directions import Position
 from eoslib.measure.progress import ExpectedProgress, HeldOut, Loss, SegmentSmoothness
 from eoslib.problems.batches import Batches
+from eoslib.store import traces
 
 TRAINING = Training(
     data=Data(dataset="digits", n=40),
@@ -161,6 +162,26 @@ def test_what_is_measured_rarely_is_stored_without_the_steps_between():
     assert run.stored.nbytes == 8 * (10 * (1 + 3) + 1 + theta)
     dense = 3 * 8 * 3000
     assert (folder() / "trace.nc").stat().st_size < dense / 2
+
+
+RECORDED = sorted(store.recorded().glob("*/*.nc"))
+
+
+@pytest.mark.parametrize("path", RECORDED[:: len(RECORDED) // 20], ids=lambda path: path.stem)
+def test_a_recorded_trace_is_read_as_xarray_reads_it(path):
+    read = store.load(path).stored
+    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+        xr.testing.assert_identical(read, dataset.load())
+        assert all(read[name].dtype == values.dtype for name, values in dataset.variables.items())
+
+
+@pytest.mark.parametrize("table", ["step", "every_4"])
+def test_a_thinned_trace_keeps_its_windows_when_it_is_written_and_read(table):
+    variables = {"f": next(iter(VARIABLES.values()))}
+    thinned = store.thin(store.trace_of([(t, {table: {"f": t}}) for t in range(100)], variables), 30)
+    read = traces.read(bytes(thinned.to_netcdf(engine="h5netcdf")))
+    xr.testing.assert_identical(read, thinned)
+    assert store.window_of(read, table) == 5
 
 
 # --- thinning -------------------------------------------------------------------------------------------------
