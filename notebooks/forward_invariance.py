@@ -54,7 +54,11 @@ def f(theta):
     return x**2 + y**2 + x**2 * y + x**4 + y**4
 
 
-gradient = torch.func.grad(lambda theta: f(theta).sum())
+def gradient(theta):
+    theta = theta.clone().requires_grad_()
+    return torch.autograd.grad(f(theta).sum(), theta)[0]
+
+
 eta = 0.9  # of the largest, 2/λ_max(∇²f(0)) = 1
 centres = -0.4 + 0.8 * (torch.arange(256, dtype=torch.float64) + 0.5) / 256
 theta = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # starts
@@ -147,10 +151,10 @@ sizes_steps: Annotated[int, Interval(ge=4)] = 11
 # The experiments follow, each a list of runs. `python -m eoslib compute forward_invariance --list` shows what they cost.
 
 # %% tags=["experiments", "hide-input"]
-from functools import partial
+from functools import cache, partial
 from math import gcd
 
-from eoslib.chapter.experiments import Descent, Map, Sizes
+from eoslib.chapter.experiments import Descent, Map, Pieces, Shares, Sizes, Uncertain
 from eoslib.measure.directions import Position
 from eoslib.problems.problem import OnLandscape
 
@@ -193,6 +197,29 @@ experiments = {
         )
         for name in largest
     ],
+    "shares": [  # of starts in a box that just holds V_η
+        Shares(
+            chapter="forward_invariance", experiment="shares", landscape=name, box=(-8.0, 8.0, -8.0, 8.0),
+            smallest=0.05 * largest[name], step_size=0.99 * largest[name], steps=95, grid=128,
+        )
+        for name in largest
+    ],
+    "pieces": [
+        Pieces(
+            chapter="forward_invariance", experiment="pieces", landscape=name, box=box[name],
+            step_size=fraction * largest[name], steps=2, grid=min(grid, 1024),
+        )
+        for fraction in (step_fractions[0], step_fractions[-1])
+        for name in largest
+    ],
+    "uncertain": [
+        Uncertain(
+            chapter="forward_invariance", experiment="uncertain", landscape=name, box=box[name],
+            step_size=fraction * largest[name], steps=7, grid=min(sizes_grid, 1024),
+        )
+        for fraction, names in ((0.25, ("f1", "f3")), (0.99, ("f1", "f3", "f4")))  # V_η of the others fills the box
+        for name in names
+    ],
 }  # fmt: skip
 
 # %% tags=["hide-input"]
@@ -201,7 +228,7 @@ import pandas as pd
 from IPython.display import HTML, display
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.patches import Patch
-from scipy import ndimage
+from PIL import Image
 
 from eoslib.chapter.claims import Ledger
 from eoslib.chapter.experiments import collect
@@ -223,7 +250,7 @@ COLOURS = {
     Outcome.CYCLING: (PURPLE, "cycles"),
     Outcome.WANDERING: ("#6E6E6E", "undecided"),
 }
-RGB = np.array([to_rgb(colour) for colour, _ in COLOURS.values()], dtype=np.float32)
+PALETTE = [round(255 * part) for colour, _ in COLOURS.values() for part in to_rgb(colour)]
 
 
 def codes_of(run):
@@ -239,11 +266,10 @@ def share(run, *kinds):
 
 def draw_map(ax, run):
     """Draw a map, its colours averaged over blocks of pixels where there are more than the page can show."""
-    codes = codes_of(run)
-    k = max(1, len(codes) // 512)
-    end = len(codes) // k * k
-    blocks = sum(RGB[codes[i:end:k, j:end:k]] for i in range(k) for j in range(k)) / k**2
-    ax.imshow(blocks, origin="lower", extent=run["box"], interpolation="nearest")
+    image = Image.fromarray(codes_of(run))
+    image.putpalette(PALETTE)
+    pixels = image.convert("RGB").reduce(max(1, run["grid"] // 512))
+    ax.imshow(pixels, origin="lower", extent=run["box"], interpolation="nearest")
 
 
 def legend(figure, runs):
@@ -414,43 +440,10 @@ def minima_proved(name, sharpness):
     return all(certificates.certify_minimum(landscapes.get(name), *m, sharpness).proved for m in landscapes.get(name).minimisers)
 
 
-def near_minimum(run):
-    """The pixels with |x|, |y| ≤ 0.4."""
-    x, y = pixel_centres(run["box"], run["grid"])
-    return (abs(x) <= 0.4) & (abs(y) <= 0.4)
-
-
-def components(name, fraction):
-    """The number of connected components of the unstable starts of one minimiser that hold at least a thousandth of
-    them, on the smaller of the counts on two grids."""
-    counts = []
-    for n in (min(grid, 1024) // 2, min(grid, 1024)):
-        found = classify(landscapes.get(name), fraction * largest[name], *pixel_centres(box[name], n))
-        labels, count = ndimage.label((found.outcome == Outcome.UNSTABLE) & (found.minimiser == 0))
-        sizes = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
-        counts.append(int((sizes >= max(sizes.sum() / 1000, 4)).sum()))
-    return min(counts)
-
-
 def stable_share_near(run):
-    """The share of the starts near the minimum that are stable."""
-    return (codes_of(run)[near_minimum(run)] == Outcome.STABLE).mean()
-
-
-def unstable_shares(name, n=128):
-    """The share of V_η that is unstable at 95 step sizes from 0.05 to 0.99 of the largest, each on n × n starts of a box that just
-    holds V_η, one at random in each pixel: (95, 4), on each of the four grids of every other row and column, which estimate it independently."""
-    shares, half, f, rng = [], 8.0, landscapes.get(name), np.random.default_rng(0)
-    for fraction in np.linspace(0.05, 0.99, 95):
-        half *= 2
-        for _ in range(2):  # zooms in on what was found
-            x, y = np.array(pixel_centres((-half, half, -half, half), n)) + rng.uniform(-half / n, half / n, (2, n, n))
-            found = classify(f, fraction * largest[name], x, y)
-            reached = found.minimiser >= 0
-            half = np.maximum(abs(x), abs(y))[reached].max() + 4 * half / n
-        parts = [np.s_[row::2, column::2] for row in range(2) for column in range(2)]
-        shares.append([(found.outcome[part][reached[part]] == Outcome.UNSTABLE).mean() for part in parts])
-    return np.array(shares)
+    """The share of the starts near the minimum, |x|, |y| ≤ 0.4, that are stable."""
+    x, y = pixel_centres(run["box"], run["grid"])
+    return (codes_of(run)[np.ix_(abs(y[:, 0]) <= 0.4, abs(x[0]) <= 0.4)] == Outcome.STABLE).mean()
 
 
 def values_and_errors(measured):
@@ -516,15 +509,19 @@ claims.measure(
     "fig2/global", {n: certificates.certify_lowest(landscapes.get(n), half_box).proved for n in ("f2", "f3", "f4")},
     control={"f1": certificates.certify_lowest(landscapes.get("f1"), half_box).proved},
 )  # fmt: skip
-unstable_part = {name: unstable_shares(name) for name in largest}
+unstable_shares = collect(experiments["shares"])
+unstable_part = {run["landscape"]: run.trace.unstable_share.values.astype(float) for run in unstable_shares}
 falls, fall_errors = values_and_errors({n: largest_fall(part) for n, part in unstable_part.items()})
 claims.measure(
-    "fig2/unstable-set-expands", falls, errors=fall_errors,
+    "fig2/unstable-set-expands", falls, unstable_shares, errors=fall_errors,
     control={n: largest_fall(1 - part)[0] for n, part in unstable_part.items()},
 )  # fmt: skip
+pieces = collect(experiments["pieces"])
+components = {case(run): int(run.trace.pieces.min()) for run in pieces}  # the smaller of the counts on two grids
+at_last = [case(run) for run in pieces if run.step_size == step_fractions[-1] * largest[run["landscape"]]]
 claims.measure(
-    "fig2/disconnected", {f"{n}, {step_fractions[-1]:g} η_max": components(n, step_fractions[-1]) for n in largest},
-    control={f"{n}, {step_fractions[0]:g} η_max": components(n, step_fractions[0]) for n in largest},
+    "fig2/disconnected", {label: components[label] for label in at_last}, pieces,
+    control={label: count for label, count in components.items() if label not in at_last},
 )  # fmt: skip
 claims.measure(
     "fig2/stable-set-remains", {n: reach(n, starts_stably) for n in largest},
@@ -634,14 +631,12 @@ with panels(
 def share_fitting(unstable_start, stable_start):
     """The share of 199 step sizes below the largest at which f₄ rises at least twice from the one start, which converges, and
     never from the other."""
-    fitting = []
-    for step_size in np.linspace(0.005, 0.995, 199) * largest["f4"]:
-        starts = np.array([unstable_start, stable_start]).T
-        (x, y), kinds = starts, classify(landscapes.get("f4"), step_size, *starts).outcome
-        with np.errstate(over="ignore", invalid="ignore"):
-            f = landscapes.get("f4").value(*descend("f4", step_size, x[:1], y[:1], 100))[:, 0]
-        fitting.append(tuple(kinds) == (Outcome.UNSTABLE, Outcome.STABLE) and (np.diff(f) > 1e-12).sum() >= 2)
-    return np.mean(fitting)
+    step_sizes, (x, y) = np.linspace(0.005, 0.995, 199) * largest["f4"], np.array([unstable_start, stable_start]).T
+    kinds = np.array([classify(landscapes.get("f4"), step_size, x, y).outcome for step_size in step_sizes])
+    with np.errstate(over="ignore", invalid="ignore"):
+        f = landscapes.get("f4").value(*descend("f4", step_sizes, np.full(199, x[0]), np.full(199, y[0]), 100))
+        rises = (np.diff(f, axis=0) > 1e-12).sum(0)
+    return ((kinds == (Outcome.UNSTABLE, Outcome.STABLE)).all(1) & (rises >= 2)).mean()
 
 
 claims.measure(
@@ -751,7 +746,9 @@ def false_bound(c):
     return dataclasses.replace(c, bound=0.98 * certificates.largest_curvature(c.landscape, c.minima, c.outer))
 
 
-certified_falsely = {key: certificates.certify(false_bound(c)) for key, c in constructions.items()}
+certified_falsely = {  # what does not depend on M stands
+    key: certified[key] | certificates.certify(false_bound(c), ["curvature"]) for key, c in constructions.items()
+}
 
 
 def bound_and_step_proved(proofs):
@@ -820,7 +817,9 @@ def all_proved(proofs):
     return all(p.proved for p in proofs.values())
 
 
-certified_enlarged = {key: certificates.certify(enlarged(c)) for key, c in constructions.items()}
+certified_enlarged = {  # what does not depend on f* stands
+    key: certified[key] | certificates.certify(enlarged(c), ["level"]) for key, c in constructions.items()
+}
 claims.measure(
     "thm2/invariant", {theorem_case(k): share_kept(c) for k, c in constructions.items()},
     control={theorem_case(k): share_kept(with_too_large_a_step(k)) for k in constructions},
@@ -849,6 +848,7 @@ def outcomes(c, x, y):
     return x, y, np.where(found.minimiser == 0, found.outcome.astype(int), -1)
 
 
+@cache
 def stable_map(c, grid=256):
     """The same on a grid (grid, grid) that is just large enough to show all the stable starts."""
     (cx, cy), r = c.minima.centre, c.radius
@@ -974,17 +974,16 @@ KINDS = {
 }
 
 
-def belongs(c, of, x, y):
-    """Whether starts (x, y) are of a kind; those that converge do so to the minimiser of the construction."""
-    found = basins.classify(c.landscape, c.step_size, x, y)
+def belongs(of, found):
+    """Whether starts that were classified are of a kind; those that converge do so to the minimiser of the construction."""
     return np.isin(found.outcome, KINDS[of]) & (found.minimiser == (-1 if of == "ends at the saddle" else 0))
 
 
-def openness_radius(c, x, y, stable, growing=True):
-    """K and log₁₀ ε of the ball B(θ₀, ε) by (42), θ₀ = (x, y); M₁, M₂ and ε′ are taken over samples.
+@cache
+def way_into_u(c, x, y):
+    """Of the way from (x, y) to the first iterate in U: its number K, M₁, M₂ and ε′, which are taken over samples, and M.
 
-    Of a start that is not `stable`, the condition that keeps f falling drops out. growing: whether differences grow by
-    1 + ηM₂ a step, as the proof says. ValueError if U is not reached in 10,000 steps.
+    ValueError if U is not reached in 10,000 steps.
     """
     f, eta, path = c.landscape, c.step_size, [(x, y)]
     while not c.contains(x, y):
@@ -999,11 +998,19 @@ def openness_radius(c, x, y, stable, growing=True):
     around = xs[:, None, None] + disc_x, ys[:, None, None] + disc_y
     M1 = np.hypot(*f.gradient(*around)).max()  # of ‖∇f‖, where (36) prints ‖f‖
     M2 = np.abs(f.eigenvalues(*around)).max()
-    slack = [1.0, certificates.largest_radius(lambda r: c.contains(x + r * disc_x, y + r * disc_y).all(), 2.0)]
-    if stable and len(path) > 1:
-        slack.append(-np.diff(f.value(xs, ys)).max() / (2 * M1))
-    K = len(path) - 1
-    return K, np.log10(min(slack)) - K * np.log10(1 + eta * M2) * growing
+    to_boundary = certificates.largest_radius(lambda r: c.contains(x + r * disc_x, y + r * disc_y).all(), 2.0)
+    return len(path) - 1, M1, M2, to_boundary, -np.diff(f.value(xs, ys)).max(initial=-np.inf)
+
+
+def openness_radius(c, x, y, stable, growing=True):
+    """K and log₁₀ ε of the ball B(θ₀, ε) by (42), θ₀ = (x, y), see `way_into_u`.
+
+    Of a start that is not `stable`, the condition that keeps f falling drops out. growing: whether differences grow by
+    1 + ηM₂ a step, as the proof says.
+    """
+    K, M1, M2, to_boundary, decrease = way_into_u(c, x, y)
+    slack = min(1.0, to_boundary, decrease / (2 * M1) if stable else np.inf)
+    return K, np.log10(slack) - K * np.log10(1 + c.step_size * M2) * growing
 
 
 def ball_radii(c, of, x, y, radii):
@@ -1012,14 +1019,15 @@ def ball_radii(c, of, x, y, radii):
     angle, radii = np.linspace(0, 2 * np.pi, 32, endpoint=False), np.broadcast_to(radii, (len(x), np.shape(radii)[-1]))
     u = x[:, None, None] + radii[..., None] * np.cos(angle)
     v = y[:, None, None] + radii[..., None] * np.sin(angle)
-    count = np.logical_and.accumulate(belongs(c, of, u, v).all(-1), axis=1).sum(1)
+    count = np.logical_and.accumulate(belongs(of, basins.classify(c.landscape, c.step_size, u, v)).all(-1), axis=1).sum(1)
     return np.where(count > 0, radii[np.arange(len(x)), count - 1], 0)
 
 
 def random_starts(c, of, count):
     """Starts of a kind outside U, and starts of no such kind, that are decided within 200 steps; (2, starts) each."""
     x, y, _ = stable_map(c)
-    kind, decided = belongs(c, of, x, y), basins.classify(c.landscape, c.step_size, x, y).steps < 200
+    found = basins.classify(c.landscape, c.step_size, x, y)
+    kind, decided = belongs(of, found), found.steps < 200
     g = np.random.default_rng(0)
     for mask in (kind & ~c.contains(x, y), ~kind):
         candidates = np.flatnonzero(mask & decided)
@@ -1032,7 +1040,7 @@ def at_the_boundary(c, of, count=12, halvings=30):
     inside, outside = random_starts(c, of, count)
     for _ in range(halvings):
         middle = (inside + outside) / 2
-        belonging = belongs(c, of, *middle)
+        belonging = belongs(of, basins.classify(c.landscape, c.step_size, *middle))
         inside, outside = np.where(belonging, middle, inside), np.where(belonging, outside, middle)
     return inside, np.hypot(*(inside - outside))
 
@@ -1119,12 +1127,14 @@ claims.measure(
     "ext/compact-descent", {name: smallest_descent(c) / descent(c) for name, c in curves.items()},
     control={name: smallest_descent(c) for name, c in curves.items()},
 )  # fmt: skip
+curves_certified = {name: certificates.certify(c) for name, c in curves.items()}
+curves_enlarged = {  # f is 0 on the curve
+    name: curves_certified[name] | certificates.certify(dataclasses.replace(c, level=1.1 * c.level), ["level"])
+    for name, c in curves.items()
+}
 claims.measure(
-    "ext/compact-certified", {name: all_proved(certificates.certify(c)) for name, c in curves.items()},
-    # f is 0 on the curve
-    control={
-        name: all_proved(certificates.certify(dataclasses.replace(c, level=1.1 * c.level))) for name, c in curves.items()
-    },
+    "ext/compact-certified", {name: all_proved(proofs) for name, proofs in curves_certified.items()},
+    control={name: all_proved(proofs) for name, proofs in curves_enlarged.items()},
 )  # fmt: skip
 
 # %% [markdown]
@@ -1319,52 +1329,41 @@ claims.measure(
 # or out of it is proportional to $\varepsilon^{2-D}$. We let $\varepsilon$ fall from $10^{-1.5}$ to $10^{-4.5}$ of half the box.
 
 # %% tags=["hide-input"]
-shifts = 10 ** np.arange(-1.5, -4.6, -0.5)
-ends = {"stable": Outcome.STABLE, "convergent": Outcome.UNSTABLE}  # the last outcome that belongs to the set
+uncertain = collect(experiments["uncertain"])
 
 
-def uncertain(name, fraction):
-    """How many of many random starts each of the shifts moves into U_η or out of it, and V_η: set → (shifts,)."""
-    n = min(sizes_grid**2 // 2, 2**19)
-    f, half, g = landscapes.get(name), box[name][1], np.random.default_rng(0)
-    x, y = g.uniform(-half, half, (2, n))
-    before, counts = classify(f, fraction * largest[name], x, y).outcome, {of: [] for of in ends}
-    for shift in half * shifts:
-        angle = g.uniform(0, 2 * np.pi, n)
-        after = classify(f, fraction * largest[name], x + shift * np.cos(angle), y + shift * np.sin(angle)).outcome
-        for of, last in ends.items():
-            counts[of].append(((before <= last) != (after <= last)).sum())
-    return {of: np.array(count, dtype=float) for of, count in counts.items()}
-
-
-def uncertainty_dimension(counts, scales=slice(2, None)):
-    """D and its standard error, by least squares with the weights of counts; from a hundredth and a half of the box down by default."""
-    counts, log = counts[scales], np.log(shifts[scales])
-    log = log - np.average(log, weights=counts)
+def uncertainty_dimension(run, of, scales=slice(2, None)):
+    """D of the boundary of a set and its standard error, by least squares with the weights of counts; from a shift by 10^-2.5 down by default."""
+    counts, shifts = (run.trace[name].values[scales].astype(float) for name in (f"{of}_moved", "shift"))
+    log = np.log(shifts)
+    log -= np.average(log, weights=counts)
     slope = np.average(log * np.log(np.maximum(counts, 1)), weights=counts) / np.average(log**2, weights=counts)
     return 2 - slope, (counts * log**2).sum() ** -0.5
 
 
-def fading(counts):
+def fading(run, of):
     """By how much D falls from the three coarsest shifts to the others, and its standard error."""
-    (coarse, coarse_error), (fine, fine_error) = (uncertainty_dimension(counts, part) for part in (slice(3), slice(3, None)))
+    (coarse, coarse_error), (fine, fine_error) = (uncertainty_dimension(run, of, part) for part in (slice(3), slice(3, None)))
     return coarse - fine, np.hypot(coarse_error, fine_error)
 
 
-near_largest = {name: uncertain(name, 0.99) for name in ("f1", "f3", "f4")}
-at_quarter = {name: uncertain(name, 0.25) for name in ("f1", "f3")}  # V_η of the others fills the box
-rough = {name: uncertainty_dimension(counts["convergent"]) for name, counts in near_largest.items()}
-smooth, smooth_errors = values_and_errors({n: uncertainty_dimension(c["convergent"]) for n, c in at_quarter.items()})
-fractal, fractal_errors = values_and_errors({n: rough[n] for n in ("f3", "f4")})
-faded, faded_errors = values_and_errors({n: fading(counts["stable"]) for n, counts in near_largest.items()})
+near_largest = {run["landscape"]: run for run in uncertain if fraction_of(run) > 0.5}
+at_quarter = {run["landscape"]: run for run in uncertain if fraction_of(run) < 0.5}
+rough = {name: uncertainty_dimension(run, "convergent") for name, run in near_largest.items()}
+smooth, smooth_errors = values_and_errors({n: uncertainty_dimension(r, "convergent") for n, r in at_quarter.items()})
+fractal, fractal_errors = values_and_errors({n: dimension for n, dimension in rough.items() if n != "f1"})
+faded, faded_errors = values_and_errors({n: fading(run, "stable") for n, run in near_largest.items()})
 claims.measure(
-    "ours-dimension/smooth-at-small-steps", smooth, errors=smooth_errors,
+    "ours-dimension/smooth-at-small-steps", smooth, uncertain, errors=smooth_errors,
     control={f"{n}, 0.99 η_max": value for n, value in fractal.items()},
 )  # fmt: skip
-claims.measure("ours-dimension/convergent-is-fractal", fractal, errors=fractal_errors, control={"f1": rough["f1"][0]})
 claims.measure(
-    "ours-dimension/stable-is-not", faded, errors=faded_errors,
-    control={n: fading(near_largest[n]["convergent"])[0] for n in faded},
+    "ours-dimension/convergent-is-fractal", fractal, uncertain, errors=fractal_errors,
+    control={n: rough[n][0] for n in rough if n == "f1"},
+)  # fmt: skip
+claims.measure(
+    "ours-dimension/stable-is-not", faded, uncertain, errors=faded_errors,
+    control={n: fading(run, "convergent")[0] for n, run in near_largest.items()},
 )  # fmt: skip
 
 # %% [markdown]
@@ -1451,4 +1450,4 @@ print("eigenvalues:", np.array(f4.eigenvalues(m, m)))
 # ## Provenance
 
 # %%
-provenance([fig1_path], fig1_map, fig2, [unstable_path, stable_path], fig3_map, sizes)
+provenance([fig1_path], fig1_map, fig2, [unstable_path, stable_path], fig3_map, sizes, unstable_shares, pieces, uncertain)

@@ -18,10 +18,11 @@ from eoslib import store
 from eoslib.chapter import presets
 from eoslib.chapter.templates import render
 from eoslib.dynamics.rules import Rule, Schedule
+from eoslib.dynamics.scan import Scan
 from eoslib.dynamics.starts import Starts, uniform_points
 from eoslib.dynamics.trajectory import Trajectory, asked
 from eoslib.measure.variables import Measurement
-from eoslib.papers.basins import BasinMap, BasinSizes
+from eoslib.papers.basins import BasinMap, BasinSizes, Uncertainty, UnstablePieces, UnstableShares
 from eoslib.papers.escape import PhaseDiagram
 from eoslib.papers.paths import Displacements
 from eoslib.papers.stabilization import ALSO, SelfStabilization
@@ -191,7 +192,7 @@ class Map(Experiment):
 
     kind: ClassVar[type] = BasinMap
 
-    def process(self, device: torch.device) -> BasinMap | BasinSizes:
+    def process(self, device: torch.device) -> Scan:
         return self.kind(landscapes.get(self.landscape), self.step_size, self.box, self.grid, self.steps)
 
     def work(self) -> tuple[float, float]:
@@ -203,6 +204,33 @@ class Sizes(Map):
     """Areas and boundaries of U_η and V_η at `steps` step sizes up to `step_size`, see `basins.BasinSizes`."""
 
     kind: ClassVar[type] = BasinSizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares(Map):
+    """The unstable share of V_η at `steps` step sizes from `smallest` to `step_size`, see `basins.UnstableShares`."""
+
+    smallest: float
+
+    kind: ClassVar[type] = UnstableShares
+
+    def process(self, device: torch.device) -> Scan:
+        place = landscapes.get(self.landscape), self.step_size, self.box, self.grid, self.steps
+        return self.kind(*place, self.smallest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces(Map):
+    """Into how many pieces the unstable starts fall, on `steps` grids up to `grid`, see `basins.UnstablePieces`."""
+
+    kind: ClassVar[type] = UnstablePieces
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertain(Map):
+    """How many starts each of `steps` shifts moves into U_η or V_η or out of it, see `basins.Uncertainty`."""
+
+    kind: ClassVar[type] = Uncertainty
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ outwards, and halves a box until they hold on all of it.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,8 +150,8 @@ def prove(box: tuple[arb, ...], inside: Callable, margins: Callable) -> Proof:
     return Proof(True, boxes, deepest)
 
 
-def certify(construction: Construction) -> dict[str, Proof]:
-    """Proofs of the statements from which Lemma 1 and Theorem 2 follow for this construction.
+def certify(construction: Construction, only: Sequence[str] = ("curvature", "step", "level")) -> dict[str, Proof]:
+    """Proofs of the statements from which Lemma 1 and Theorem 2 follow for this construction, or only of some.
 
     - curvature: λ_max(∇²f) ≤ M on N_{t₁}, and ηM < 2
     - step: θ − α∇f(θ) ∈ N_{t₁} for all θ ∈ N_{t′} and α ∈ [0, η]
@@ -165,19 +165,20 @@ def certify(construction: Construction) -> dict[str, Proof]:
     M, outer, radius = (arb(a) for a in (construction.bound, construction.outer, construction.radius))
     large, small = _square(construction, construction.outer), _square(construction, construction.radius)
     tau = outer * arb(0.5, 0.5)  # α = ητ/t₁, so that all sides of a box are lengths of one scale
-    return {
-        "curvature": prove(
-            large, lambda x, y: outer * outer - d(x, y), lambda x, y: [*_above(f.hessian(x, y), M), 2 - eta * M]
+    statements = {
+        "curvature": (
+            large, lambda x, y: outer * outer - d(x, y), lambda x, y: [*_above(f.hessian(x, y), M), 2 - eta * M],
         ),
-        "step": prove(
+        "step": (
             (*small, tau),
             lambda x, y, _: radius * radius - d(x, y),
             lambda x, y, tau: [outer * outer - d(*_step(f, x, y, eta * tau / outer))],
         ),
-        "level": prove(
-            small, lambda x, y: -abs(d(x, y) - radius * radius), lambda x, y: [_value(f, x, y) - construction.level]
+        "level": (
+            small, lambda x, y: -abs(d(x, y) - radius * radius), lambda x, y: [_value(f, x, y) - construction.level],
         ),
-    }
+    }  # fmt: skip
+    return {name: prove(*statements[name]) for name in only}
 
 
 def certify_directly(construction: Construction) -> dict[str, Proof]:

@@ -97,14 +97,21 @@ def classify(
     last_x, last_y = np.array(x, np.float64).ravel(), np.array(y, np.float64).ravel()
     steps, last_rise = np.full(last_x.size, max_steps, np.int32), np.zeros(last_x.size, np.int32)
     minimiser = np.full(last_x.size, -1, np.int8)
-    loop = _compiled(landscape)
+    with np.errstate(invalid="ignore", over="ignore"):
+        f = landscape.value(last_x, last_y)
+    loop, descend = _loop(), _descend(landscape)
 
     def advance(begin: int) -> None:
-        share = (a[begin : begin + SHARE] for a in (last_x, last_y, steps, last_rise, minimiser))
-        loop(*share, minimisers, step_size, max_steps, escape * escape, REST * REST)
+        share = (a[begin : begin + SHARE] for a in (last_x, last_y, f, steps, last_rise, minimiser))
+        loop(*share, minimisers, descend, step_size, max_steps, escape * escape, REST * REST)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(advance, range(0, last_x.size, SHARE)))
+    begins, threads = range(0, last_x.size, SHARE), torch.get_num_threads()
+    if min(len(begins), threads) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(advance, begins))
+    else:  # of many small calls a pool would take most of the time
+        for begin in begins:
+            advance(begin)
     outcome = np.where(last_rise == 0, Outcome.STABLE, Outcome.UNSTABLE).astype(np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
         outcome[~(last_x * last_x + last_y * last_y < escape * escape)] = Outcome.DIVERGED
@@ -120,34 +127,62 @@ def _at_rest_or_not(landscape: Polynomial, step_size: float, x: np.ndarray, y: n
     rests = x_step * x_step + y_step * y_step < REST * REST
     for i in np.flatnonzero(rests & (smallest > 1e-6)):
         raise ValueError(f"({x[i]}, {y[i]}) is a strict minimum of {landscape.name}, but not among its minimisers")
-    moving = np.full(len(x), Outcome.WANDERING)
+    outcome = np.where(rests, np.where(smallest < -1e-6, Outcome.SADDLE, Outcome.DEGENERATE), Outcome.WANDERING)
     creeps = np.hypot(x_step, y_step) < RETURN  # on its way to a point, too slowly to say which
-    later_x, later_y = x.copy(), y.copy()
-    for _ in range(64):  # the longest cycle looked for
+    moving = np.flatnonzero(~rests & ~creeps)
+    x, y = later_x, later_y = x[moving], y[moving]
+    for _ in range(64 if moving.size else 0):  # the longest cycle looked for
         g, h = landscape.gradient(later_x, later_y)
         later_x, later_y = later_x - step_size * g, later_y - step_size * h
-        moving[(np.hypot(later_x - x, later_y - y) < RETURN) & ~creeps] = Outcome.CYCLING
-    return np.where(rests, np.where(smallest < -1e-6, Outcome.SADDLE, Outcome.DEGENERATE), moving)
+        outcome[moving[np.hypot(later_x - x, later_y - y) < RETURN]] = Outcome.CYCLING
+    return outcome
 
 
 @functools.cache
-def _compiled(landscape: Polynomial) -> Callable:
-    """The loop over blocks of points for one landscape. Numba is imported here: a GPU does without it."""
-    import numba
+def _descend(landscape: Polynomial) -> Callable:
+    """Compiled: a step of gradient descent of the first n points, side by side. f: before it and after. moved2: its
+    length, squared. rise: becomes k where f does not fall. Numba is imported here and below: a GPU does without it."""
+    from numba import cfunc
 
     value, gradient = compiled(landscape.value), compiled(landscape.gradient)
 
+    @cfunc("void(float64[::1], float64[::1], float64[::1], float64[::1], int64[::1], int64, int64, float64)")
+    def descend(x, y, f, moved2, rise, n, k, step_size):
+        for i in range(n):
+            gx, gy = gradient(x[i], y[i])
+            x_step, y_step = step_size * gx, step_size * gy
+            x[i], y[i] = x[i] - x_step, y[i] - y_step
+            moved2[i] = x_step * x_step + y_step * y_step
+            after = value(x[i], y[i])
+            rise[i] = rise[i] if after < f[i] else k
+            f[i] = after
+
+    return descend
+
+
+@functools.cache
+def _loop() -> Callable:
+    """Compiled: the loop over blocks of points, once for all landscapes, whose `_descend` it is given."""
+    import numba
+
     @numba.njit(nogil=True)
-    def advance(x_all, y_all, steps, last_rise, minimiser, minimisers, step_size, max_steps, escape2, rest2):
+    def loop(
+        x_all, y_all, f_all, steps, last_rise, minimiser, minimisers, descend, step_size, max_steps, escape2, rest2
+    ):
+        # One entry for each undecided point. The loops over them have no branches, so that they run on vectors.
+        x, y, f, moved2 = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+        # integers as wide as the floats that they are computed from: else vectors must be packed
+        rise, where = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
+        inside, decided = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
         for begin in range(0, x_all.size, BLOCK):
             n = min(BLOCK, x_all.size - begin)
-            # One entry for each undecided point. The loops over them have no branches, so that they run on vectors.
-            x, y = x_all[begin : begin + n].copy(), y_all[begin : begin + n].copy()
-            f, moved2, inside = value(x, y), np.full(n, np.inf), np.empty(n, np.int8)
-            rise, where, decided = np.zeros(n, np.int32), np.arange(begin, begin + n), np.empty(n, np.bool_)
+            for i in range(n):
+                x[i], y[i], f[i], moved2[i] = x_all[begin + i], y_all[begin + i], f_all[begin + i], np.inf
+                rise[i], where[i] = 0, begin + i
             k = 0
             while n > 0 and k <= max_steps:
-                inside[:n] = -1
+                for i in range(n):
+                    inside[i] = -1
                 for m in range(len(minimisers)):
                     for i in range(n):
                         dx, dy = x[i] - minimisers[m, 0], y[i] - minimisers[m, 1]
@@ -168,23 +203,16 @@ def _compiled(landscape: Polynomial) -> Callable:
                     else:
                         i += 1
                 k += 1
-                for i in range(n):
-                    gx, gy = gradient(x[i], y[i])
-                    x_step, y_step = step_size * gx, step_size * gy
-                    x[i], y[i] = x[i] - x_step, y[i] - y_step
-                    moved2[i] = x_step * x_step + y_step * y_step
-                    after = value(x[i], y[i])
-                    rise[i] = rise[i] if after < f[i] else k
-                    f[i] = after
+                descend(x, y, f, moved2, rise, n, k, step_size)
 
-    return advance
+    return loop
 
 
 def pixel_centres(box: Box, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """x and y, each (grid, grid), of the pixels of a box; row 0 is the lowest."""
     left, right, bottom, top = box
     fractions = (np.arange(grid) + 0.5) / grid
-    return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom)))
+    return tuple(np.meshgrid(left + fractions * (right - left), bottom + fractions * (top - bottom), copy=False))
 
 
 def boundary(inside: np.ndarray) -> np.ndarray:
@@ -219,6 +247,11 @@ VARIABLES = {
     "convergent_area": Variable("area of V_η in the box"),
     "stable_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of U_η crosses", dims=("size",)),
     "convergent_boxes": Variable("boxes of 1, 2, 4, … cells that the boundary of V_η crosses", dims=("size",)),
+    "unstable_share": Variable("share of V_η outside U_η, on each of four grids", dims=("part",)),
+    "pieces": Variable("connected components of the unstable starts of one minimiser"),
+    "shift": Variable("length by which starts are shifted, over half the box"),
+    "stable_moved": Variable("starts that the shift moves into U_η or out of it"),
+    "convergent_moved": Variable("starts that the shift moves into V_η or out of it"),
 }
 
 
@@ -282,3 +315,79 @@ class BasinSizes(_OnPixels):
             "convergent_boxes": box_counts(boundary(convergent)),
         }
         self.gradients += int(basins.steps.sum(dtype=np.int64))
+
+
+class UnstableShares(_OnPixels):
+    """What share of V_η is unstable, at `steps` step sizes from `smallest` to `step_size`.
+
+    The starts, one at random in each pixel, fill a box that just holds V_η: it is found from the one before, beginning
+    with the half-width of `box`. The four grids of every other row and column estimate the share independently.
+    """
+
+    carries = (*Scan.carries, "half")
+
+    def __init__(self, landscape, step_size, box, grid, steps, smallest):
+        super().__init__(landscape, step_size, box, grid, steps)
+        self.half, self.step_sizes = box[1], np.linspace(smallest, step_size, steps).tolist()
+
+    def step(self) -> None:
+        """Measure at the next step size."""
+        eta, n = self.step_sizes[self.t], len(self.x)
+        self.half, rng = 2 * self.half, _random(4 * n * n * self.t)
+        for _ in range(2):  # zooms in on what was found
+            pixels = np.array(pixel_centres((-self.half, self.half, -self.half, self.half), n))
+            x, y = pixels + rng.uniform(-self.half / n, self.half / n, (2, n, n))
+            basins = classify(self.landscape, eta, x, y)
+            convergent, unstable = basins.outcome <= Outcome.UNSTABLE, basins.outcome == Outcome.UNSTABLE
+            self.half = float(np.maximum(abs(x), abs(y))[convergent].max() + 4 * self.half / n)
+            self.gradients += int(basins.steps.sum(dtype=np.int64))
+        parts = [np.s_[row::2, column::2] for row in range(2) for column in range(2)]
+        self._row = {"eta": eta, "unstable_share": [unstable[p].sum() / convergent[p].sum() for p in parts]}
+        self.t += 1
+
+
+class UnstablePieces(_OnPixels):
+    """The number of connected components of the unstable starts of the first minimiser that hold at least a thousandth
+    of them, on grids of which each has twice as many pixels a side as the one before, up to `grid`."""
+
+    def step(self) -> None:
+        """Count on the next grid."""
+        from scipy import ndimage  # which takes a while, and nothing else here asks for it
+
+        self.t += 1
+        every = 2 ** (self.steps - self.t)
+        basins = classify(self.landscape, self.step_size, *pixel_centres(self.box, len(self.x) // every))
+        labels, count = ndimage.label((basins.outcome == Outcome.UNSTABLE) & (basins.minimiser == 0))
+        sizes = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
+        self._row = {"pieces": int((sizes >= max(sizes.sum() / 1000, 4)).sum())}
+        self.gradients += int(basins.steps.sum(dtype=np.int64))
+
+
+class Uncertainty(_OnPixels):
+    """How many of grid²/2 random starts a shift in a random direction moves into a set or out of it.
+
+    The box is a square about the origin. Step t shifts by 10^(−(3 + t)/2) of its half.
+    """
+
+    @functools.cached_property
+    def starts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y and their outcomes."""
+        x, y = _random(0).uniform(-self.box[1], self.box[1], (2, self.x.size // 2))
+        return x, y, classify(self.landscape, self.step_size, x, y).outcome
+
+    def step(self) -> None:
+        """Shift the starts by the next length."""
+        x, y, before = self.starts
+        shift, angle = 10 ** (-(3 + self.t) / 2), _random((2 + self.t) * x.size).uniform(0, 2 * np.pi, x.size)
+        far = self.box[1] * shift
+        basins = classify(self.landscape, self.step_size, x + far * np.cos(angle), y + far * np.sin(angle))
+        self._row = {"shift": shift}
+        for of, last in (("stable", Outcome.STABLE), ("convergent", Outcome.UNSTABLE)):
+            self._row[f"{of}_moved"] = int(((before <= last) != (basins.outcome <= last)).sum())
+        self.gradients += int(basins.steps.sum(dtype=np.int64))
+        self.t += 1
+
+
+def _random(drawn: int) -> np.random.Generator:
+    """The generator of seed 0 after so many numbers: what a step draws is then the same in a run that was resumed."""
+    return np.random.Generator(np.random.PCG64(0).advance(drawn))

@@ -3,7 +3,19 @@
 import dataclasses
 
 from eoslib import store
-from eoslib.chapter.experiments import Descent, Experiment, Map, Phases, Sizes, Stabilization, Together, carry_on
+from eoslib.chapter.experiments import (
+    Descent,
+    Experiment,
+    Map,
+    Phases,
+    Pieces,
+    Shares,
+    Sizes,
+    Stabilization,
+    Together,
+    Uncertain,
+    carry_on,
+)  # fmt: skip
 from eoslib.dynamics.rules import Rule, Schedule
 from eoslib.measure.curvature import PreconditionedSharpness, SegmentSharpness, Sharpness
 from eoslib.measure.directions import Line, Position
@@ -78,6 +90,16 @@ MAP = Map(chapter="test", experiment="m", step_size=0.4, steps=4, landscape="f4"
 SIZES = Sizes(
     chapter="test", experiment="a", step_size=0.5, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=64
 )
+SHARES = Shares(
+    chapter="test", experiment="s", step_size=0.5, smallest=0.4, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0),
+    grid=32,
+)  # fmt: skip
+PIECES = Pieces(
+    chapter="test", experiment="b", step_size=0.5, steps=2, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=64
+)
+UNCERTAIN = Uncertain(
+    chapter="test", experiment="u", step_size=0.5, steps=3, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=32
+)
 PHASES = Phases(
     chapter="test", experiment="p", step_size=0.45, steps=3, ratio=10.0, landscape="f_tm", box=((3.7, 4.5),), runs=4,
     iterations=20, balls=(((0.0,), 2.9), ((4.1,), 0.4)), noise="normal", noise_sizes=(1.0, 5.0), momentum=0.1, seed=1,
@@ -104,8 +126,8 @@ ON_DISK = dataclasses.replace(
 
 NAMED = {
     "gd": GD, "sgd": SGD, "landscape": LANDSCAPE, "between": BETWEEN, "adaptive": ADAPTIVE, "scheduled": SCHEDULED,
-    "stable": STABLE, "warm": WARM, "together": TOGETHER, "noisy": NOISY, "map": MAP, "sizes": SIZES, "phases": PHASES,
-    "stabilization": STABILIZATION, "otherwise": OTHERWISE,
+    "stable": STABLE, "warm": WARM, "together": TOGETHER, "noisy": NOISY, "map": MAP, "sizes": SIZES, "shares": SHARES,
+    "pieces": PIECES, "uncertain": UNCERTAIN, "phases": PHASES, "stabilization": STABILIZATION, "otherwise": OTHERWISE,
 }  # fmt: skip
 EACH = tuple(NAMED.values())
 

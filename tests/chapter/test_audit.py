@@ -60,7 +60,7 @@ def test_one_unit_in_the_last_place_is_noticed_on_the_same_machine(name):
     run = recorded(experiment)
     begin = experiment.onset(run.trace)
     assert (begin > 0) == (experiment in (STABILIZATION, OTHERWISE))
-    first = next(n for n in ("batch_loss", "loss", "point_steps", "eta") if n in run.trace)
+    first = next(n for n in ("batch_loss", "loss", "point_steps", "eta", "pieces", "shift") if n in run.trace)
     step = begin + (2 if experiment is BETWEEN else 1)  # which sees the loss at every other step
     run = tampered(run, first, ULP, step)
     (difference,) = audit(run)

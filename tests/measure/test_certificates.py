@@ -23,8 +23,8 @@ from eoslib.measure.certificates import (
 from eoslib.papers import basins
 from eoslib.problems import landscapes
 
-closed_curve, descent, openness_radius, share_kept, smallest_descent = cells.functions(
-    "forward_invariance", "closed_curve", "descent", "openness_radius", "share_kept", "smallest_descent"
+closed_curve, descent, openness_radius, share_kept, smallest_descent, _ = cells.functions(
+    "forward_invariance", "closed_curve", "descent", "openness_radius", "share_kept", "smallest_descent", "way_into_u"
 )
 
 LARGEST = {"f1": 1, "f2": 1, "f3": 1 / 6, "f4": 10 / 19}  # step size, as the paper states it

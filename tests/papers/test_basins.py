@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from eoslib import store
 from eoslib.chapter import experiments
-from eoslib.chapter.experiments import Map, Sizes
+from eoslib.chapter.experiments import Map, Pieces, Shares, Sizes, Uncertain
 from eoslib.papers import basins
 from eoslib.papers.basins import BasinMap, Outcome, classify, trap_radius
 from eoslib.problems import landscapes
@@ -255,7 +255,8 @@ def test_the_compiled_loop_follows_formulas_made_of_closures(name):
     landscape, step_size, steps = landscapes.get(name), 0.05, 40
     x, y = (a.ravel() for a in basins.pixel_centres((-2.5, 2.5, -2.5, 2.5), 40))
     last_x, last_y, found = x.copy(), y.copy(), [np.full(x.size, n, d) for n, d in ((-1, "i4"), (0, "i4"), (-1, "i1"))]
-    basins._compiled(landscape)(last_x, last_y, *found, np.empty((0, 3)), step_size, steps, 1e6, basins.REST**2)
+    arrays = last_x, last_y, landscape.value(x, y), *found
+    basins._loop()(*arrays, np.empty((0, 3)), basins._descend(landscape), step_size, steps, 1e6, basins.REST**2)
     decided, last_rise, moving = np.full(x.size, -1), np.zeros(x.size, int), np.ones(x.size, bool)
     moved = np.full(x.size, np.inf)
     with np.errstate(all="ignore"):
@@ -329,6 +330,16 @@ MAP = Map(chapter="test", experiment="map", step_size=0.4, steps=8, landscape="f
 SIZES = Sizes(
     chapter="test", experiment="sizes", step_size=0.95, steps=5, landscape="f2", box=(-1.0, 1.0, -1.0, 1.0), grid=128
 )
+SHARES = Shares(
+    chapter="test", experiment="shares", smallest=0.4, step_size=0.5, steps=4, landscape="f4",
+    box=(-3.0, 3.0, -3.0, 3.0), grid=48,
+)  # fmt: skip
+PIECES = Pieces(
+    chapter="test", experiment="p", step_size=0.5, steps=4, landscape="f4", box=(-3.0, 3.0, -3.0, 3.0), grid=256
+)
+UNCERTAIN = Uncertain(
+    chapter="test", experiment="u", step_size=0.99, steps=4, landscape="f1", box=(-0.75, 0.75, -0.75, 0.75), grid=64
+)
 
 
 def test_a_map_is_the_classification_of_its_pixels():
@@ -348,7 +359,7 @@ def test_bands_must_divide_the_rows():
         BasinMap(landscapes.get("f1"), 0.5, (-1.0, 1.0, -1.0, 1.0), 64, 7)
 
 
-@pytest.mark.parametrize("experiment", [MAP, SIZES], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("experiment", [MAP, SIZES, SHARES, PIECES, UNCERTAIN], ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("done", [0, 1, 3])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(experiment, done, monkeypatch):
     monkeypatch.setattr(journal, "ROWS_IN_MEMORY", 1)  # a checkpoint after every step
@@ -396,6 +407,51 @@ def test_sizes_are_those_of_the_maps():
         cells = basins.boundary(found == 0)
         assert trace.stable_boxes[t, 0] == cells.sum()
     assert (trace.stable_area <= trace.convergent_area).all()
+
+
+def test_the_unstable_share_is_that_of_a_finer_map():
+    trace, f4 = experiments.carry_on(SHARES).trace, landscapes.get("f4")
+    np.testing.assert_allclose(trace.eta, [0.4, 0.4 + 0.1 / 3, 0.4 + 0.2 / 3, 0.5])
+    for eta, shares in zip(trace.eta.values, trace.unstable_share.values, strict=True):
+        found = classify(f4, eta, *basins.pixel_centres((-4.0, 4.0, -4.0, 4.0), 400)).outcome
+        exact = (found == Outcome.UNSTABLE).sum() / (found <= Outcome.UNSTABLE).sum()
+        assert len(shares) == 4 and shares.mean() == pytest.approx(exact, abs=4 * shares.std(ddof=1) / 2 + 0.01)
+        assert 0.1 < exact < 0.95 and np.ptp(shares) > 0
+
+
+def test_pieces_are_counted_by_flooding():
+    """On 32², 64², 128² and 256² starts, each piece found from one of its pixels."""
+    trace = experiments.carry_on(PIECES).trace
+    for n, count in zip((32, 64, 128, 256), trace.pieces.values, strict=True):
+        found = classify(landscapes.get("f4"), 0.5, *basins.pixel_centres(PIECES.box, n))
+        left = {(int(i), int(j)) for i, j in np.argwhere((found.outcome == Outcome.UNSTABLE) & (found.minimiser == 0))}
+        least, sizes = max(len(left) / 1000, 4), []
+        while left:
+            todo, size = [left.pop()], 0
+            while todo:
+                (i, j), size = todo.pop(), size + 1
+                beside = {(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)} & left
+                left -= beside
+                todo += beside
+            sizes.append(size)
+        assert count == sum(size >= least for size in sizes) < len(sizes)
+    assert count > 3
+
+
+def test_uncertain_starts_are_those_that_a_shift_moves():
+    """At shifts of 10^-1.5, 10^-2, … of half the box, all of the same starts."""
+    trace, x, y = experiments.carry_on(UNCERTAIN).trace, *np.random.default_rng(0).uniform(-0.75, 0.75, (2, 2048))
+    np.testing.assert_allclose(trace["shift"], 10.0 ** np.array([-1.5, -2, -2.5, -3]))
+    f1, g = landscapes.get("f1"), np.random.default_rng(1)
+    before = classify(f1, 0.99, x, y).outcome
+    counts = np.stack([trace.stable_moved, trace.convergent_moved], axis=1)
+    for shift, moved in zip(trace["shift"].values, counts, strict=True):
+        angle = g.uniform(0, 2 * np.pi, x.size)
+        after = classify(f1, 0.99, x + 0.75 * shift * np.cos(angle), y + 0.75 * shift * np.sin(angle)).outcome
+        for last, count in zip((Outcome.STABLE, Outcome.UNSTABLE), moved, strict=True):
+            expected = ((before <= last) != (after <= last)).sum()
+            assert abs(count - expected) <= 4 * (2 * expected + 1) ** 0.5  # other directions
+    assert (np.diff(trace.stable_moved) < 0).all() and trace.stable_moved[0] > 50
 
 
 # --- dimension -------------------------------------------------------------------------------------------
