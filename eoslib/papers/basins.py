@@ -256,7 +256,7 @@ VARIABLES = {
 
 
 class _OnPixels(Scan):
-    """What the two processes below share: they classify pixels of a box."""
+    """What the processes below share: they classify starts in a box."""
 
     variables: ClassVar = VARIABLES
 
