@@ -254,7 +254,8 @@ def _done(waiting: Sequence[Case], folder: Path, cluster: str) -> Iterator[tuple
     with contextlib.ExitStack() as stack:
         address = stack.enter_context(_local()) if cluster == "local" else cluster
         try:
-            client = stack.enter_context(Client(address))
+            # nobody's default: what `alone` sets would be restored over what a default client sets when it is lost
+            client = stack.enter_context(Client(address, set_as_default=False))
         except OSError as error:
             raise SchedulerLost(f"no scheduler answers at {address}: {error}") from None
         runs, known = {}, {}
@@ -270,7 +271,7 @@ def _done(waiting: Sequence[Case], folder: Path, cluster: str) -> Iterator[tuple
             first = [submitted(e) for _, e in case.experiments()]
             future = client.submit(case_of, case, folder.resolve(), *first, key=f"case-{case.key}", pure=False)
             known[future] = case.key
-        for future in as_completed(list(known)):
+        for future in as_completed(list(known), loop=client.loop):
             failure = None
             if future.status == "error":
                 error = future.exception()

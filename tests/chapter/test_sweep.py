@@ -308,6 +308,15 @@ def test_where_a_scheduler_elsewhere_is_killed_the_sweep_says_so_and_goes_on_wit
     assert {row["seed"] for row in table(out)} == {"0", "1"}
 
 
+def test_while_a_sweep_runs_nothing_else_goes_to_its_scheduler(chapter, tmp_path):
+    """Or a case that outlives its scheduler leaves the process with one that is gone, which xarray asks for locks."""
+    with in_this_process() as cluster:
+        under_way = sweep._done(sweep.cases(chapter, "quick", [{}]), tmp_path, cluster.scheduler_address)
+        (_, failure), scheduler = next(under_way), dask.config.get("scheduler", None)
+        assert failure is None and scheduler is None
+        assert list(under_way) == []
+
+
 def test_where_no_scheduler_answers_it_is_named(chapter, tmp_path):
     lost = pytest.raises(sweep.SchedulerLost, match=r"tcp://127\.0\.0\.1:9")
     with dask.config.set({"distributed.comm.timeouts.connect": "100ms"}), lost:
