@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 
 from eoslib.dynamics.counter_noise import NOISES, keys
 from eoslib.measure.variables import Variable
-from eoslib.problems.compiled import compiled
+from eoslib.problems.compiled import compiled, in_shares
 
 BLOCK = 128  # points that advance side by side: in ten dimensions their arrays fit a core's nearest cache
 WORK = 1 << 24  # coordinates that one `Starts.step` updates at most: tenths of a second
@@ -101,12 +100,10 @@ class Starts:
         moving = (theta, diverged_at, self._keys, self.sigma, velocity, *visits)
         share = BLOCK * -(-len(theta) // (4 * threads * BLOCK))  # whole blocks, whose bits never depend on their thread
 
-        def advance(begin: int) -> None:
-            ours = (a[begin : begin + share] for a in moving)
-            self._loop(*ours, self.centres, self.radii**2, self.t, until, *self._arguments)
+        def advance(ours: slice) -> None:
+            self._loop(*(a[ours] for a in moving), self.centres, self.radii**2, self.t, until, *self._arguments)
 
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(advance, range(0, len(theta), share)))
+        in_shares(advance, len(theta), share)
         self.t, self.theta, self.diverged_at, self.velocity, self.visits = until, theta, diverged_at, velocity, visits
 
     def observe(self) -> dict[str, dict]:

@@ -10,17 +10,15 @@ whether f falls. This settles ties near the minimum; anywhere else a step that l
 import enum
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from eoslib.dynamics.scan import Scan
 from eoslib.measure.certificates import largest_radius
 from eoslib.measure.variables import Variable
-from eoslib.problems.compiled import compiled
+from eoslib.problems.compiled import compiled, in_shares
 from eoslib.problems.landscapes import Polynomial
 
 REST = 1e-13  # length of a step
@@ -101,17 +99,11 @@ def classify(
         f = landscape.value(last_x, last_y)
     loop, descend = _loop(), _descend(landscape)
 
-    def advance(begin: int) -> None:
-        share = (a[begin : begin + SHARE] for a in (last_x, last_y, f, steps, last_rise, minimiser))
-        loop(*share, minimisers, descend, step_size, max_steps, escape * escape, REST * REST)
+    def advance(share: slice) -> None:
+        ours = (a[share] for a in (last_x, last_y, f, steps, last_rise, minimiser))
+        loop(*ours, minimisers, descend, step_size, max_steps, escape * escape, REST * REST)
 
-    begins, threads = range(0, last_x.size, SHARE), torch.get_num_threads()
-    if min(len(begins), threads) > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(advance, begins))
-    else:  # of many small calls a pool would take most of the time
-        for begin in begins:
-            advance(begin)
+    in_shares(advance, last_x.size, SHARE)
     outcome = np.where(last_rise == 0, Outcome.STABLE, Outcome.UNSTABLE).astype(np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
         outcome[~(last_x * last_x + last_y * last_y < escape * escape)] = Outcome.DIVERGED
@@ -265,6 +257,12 @@ class _OnPixels(Scan):
         self.landscape, self.step_size, self.box = landscape, step_size, box
         self.x, self.y = pixel_centres(box, grid)
 
+    def classify(self, step_size: float, x: np.ndarray, y: np.ndarray) -> Basins:
+        """`classify`, whose gradients are counted."""
+        basins = classify(self.landscape, step_size, x, y)
+        self.gradients += int(basins.steps.sum(dtype=np.int64))
+        return basins
+
 
 class BasinMap(_OnPixels):
     """`classify` for each pixel of a box, as a process whose step is a band of rows, from the bottom up.
@@ -281,15 +279,13 @@ class BasinMap(_OnPixels):
     def step(self) -> None:
         """Classify the next band."""
         band = slice(self.t * len(self.x) // self.steps, (self.t + 1) * len(self.x) // self.steps)
-        basins = classify(self.landscape, self.step_size, self.x[band], self.y[band])
-        point_steps = int(basins.steps.sum(dtype=np.int64))
+        basins = self.classify(self.step_size, self.x[band], self.y[band])
         self._row = {
             "outcome": basins.outcome,
             "points": np.bincount(basins.outcome.ravel(), minlength=len(Outcome)),
-            "point_steps": point_steps,
+            "point_steps": int(basins.steps.sum(dtype=np.int64)),
             "last_rise": int(basins.last_rise[basins.outcome == Outcome.UNSTABLE].max(initial=0)),
         }
-        self.gradients += point_steps
         self.t += 1
 
 
@@ -303,7 +299,7 @@ class BasinSizes(_OnPixels):
         """Measure at the next step size."""
         self.t += 1
         eta = self.t / self.steps * self.step_size
-        basins = classify(self.landscape, eta, self.x, self.y)
+        basins = self.classify(eta, self.x, self.y)
         stable, convergent = basins.outcome == Outcome.STABLE, basins.outcome <= Outcome.UNSTABLE
         left, right, bottom, top = self.box
         area = (right - left) * (top - bottom)
@@ -314,7 +310,6 @@ class BasinSizes(_OnPixels):
             "stable_boxes": box_counts(boundary(stable)),
             "convergent_boxes": box_counts(boundary(convergent)),
         }
-        self.gradients += int(basins.steps.sum(dtype=np.int64))
 
 
 class UnstableShares(_OnPixels):
@@ -337,10 +332,9 @@ class UnstableShares(_OnPixels):
         for _ in range(2):  # zooms in on what was found
             pixels = np.array(pixel_centres((-self.half, self.half, -self.half, self.half), n))
             x, y = pixels + rng.uniform(-self.half / n, self.half / n, (2, n, n))
-            basins = classify(self.landscape, eta, x, y)
+            basins = self.classify(eta, x, y)
             convergent, unstable = basins.outcome <= Outcome.UNSTABLE, basins.outcome == Outcome.UNSTABLE
             self.half = float(np.maximum(abs(x), abs(y))[convergent].max() + 4 * self.half / n)
-            self.gradients += int(basins.steps.sum(dtype=np.int64))
         parts = [np.s_[row::2, column::2] for row in range(2) for column in range(2)]
         self._row = {"eta": eta, "unstable_share": [unstable[p].sum() / convergent[p].sum() for p in parts]}
         self.t += 1
@@ -356,11 +350,10 @@ class UnstablePieces(_OnPixels):
 
         self.t += 1
         every = 2 ** (self.steps - self.t)
-        basins = classify(self.landscape, self.step_size, *pixel_centres(self.box, len(self.x) // every))
+        basins = self.classify(self.step_size, *pixel_centres(self.box, len(self.x) // every))
         labels, count = ndimage.label((basins.outcome == Outcome.UNSTABLE) & (basins.minimiser == 0))
         sizes = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
         self._row = {"pieces": int((sizes >= max(sizes.sum() / 1000, 4)).sum())}
-        self.gradients += int(basins.steps.sum(dtype=np.int64))
 
 
 class Uncertainty(_OnPixels):
@@ -380,11 +373,10 @@ class Uncertainty(_OnPixels):
         x, y, before = self.starts
         shift, angle = 10 ** (-(3 + self.t) / 2), _random((2 + self.t) * x.size).uniform(0, 2 * np.pi, x.size)
         far = self.box[1] * shift
-        basins = classify(self.landscape, self.step_size, x + far * np.cos(angle), y + far * np.sin(angle))
+        basins = self.classify(self.step_size, x + far * np.cos(angle), y + far * np.sin(angle))
         self._row = {"shift": shift}
         for of, last in (("stable", Outcome.STABLE), ("convergent", Outcome.UNSTABLE)):
             self._row[f"{of}_moved"] = int(((before <= last) != (basins.outcome <= last)).sum())
-        self.gradients += int(basins.steps.sum(dtype=np.int64))
         self.t += 1
 
 

@@ -1,8 +1,11 @@
-"""Plain functions, such as a landscape's gradient, made machine code by Numba."""
+"""Plain functions, such as a landscape's gradient, made machine code by Numba, and loops of it on several threads."""
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import CellType, FunctionType
+
+import torch
 
 
 @functools.cache
@@ -19,3 +22,14 @@ def compiled(function: Callable) -> Callable:
     cells = tuple(CellType(known(cell.cell_contents)) for cell in function.__closure__ or ())
     copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells)
     return numba.njit(forceinline=True, error_model="numpy")(copy)
+
+
+def in_shares(advance: Callable[[slice], None], n: int, share: int) -> None:
+    """Call a loop that holds no lock on each `share` of n points, on as many threads as PyTorch uses."""
+    shares, threads = [slice(begin, begin + share) for begin in range(0, n, share)], torch.get_num_threads()
+    if min(len(shares), threads) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(advance, shares))
+    else:  # of many small calls a pool would take most of the time
+        for part in shares:
+            advance(part)
