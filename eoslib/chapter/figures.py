@@ -15,6 +15,7 @@ holds, and the title of the top one.
 import base64
 import contextlib
 import csv
+import gc
 import gzip
 import io
 import re
@@ -71,6 +72,7 @@ def panels(
             rows, columns, figsize=(WIDE * PIXEL, rows * height), squeeze=False, layout="constrained", **options
         )
         axes = list(axes.flat)
+        gc.disable()  # a sixth of the time would go into searches of the whole kernel for garbage
         try:
             yield axes
             if InteractiveShell.initialized() and any(ax.has_data() for ax in axes):
@@ -81,6 +83,7 @@ def panels(
                 shown[MIME] = said | {"thumbnail": thumbnail(png)} | files
                 display(shown, metadata={"image/png": {"alt": alt}}, raw=True)
         finally:
+            gc.enable()
             plt.close(figure)
 
 
@@ -122,8 +125,9 @@ def pixels(figure: Figure) -> list[int]:
 
 
 def pack(text: str) -> str:
-    """A file's text as a notebook holds it: gzip in base64, a fifth of the size."""
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    """A file's text as a notebook holds it: gzip in base64, a fifth of the size; a better packing takes twice as long
+    for a hundredth of it."""
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def thin(line: Line2D, columns: int) -> None:
@@ -204,7 +208,7 @@ def svg(figure: Figure) -> str:
         for light, dark in DARK.items()
         for what in ("fill", "stroke")
     )
-    short = re.sub(r'(?<=[ "])(-?\d+\.\d\d)\d+', r"\1", text.getvalue())  # coordinates, not scales
+    short = re.sub(r'(?<=\.\d\d)\d+(?=[ "])(?! -)', "", text.getvalue())  # coordinates, not scales
     return re.sub(r"<svg ([^>]*)>", rf'<svg id="dark" \1><style>{rules}</style>', short, count=1)
 
 

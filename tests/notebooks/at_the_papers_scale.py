@@ -125,21 +125,60 @@ def along_the_step(steps=1298, onset=570, every=20):
     say(f"tanh, 2/60: share of the variance of L that is variance over τ {share:.3f} in the second half")
 
 
-def saturation(steps=700, every=20):
-    """Section 4.4: the median sharpness over 2/η from the onset on, at η = 2/30."""
+def saturation(steps=700, every=20, spectrum_steps=400):
+    """Section 4.4, at η = 2/30 from the onset on: the sharpness over 2/η, how the gradient aligns with its eigenvector,
+    and, in the first 400 steps, how many of five eigenvalues are at least 2/η and the share of ‖∇f‖² in their span."""
     x, y = images()
     network, parameters = fully_connected(nn.Tanh)
     loss, _ = stabilized.as_function(network, x, lambda outputs: nn.functional.cross_entropy(outputs, y))
-    theta, values = nn.utils.parameters_to_vector(parameters).detach(), []
-    u = torch.ones_like(theta)
+    theta, rows = nn.utils.parameters_to_vector(parameters).detach(), []
+    start = np.ones(len(theta), np.float32)
     for t in range(steps):
         if t % every == 0:
-            sharpness, u = stabilized.Near(loss, theta).top(u, 1e-3)
-            values.append(sharpness / 30)
+            near = stabilized.Near(loss, theta)
+            hessian = LinearOperator(
+                (len(theta),) * 2, lambda v, near=near: near.hessian(torch.tensor(v).flatten()).numpy(), np.float32
+            )
+            values, vectors = eigsh(hessian, 5, which="LA", v0=start, tol=1e-3)  # the largest comes last
+            start, cosines = vectors.sum(1), vectors.T @ near.gradient.numpy() / near.gradient.norm().item()
+            unstable = values >= 30
+            rows.append([t, values[-1] / 30, abs(cosines[-1]), unstable.sum(), (cosines[unstable] ** 2).sum()])
         theta = theta - 2 / 30 * stabilized.with_gradient(loss, theta)[1]
-    unstable = np.array(values[np.argmax(np.array(values) >= 1) :])
-    median, least = np.median(unstable), unstable.min()
-    say(f"tanh, 2/30: sharpness over 2/η from the onset on: median {median:.3f}, least {least:.3f}")
+    rows = np.array(rows)
+    rows = rows[np.argmax(rows[:, 1] >= 1) :]
+    _, sharpness, alignment, *_ = rows.T
+    *_, number, share = rows[rows[:, 0] < spectrum_steps].T
+    say(
+        f"tanh, 2/30, from the onset on: sharpness over 2/η, median {np.median(sharpness):.3f}, least "
+        f"{sharpness.min():.3f}; median alignment {np.median(alignment):.3f}; in {spectrum_steps} steps "
+        f"{np.median(number):.0f} unstable eigenvalues, median share of ‖∇f‖² in their span {np.median(share):.3f}"
+    )
+
+
+def left_for_rmsprop(with_gradient, theta, eta, steps, part):
+    """The share of the variance of the relative progress that relation (5) leaves in the metric of RMSProp's
+    preconditioner, in a part of the run. with_gradient: θ ↦ f, ∇f."""
+    square, rows = torch.zeros_like(theta), []
+    f, g = with_gradient(theta)
+    for _ in range(steps):
+        square = 0.99 * square + 0.01 * g**2
+        v = eta * g / (square.sqrt() + 1e-7)
+        theta = theta - v
+        after, g_after = with_gradient(theta)
+        rows.append([(after - f) / (g @ v).item(), (v @ (g - g_after) / (g @ v)).item()])  # RP, and η L
+        f, g = after, g_after
+    progress, smoothness = np.array(rows[part]).T
+    return ((progress + 1 - smoothness / 2) ** 2).mean() / progress.var()
+
+
+def rmsprop():
+    """Ours in section 6."""
+    x, y = images()
+    network, parameters = fully_connected(nn.Tanh)
+    loss, _ = stabilized.as_function(network, x, lambda outputs: nn.functional.cross_entropy(outputs, y))
+    theta = nn.utils.parameters_to_vector(parameters).detach()
+    left = left_for_rmsprop(lambda at: stabilized.with_gradient(loss, at), theta, 1e-4, 500, slice(166, 500))
+    say(f"RMSProp, 1e-4: share of the variance that relation (5) leaves in steps 166 to 499 {left:.3f}")
 
 
 def conventions():
@@ -401,8 +440,8 @@ def few_images(n=200, epochs=600, every=50):
 
 
 PARTS = (
-    linear, too_large, relation, smoothness, along_the_step, saturation, conventions, stochastic, onset, predictions,
-    own, regimes, warm_start, few_images,
+    linear, too_large, relation, smoothness, along_the_step, saturation, rmsprop, conventions, stochastic, onset,
+    predictions, own, regimes, warm_start, few_images,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import stabilized
 import torch
 import yaml
-from at_the_papers_scale import three_regimes
+from at_the_papers_scale import left_for_rmsprop, three_regimes
 from cells import functions
 from scipy import ndimage
 from scipy.linalg import hadamard
@@ -266,17 +266,7 @@ def test_relation_5_leaves_a_tenth_of_the_variance_for_rmsprop():
     """In the metric of its preconditioner."""
     x, y = generated()
     theta, _, with_gradient = small_network(nn.Tanh)
-    step_size, square, rows = 1e-3, torch.zeros_like(theta), []
-    f, g = with_gradient(theta, x, y)
-    for _ in range(225):
-        square = 0.99 * square + 0.01 * g**2
-        v = step_size * g / (square.sqrt() + 1e-7)
-        theta = theta - v
-        after, g_after = with_gradient(theta, x, y)
-        rows.append([(after - f) / (g @ v).item(), (v @ (g - g_after) / (g @ v)).item()])  # RP, and η L
-        f, g = after, g_after
-    progress, smoothness = np.array(rows[75:]).T
-    left = ((progress + 1 - smoothness / 2) ** 2).mean() / progress.var()
+    left = left_for_rmsprop(lambda at: with_gradient(at, x, y), theta, 1e-3, 225, slice(75, 225))
     assert 0.09 < left < 0.12
 
 
