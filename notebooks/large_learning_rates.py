@@ -393,7 +393,7 @@ def shares(run, of="ends_inside", region=0):
 
 def threshold(ax, gamma, text):
     ax.axvline(gamma, **DASHED)
-    ax.text(gamma, 1.02, text, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize="small")
+    ax.text(gamma, 1.02, text, transform=ax.get_xaxis_transform(), ha="center", va="bottom")
 
 
 # %% [markdown]

@@ -5,9 +5,10 @@ CPU memory and are computed by the CPU's own kernels, but they are strict as a G
 of the CPU raises RuntimeError, a number is read from them by a counted transfer only, and they have no NumPy view.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -95,7 +96,7 @@ class Accelerator(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if name == "copy_":
             return self._copy(*args[:2])
-        tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        tensors = [*_tensors(args), *_tensors(kwargs.values())]
         here = any(isinstance(x, DeviceTensor) for x in tensors)
         asked = kwargs.get("device")
         there = here if asked is None else torch.device(asked).type == DEVICE.type
@@ -113,14 +114,20 @@ class Accelerator(TorchDispatchMode):
             self.transfers += name in WAITING or _selects(name, args)
         if there and kwargs.get("generator") is not None:
             raise RuntimeError(f"{name}: a generator of the CPU draws no numbers on {DEVICE}")
-        result = func(*pytree.tree_map(_memory, args), **pytree.tree_map(_memory, kwargs))
+        result = func(*_each(_memory, args), **{name: _each(_memory, value) for name, value in kwargs.items()})
         if name in RESHAPING_IN_PLACE and here:
             with torch._C._DisableTorchDispatch():  # the outside must take the shape of the inside
                 args[0].as_strided_(args[0].memory.size(), args[0].memory.stride(), args[0].memory.storage_offset())
         if not there:
             return result
         given = {id(x.memory): x for x in tensors if isinstance(x, DeviceTensor)}  # an operation in place returns one
-        return pytree.tree_map_only(Tensor, lambda x: given[id(x)] if id(x) in given else DeviceTensor(x), result)
+
+        def outside(x):
+            if not isinstance(x, Tensor):
+                return x
+            return given[id(x)] if id(x) in given else DeviceTensor(x)
+
+        return _each(outside, result)
 
     def _copy(self, target: Tensor, source: Tensor) -> Tensor:
         self.transfers += isinstance(source, DeviceTensor) and not isinstance(target, DeviceTensor)
@@ -132,10 +139,27 @@ def _memory(x):
     return x.memory if isinstance(x, DeviceTensor) else x
 
 
+def _tensors(values: Iterable) -> Iterator[Tensor]:
+    """Those among an operation's arguments, alone or in a list."""
+    for x in values:
+        if isinstance(x, Tensor):
+            yield x
+        elif isinstance(x, (list, tuple)):
+            yield from _tensors(x)
+
+
+def _each(of: Callable, x):
+    """An operation's argument or result, or of a list what it holds, changed; PyTorch's own functions for that would
+    take half of the device's time."""
+    return type(x)([_each(of, y) for y in x]) if isinstance(x, (list, tuple)) else of(x)
+
+
 def _refuse_vectors_of_the_cpu(outputs, inputs, grad_outputs=None, *_, **__) -> None:
     """PyTorch looks whether a product's vector is on the device of the function, except of subclasses: there the
     process would end."""
-    for output, vector in zip(pytree.tree_leaves(outputs), pytree.tree_leaves(grad_outputs), strict=False):
+    for output, vector in zip(
+        *([x] if isinstance(x, Tensor) else x or [] for x in (outputs, grad_outputs)), strict=False
+    ):
         if isinstance(output, DeviceTensor) and isinstance(vector, Tensor) and not isinstance(vector, DeviceTensor):
             raise RuntimeError(f"grad: a vector of shape {tuple(vector.shape)} on the CPU met one on {DEVICE}")
 

@@ -211,10 +211,12 @@ def execute_changed(chapters: list[Chapter]) -> None:
             waiting.append((chapter, compute))
     if not waiting:
         return
-    # One thread per kernel, one kernel per core; "spawn", because forking a process with threads can deadlock
+    # One thread per kernel, one kernel per core. Forking this process, which has threads, can deadlock; a server that
+    # has none and has imported what takes long is forked instead
     os.environ["OMP_NUM_THREADS"] = "1"
     workers = 1 if on_gpu() else len(os.sched_getaffinity(0))
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["papermill", "safetensors.torch", "xarray"])
     with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
         running = {pool.submit(execute, chapter, compute): chapter for chapter, compute in waiting}
         for done in as_completed(running):

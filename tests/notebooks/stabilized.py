@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 from torch.autograd import grad
 
@@ -157,6 +158,26 @@ def follow(loss, theta, eta, tracked, every, predict_from=0.0, rough=torch.float
             flow = flow - eta / FLOW_PARTS * with_gradient(loss, flow.to(rough))[1].double()
         stable = Stable(loss, stable.theta - eta * stable.gradient, eta, stable.u.to(rough), rough, tolerance)
     return onset, {name: np.array([row.get(name, np.nan) for row in rows]) for name in rows[-1]}
+
+
+def project_two(loss, theta, eta, start):
+    """The projection of θ to λ₁, λ₂ ≤ 2/η and ∇L·u₁ = ∇L·u₂ = 0 (section 8.2), and u₁ + u₂ there: three steps, each the
+    shortest that makes the matrix of uᵢ·∇²L uⱼ diagonal, with 2/η for what is above it."""
+    for _ in range(3):
+        near = Near(loss, theta)
+        hessian = LinearOperator((len(theta),) * 2, lambda v: near.hessian(torch.tensor(v).flatten()).numpy())  # noqa: B023
+        values, vectors = eigsh(hessian, 2, which="LA", v0=start, tol=1e-9)
+        start, values, u = vectors.sum(1), torch.tensor(values), torch.tensor(vectors.T)
+        theta = theta - (u @ near.gradient / values) @ u
+        above = [i for i in range(2) if values[i] > 2 / eta]
+        if above:
+            single = [near.third(u[i]) for i in above]
+            mixed = [(near.third(u.sum(0)) - sum(single)) / 2] if len(above) == 2 else []
+            normals = torch.stack(single + mixed)
+            normals = normals - (normals @ u.T) @ u
+            wanted = torch.cat([2 / eta - values[above], torch.zeros(len(mixed))])
+            theta = theta + torch.linalg.lstsq(normals, wanted[:, None], driver="gelsd").solution[:, 0]
+    return theta, start
 
 
 def smooth(values):
