@@ -37,7 +37,7 @@ book: setup  ## run the chapters that changed and build the site into _build/htm
 test: setup course browser  ## lint and run all tests (no GPU, no download, at most 30 minutes on 2 cores)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 bench: setup  ## measure against public peers; writes benchmarks/results.json and two pictures
 	$(BIN)/pip install --quiet --no-deps -r benchmarks/requirements.txt

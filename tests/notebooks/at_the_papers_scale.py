@@ -284,13 +284,14 @@ def predictions(eta=2 / 360, tracked=500):
 
 
 def own(eta=2 / 50, tracked=151):
-    """Figure 4 in the paper's own setting, where the second eigenvalue ends our run after as many steps."""
+    """Figure 4 in the paper's own setting, where the second eigenvalue ends our run after as many steps; in single
+    precision a search does not get far below its tolerance there."""
     x, labels = images("per-channel")
     y = nn.functional.one_hot(labels, 10)
     torch.manual_seed(0)
     network = stabilized.fully_connected([3072, 200, 200, 10], nn.SiLU)
     loss, theta = stabilized.as_function(network, x, lambda outputs: ((outputs - y) ** 2).sum(1).mean() / 2)
-    run = stabilized.follow(loss, theta, eta, tracked, 50, rough=torch.float32, tolerance=3e-5)
+    run = stabilized.follow(loss, theta, eta, tracked, 50, rough=torch.float32, tolerance=1e-4)
     tell_predictions(f"the paper's own setting, 2/{2 / eta:.0f}", *run)
 
 
