@@ -15,7 +15,6 @@ holds, and the title of the top one.
 import base64
 import contextlib
 import csv
-import gc
 import gzip
 import io
 import re
@@ -72,7 +71,6 @@ def panels(
             rows, columns, figsize=(WIDE * PIXEL, rows * height), squeeze=False, layout="constrained", **options
         )
         axes = list(axes.flat)
-        gc.disable()  # a sixth of the time would go into searches of the whole kernel for garbage
         try:
             yield axes
             if InteractiveShell.initialized() and any(ax.has_data() for ax in axes):
@@ -83,7 +81,6 @@ def panels(
                 shown[MIME] = said | {"thumbnail": thumbnail(png)} | files
                 display(shown, metadata={"image/png": {"alt": alt}}, raw=True)
         finally:
-            gc.enable()
             plt.close(figure)
 
 

@@ -33,9 +33,10 @@ def test_text_in_figures_is_at_least_11_pixels_high(read, served, site):
         assert path.endswith(".narrow.svg" if read.screen == "phone" else ".svg")
         assert figure["width"] <= figure["room"] + 0.5
         # matplotlib draws the outlines of letters at 100 points and scales them
-        points = [100 * float(scale) for scale in re.findall(r"scale\((0\.\d+) -\1\)", (site / path).read_text())]
+        scales = re.findall(r"scale\((0\.\d+) -(0\.\d+)\)", (site / path).read_text())
+        assert scales and all(across == down for across, down in scales), path
         on_screen = figure["width"] / figure["natural"] * 96 / 72
-        assert points and min(points) * on_screen >= 11, path
+        assert min(100 * float(across) for across, _ in scales) * on_screen >= 11, path
 
 
 @reading(NOTEBOOKS, "wide")

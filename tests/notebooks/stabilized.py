@@ -160,13 +160,13 @@ def follow(loss, theta, eta, tracked, every, predict_from=0.0, rough=torch.float
     return onset, {name: np.array([row.get(name, np.nan) for row in rows]) for name in rows[-1]}
 
 
-def project_two(loss, theta, eta, start):
+def project_two(loss, theta, eta, start, tolerance):
     """The projection of θ to λ₁, λ₂ ≤ 2/η and ∇L·u₁ = ∇L·u₂ = 0 (section 8.2), and u₁ + u₂ there: three steps, each the
     shortest that makes the matrix of uᵢ·∇²L uⱼ diagonal, with 2/η for what is above it."""
     for _ in range(3):
         near = Near(loss, theta)
         hessian = LinearOperator((len(theta),) * 2, lambda v: near.hessian(torch.tensor(v).flatten()).numpy())  # noqa: B023
-        values, vectors = eigsh(hessian, 2, which="LA", v0=start, tol=1e-9)
+        values, vectors = eigsh(hessian, 2, which="LA", v0=start, tol=tolerance)
         start, values, u = vectors.sum(1), torch.tensor(values), torch.tensor(vectors.T)
         theta = theta - (u @ near.gradient / values) @ u
         above = [i for i in range(2) if values[i] > 2 / eta]
@@ -178,6 +178,23 @@ def project_two(loss, theta, eta, start):
             wanted = torch.cat([2 / eta - values[above], torch.zeros(len(mixed))])
             theta = theta + torch.linalg.lstsq(normals, wanted[:, None], driver="gelsd").solution[:, 0]
     return theta, start
+
+
+def distance_over_flows(loss, theta, eta, tracked, every, tolerance=1e-9):
+    """Mean ‖θ − θ†‖ over that of gradient flow in the last quarter of the steps, two eigenvalues constrained."""
+    _, theta, u = until_onset(loss, theta, eta, every)
+    theta = flow = theta.double()
+    constrained, start = project_two(loss, theta, eta, u.double().numpy(), tolerance)
+    distances = []
+    for _ in range(tracked):
+        distances.append([(at - constrained).norm().item() for at in (theta, flow)])
+        theta = theta - eta * with_gradient(loss, theta)[1]
+        for _ in range(FLOW_PARTS):
+            flow = flow - eta / FLOW_PARTS * with_gradient(loss, flow)[1]
+        ahead = constrained - eta * with_gradient(loss, constrained)[1]
+        constrained, start = project_two(loss, ahead, eta, start, tolerance)
+    descent, of_flow = np.mean(distances[-tracked // 4 :], 0)
+    return descent / of_flow
 
 
 def smooth(values):

@@ -418,21 +418,9 @@ def test_descent_is_not_close_to_the_trajectory_on_which_two_eigenvalues_are_con
     torch.manual_seed(0)
     network, onehot = stabilized.fully_connected([64, 32, 32, 10], nn.Tanh), nn.functional.one_hot(y, 10)
     loss, theta = stabilized.as_function(network, x, lambda outputs: ((outputs - onehot) ** 2).sum(1).mean())
-    eta, distances = 2 / 24, []
-    _, theta, u = stabilized.until_onset(loss, theta, eta, 80)
-    theta = flow = theta.double()
-    dagger, start = stabilized.project_two(loss, theta, eta, u.double().numpy())
-    for _ in range(150):
-        distances.append([(theta - dagger).norm().item(), (flow - dagger).norm().item()])
-        theta = theta - eta * stabilized.with_gradient(loss, theta)[1]
-        for _ in range(stabilized.FLOW_PARTS):
-            flow = flow - eta / stabilized.FLOW_PARTS * stabilized.with_gradient(loss, flow)[1]
-        ahead = dagger - eta * stabilized.with_gradient(loss, dagger)[1]
-        dagger, start = stabilized.project_two(loss, ahead, eta, start)
-    descent, left_by_flow = np.mean(distances[-150 // 4 :], 0)
+    found = stabilized.distance_over_flows(loss, theta, 2 / 24, tracked=150, every=80)
     known = chapter_4()["ratio"](at_quick("self_stabilization", "several"), "distance", "flow_distance")
-    assert descent / left_by_flow == pytest.approx(known, rel=0.03)
-    assert descent / left_by_flow > 0.5
+    assert found == pytest.approx(known, rel=0.03) and found > 0.5
 
 
 # --------------------------------------------------------------------------------------- Mohtashami et al.
